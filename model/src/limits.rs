@@ -1,0 +1,129 @@
+//! Every bound of Umbra, with its unit and its reason. A queue, table or loop without a line here is a defect.
+
+use std::time::Duration;
+
+// -- packets ---------------------------------------------------------------------------------------------------------
+/// MTU of the TUN device, bytes: 1,500 less IPv6 (40), UDP (8) and WireGuard data (32). The field's usual value.
+pub const TUN_MTU: usize = 1420;
+/// Largest datagram or frame that is read, bytes.
+pub const DATAGRAM_MAX: usize = 65_535;
+/// Bytes that WireGuard adds to a packet: 16 of header, 16 of tag (paper, section 5.4.6).
+pub const WIREGUARD_OVERHEAD: usize = 32;
+/// Packets that wait for a tunnel or a decision, for each resource or peer. A burst of a TCP opening, no more.
+pub const WAITING_PACKETS_MAX: usize = 16;
+/// Resources for which packets may wait at once.
+pub const WAITING_QUEUES_MAX: usize = 256;
+/// How long a packet may wait for a decision before it is answered with an ICMP error.
+pub const WAITING_MAX: Duration = Duration::from_secs(10);
+
+// -- peers and pairings ----------------------------------------------------------------------------------------------
+/// Peers of one engine. A controller's nodes, a gateway's pairings; boringtun's index has 24 bits.
+pub const PEERS_MAX: usize = 100_000;
+/// Data keys that live on one client at a time; an initiation is tried against each (design: at most 64).
+pub const DATA_KEYS_MAX: usize = 64;
+/// Candidate endpoints for one peer.
+pub const ENDPOINTS_MAX: usize = 8;
+/// Initiations and knocks whose MAC1 held, handled in a second; beyond it, cookies (WireGuard paper, section 5.3).
+pub const HANDSHAKES_PER_SECOND: u64 = 1_000;
+
+// -- knocks ----------------------------------------------------------------------------------------------------------
+/// Provisional peers of a controller at once.
+pub const PROVISIONAL_MAX: usize = 1_024;
+/// How many of them one join key may own: 1/8.
+pub const PROVISIONAL_PER_KEY_MAX: usize = PROVISIONAL_MAX / 8;
+/// How long a provisional peer lives.
+pub const PROVISIONAL_LIFE: Duration = Duration::from_secs(60);
+/// How far a knocking machine's clock may be off. A wrong clock must not mean silence, and replay gains nothing.
+pub const KNOCK_WINDOW: Duration = Duration::from_secs(24 * 3600);
+/// Hashes of accepted knocks that are remembered.
+pub const KNOCK_MEMORY_MAX: usize = 65_536;
+/// Knocks handed to the controller in a second.
+pub const KNOCKS_PER_SECOND: u64 = 200;
+
+// -- flows -----------------------------------------------------------------------------------------------------------
+/// Flows of one gateway or client.
+pub const FLOWS_MAX: usize = 262_144;
+/// Flows of one grant.
+pub const FLOWS_PER_GRANT_MAX: usize = 4_096;
+/// Flows of one peer.
+pub const FLOWS_PER_PEER_MAX: usize = 8_192;
+/// Flows to one real address: the kernel masquerades all of them behind 64k ports.
+pub const FLOWS_PER_TARGET_MAX: usize = 32_768;
+/// Idle time of a TCP flow (RFC 5382 REQ-5: not less than 2 h 4 min).
+pub const TCP_IDLE: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
+/// Idle time of a TCP flow that was reset or closed from both sides.
+pub const TCP_CLOSED_IDLE: Duration = Duration::from_secs(10);
+/// Idle time of a UDP flow (RFC 4787 REQ-5: 5 minutes are recommended).
+pub const UDP_IDLE: Duration = Duration::from_secs(300);
+/// Idle time of an ICMP query (RFC 5508 REQ-1: not less than 60 s).
+pub const ICMP_IDLE: Duration = Duration::from_secs(60);
+/// ICMP errors that one engine originates in a second (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f).
+pub const ICMP_ERRORS_PER_SECOND: u64 = 1_000;
+
+// -- grants ----------------------------------------------------------------------------------------------------------
+/// Grants on one gateway; the pool 198.18.0.0/15 has 131,070 addresses.
+pub const GRANTS_PER_GATEWAY_MAX: usize = 100_000;
+/// Grants of one device.
+pub const GRANTS_PER_DEVICE_MAX: usize = 256;
+/// Rules of one grant.
+pub const RULES_PER_GRANT_MAX: usize = 256;
+/// Shortest lease.
+pub const LEASE_MIN: Duration = Duration::from_secs(1);
+/// Longest lease.
+pub const LEASE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Lease when the resource names none.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(3600);
+/// Tombstones of ended grants outlive the longest lease by this.
+pub const TOMBSTONE_EXTRA: Duration = Duration::from_secs(3600);
+
+// -- organisation ----------------------------------------------------------------------------------------------------
+/// Names of one resource.
+pub const NAMES_PER_RESOURCE_MAX: usize = 32;
+/// Addresses on first query for one `*.suffix` resource.
+pub const SUFFIX_NAMES_MAX: usize = 1_024;
+/// Members of any list in one request.
+pub const LIST_MAX: usize = 4_096;
+/// Bytes of a display name.
+pub const NAME_MAX: usize = 64;
+/// Bytes of one policy file.
+pub const POLICY_BYTES_MAX: usize = 1 << 20;
+/// Depth of parentheses and brackets in a policy; the parser aborts the process near 400.
+pub const POLICY_DEPTH_MAX: usize = 64;
+/// Life of a session when none is configured.
+pub const SESSION_LIFE: Duration = Duration::from_secs(12 * 3600);
+/// Failed log-ins of one user, or from one device, within [`LOGIN_WINDOW`], after which both wait.
+pub const LOGIN_FAILURES_MAX: u32 = 10;
+/// See [`LOGIN_FAILURES_MAX`].
+pub const LOGIN_WINDOW: Duration = Duration::from_secs(900);
+/// Life of the one-time owner token.
+pub const OWNER_TOKEN_LIFE: Duration = Duration::from_secs(900);
+/// Life of an SVID.
+pub const SVID_LIFE: Duration = Duration::from_secs(3600);
+/// Shortest time between two requests for a resource that was denied.
+pub const DENY_HOLD: Duration = Duration::from_secs(30);
+
+// -- store and RPC ---------------------------------------------------------------------------------------------------
+/// Bytes of a value in the store; larger ones are cut into chunks (sled would write a blob file that is never synced).
+pub const STORE_VALUE_MAX: usize = 4_096;
+/// Bytes of a gRPC message.
+pub const RPC_MESSAGE_MAX: usize = 4 << 20;
+/// Streams of one HTTP/2 connection.
+pub const RPC_STREAMS_MAX: u32 = 64;
+/// Connections of one node to the controller.
+pub const RPC_CONNECTIONS_PER_NODE_MAX: usize = 4;
+/// How long a TLS handshake may take.
+pub const TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// Connections to the enrolment port at once.
+pub const ENROL_CONNECTIONS_MAX: usize = 256;
+/// Bytes of one Enroll request.
+pub const ENROL_BYTES_MAX: usize = 16 << 10;
+/// Messages that wait in one stream; a slower reader gets a fresh snapshot instead.
+pub const STREAM_QUEUE_MAX: usize = 256;
+
+// -- links -----------------------------------------------------------------------------------------------------------
+/// How often a node probes the control link.
+pub const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// How long silence may last before a new handshake is forced, and then the next endpoint is tried.
+pub const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// How often a handshake is sent again.
+pub const HANDSHAKE_RETRY: Duration = Duration::from_secs(1);

@@ -1,0 +1,88 @@
+//! What moves through the packet path? `Frame`: one read or write of a TUN device. `Train`: one UDP send or receive.
+
+use std::net::SocketAddr;
+
+/// Which segmentation a frame asks for (virtio_net_hdr's gso_type).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GsoKind {
+    /// One packet, checksums complete.
+    #[default]
+    None,
+    /// TCP over IPv4.
+    TcpV4,
+    /// TCP over IPv6.
+    TcpV6,
+    /// UDP segments of equal size.
+    Udp,
+}
+
+/// Generic segmentation offload of one frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Gso {
+    /// The kind of segments.
+    pub kind: GsoKind,
+    /// Bytes of headers in front of the payload.
+    pub header_len: u16,
+    /// Payload bytes of each segment but the last.
+    pub size: u16,
+    /// Where the checksum is still to be completed: (start, offset), in bytes.
+    pub checksum: Option<(u16, u16)>,
+}
+
+impl Gso {
+    /// A plain packet.
+    pub const NONE: Self = Self { kind: GsoKind::None, header_len: 0, size: 0, checksum: None };
+}
+
+/// One read from or write to a TUN device: an IP packet, or a super-packet that `gso` describes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// How to segment it.
+    pub gso: Gso,
+    /// The packet, from the first byte of its IP header.
+    pub bytes: Vec<u8>,
+}
+
+impl Frame {
+    /// A plain packet.
+    pub const fn packet(bytes: Vec<u8>) -> Self {
+        Self { gso: Gso::NONE, bytes }
+    }
+}
+
+/// The local side of a datagram: the address it came to and the interface index, so that an answer leaves the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Local {
+    /// The local IP address.
+    pub address: Option<std::net::IpAddr>,
+    /// The interface index; 0 lets the kernel choose.
+    pub interface: u32,
+}
+
+/// One UDP send or receive: datagrams of equal size (the last may be shorter) to or from one address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Train {
+    /// The remote end.
+    pub addr: SocketAddr,
+    /// The local end.
+    pub local: Local,
+    /// The two ECN bits.
+    pub ecn: u8,
+    /// Bytes of each datagram but the last; 0 means that `bytes` is one datagram.
+    pub stride: usize,
+    /// The datagrams, back to back.
+    pub bytes: Vec<u8>,
+}
+
+impl Train {
+    /// One datagram.
+    pub const fn datagram(addr: SocketAddr, local: Local, bytes: Vec<u8>) -> Self {
+        Self { addr, local, ecn: 0, stride: 0, bytes }
+    }
+
+    /// The datagrams one by one.
+    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        let stride = if self.stride == 0 { self.bytes.len().max(1) } else { self.stride };
+        self.bytes.chunks(stride)
+    }
+}
