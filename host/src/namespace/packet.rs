@@ -1,0 +1,94 @@
+//! How does the lab take frames off one link and put them on another?
+//!
+//! Packet sockets (packet(7)) with PACKET_VNET_HDR: a frame carries the kernel's note about unfinished checksums and
+//! segments (struct virtio_net_hdr) in front, so that what one virtual link promised the other one still finishes.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+/// From linux/if_packet.h; libc lacks it.
+const PACKET_VNET_HDR: libc::c_int = 15;
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+
+/// Every frame that arrives at one link, and the way to send frames through that link.
+#[derive(Debug)]
+pub struct PacketSocket(OwnedFd);
+
+impl PacketSocket {
+    /// Opens the link `name` of the calling thread's network namespace. Needs CAP_NET_RAW there.
+    pub fn open(name: &str) -> io::Result<Self> {
+        let name = CString::new(name)?;
+        // SAFETY: a NUL-terminated string that outlives the call.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        if index == 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let protocol = (libc::ETH_P_ALL as u16).to_be();
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // Protocol 0 receives nothing until the bind below names the link.
+        // SAFETY: integers only.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and nothing else owns it.
+        let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+        socket.enable(PACKET_VNET_HDR)?;
+        socket.enable(PACKET_IGNORE_OUTGOING)?;
+        // SAFETY: an all-zero sockaddr_ll is a valid value of this plain C structure.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = protocol;
+        address.sll_ifindex = index as libc::c_int;
+        let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: pointer and length describe `address`, which outlives the call.
+        let bound = unsafe { libc::bind(socket.0.as_raw_fd(), (&raw const address).cast(), length) };
+        if bound != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(socket)
+    }
+
+    fn enable(&self, option: libc::c_int) -> io::Result<()> {
+        let on: libc::c_int = 1;
+        let length = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: pointer and length describe `on`, which outlives the call.
+        let set =
+            unsafe { libc::setsockopt(self.0.as_raw_fd(), libc::SOL_PACKET, option, (&raw const on).cast(), length) };
+        if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Reads one frame with its header into `buffer` (64 KiB and 64 bytes hold any); WouldBlock when there is none.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        // SAFETY: pointer and length describe `buffer`.
+        let count = unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Sends a frame as `receive` gave it.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: pointer and length describe `frame`.
+        let count = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        if count < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// Waits until one of the two sockets has a frame or `timeout` has passed (none: for ever).
+pub fn wait_readable(sockets: [&PacketSocket; 2], timeout: Option<Duration>) -> io::Result<()> {
+    let mut entries = sockets.map(|socket| libc::pollfd { fd: socket.0.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+    let limit = timeout.map(|timeout| libc::timespec {
+        tv_sec: timeout.as_secs().min(3600) as libc::time_t,
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    let limit = limit.as_ref().map_or(std::ptr::null(), |limit| &raw const *limit);
+    // SAFETY: `entries` and `limit` outlive the call, the count is the array's length, no signal mask is given.
+    let ready = unsafe { libc::ppoll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, limit, std::ptr::null()) };
+    if ready < 0 {
+        let error = io::Error::last_os_error();
+        return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
+    }
+    Ok(())
+}
