@@ -1,2 +1,17 @@
-//! placeholder
+//! Every system call, and all `unsafe`, of Umbra. How does the rest of it reach the kernel?
+//!
+//! Nothing here decides anything: modules carry out what they are told, and their errors say what a person can do.
+
+pub mod accounts;
+pub mod checks;
+pub mod clock;
+mod cmsg;
+pub mod entropy;
+pub mod keyfile;
+pub mod local;
 pub mod namespace;
+pub mod tun;
+pub mod udp;
+
+#[cfg(test)]
+mod test_support;
