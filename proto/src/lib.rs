@@ -4,6 +4,7 @@
 //! conversion of [`convert`] before anybody acts on it.
 
 pub mod convert;
+pub mod join;
 
 /// Generated messages and services of `umbra.v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, clippy::indexing_slicing, clippy::unwrap_used)]
