@@ -1,5 +1,19 @@
 //! Generates the wire's code with protox, so that nobody needs a protoc.
 
+use prost::Message as _;
+
+/// Messages that carry a secret: they get a `Debug` that does not show it, in `src/redact.rs`.
+const SECRET: [&str; 8] = [
+    ".umbra.v1.LoginRequest",
+    ".umbra.v1.EnrollRequest",
+    ".umbra.v1.Pairing",
+    ".umbra.v1.Offer",
+    ".umbra.admin.v1.ClaimOwnerRequest",
+    ".umbra.admin.v1.AddUserRequest",
+    ".umbra.admin.v1.SetPasswordRequest",
+    ".umbra.admin.v1.CreateJoinKeyReply",
+];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "umbra/v1/common.proto",
@@ -12,6 +26,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed=proto/{file}");
     }
     let descriptors = protox::compile(files, ["proto"])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?).join("umbra.bin");
+    std::fs::write(out, descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .type_attribute(".umbra.admin.v1", "#[derive(serde::Serialize)]")
+        .skip_debug(SECRET)
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -97,6 +97,34 @@ pub const LOGIN_FAILURES_MAX: u32 = 10;
 pub const LOGIN_WINDOW: Duration = Duration::from_secs(900);
 /// Life of the one-time owner token.
 pub const OWNER_TOKEN_LIFE: Duration = Duration::from_secs(900);
+/// Bytes of a join file: a few kilobytes, and room for many zones and prefixes.
+pub const JOIN_FILE_BYTES_MAX: usize = 256 << 10;
+/// Uses of one join key.
+pub const JOIN_KEY_USES_MAX: u32 = 1_000;
+/// Life of a join key when none is given.
+pub const JOIN_KEY_LIFE: Duration = Duration::from_secs(3600);
+/// Longest life of a join key.
+pub const JOIN_KEY_LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Bytes of a password: argon2 takes any length, a stranger's megabyte is only work.
+pub const PASSWORD_MAX: usize = 1_024;
+/// Characters of a new password (NIST SP 800-63B-4 section 3.1.1.2).
+pub const PASSWORD_MIN: usize = 8;
+/// Password hashes that are computed at once; each takes 19 MiB and a core for about 30 ms.
+pub const HASHES_AT_ONCE_MAX: usize = 4;
+/// Users and devices whose failed log-ins are counted; beyond it the oldest count goes.
+pub const LOGIN_COUNTS_MAX: usize = 16_384;
+/// How often a change is decided again because what it read changed meanwhile.
+pub const CHANGE_TRIES_MAX: usize = 16;
+/// How long a change, once durable, may take to be seen by the controller's own readers.
+pub const CHANGE_SEEN_MAX: Duration = Duration::from_secs(5);
+/// Policy revisions that are kept for a roll-back.
+pub const POLICY_HISTORY_MAX: u64 = 20;
+/// Files of one policy revision.
+pub const POLICY_FILES_MAX: usize = 256;
+/// Groups of one user, tags of one resource.
+pub const GROUPS_MAX: usize = 256;
+/// Life of the certificate authority.
+pub const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Life of an SVID.
 pub const SVID_LIFE: Duration = Duration::from_secs(3600);
 /// Shortest time between two requests for a resource that was denied.
@@ -111,6 +139,12 @@ pub const RPC_MESSAGE_MAX: usize = 4 << 20;
 pub const RPC_STREAMS_MAX: u32 = 64;
 /// Connections of one node to the controller.
 pub const RPC_CONNECTIONS_PER_NODE_MAX: usize = 4;
+/// Connections to the administrators' local socket at once.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// How long one administrative call may take.
+pub const ADMIN_CALL_MAX: Duration = Duration::from_secs(60);
+/// How long a revoke waits for gateways to confirm before it answers with what is known.
+pub const REVOKE_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long a TLS handshake may take.
 pub const TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Connections to the enrolment port at once.

@@ -5,9 +5,19 @@
 
 pub mod convert;
 pub mod join;
+mod redact;
 
 /// Generated messages and services of `umbra.v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, clippy::indexing_slicing, clippy::unwrap_used)]
 pub mod v1 {
     tonic::include_proto!("umbra.v1");
 }
+
+/// Generated messages and service of `umbra.admin.v1`: the controller's local socket, and the `--json` of its commands.
+#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::indexing_slicing, clippy::unwrap_used)]
+pub mod admin {
+    tonic::include_proto!("umbra.admin.v1");
+}
+
+/// All services and messages as an encoded `google.protobuf.FileDescriptorSet`, so that a test can ask for every RPC.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/umbra.bin"));

@@ -1,0 +1,51 @@
+//! How do messages that carry a secret look in a log? Without it.
+
+use crate::{admin, v1};
+use std::fmt;
+
+macro_rules! redact {
+    ($message:path, $name:literal, $($field:ident),*) => {
+        impl fmt::Debug for $message {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct($name)$(.field(stringify!($field), &self.$field))*.finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+redact!(v1::LoginRequest, "LoginRequest", user);
+redact!(v1::EnrollRequest, "EnrollRequest", kind, name, version);
+redact!(v1::Pairing, "Pairing", id, device);
+redact!(v1::Offer, "Offer", gateway, endpoints);
+redact!(admin::ClaimOwnerRequest, "ClaimOwnerRequest", name);
+redact!(admin::AddUserRequest, "AddUserRequest", name, groups);
+redact!(admin::SetPasswordRequest, "SetPasswordRequest", user);
+redact!(admin::CreateJoinKeyReply, "CreateJoinKeyReply", changed);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_is_shown() {
+        let canary = || "canary".to_owned();
+        let bytes = || b"canary".to_vec();
+        let shown = [
+            format!("{:?}", v1::LoginRequest { user: "ann".into(), password: canary() }),
+            format!("{:?}", v1::EnrollRequest { token: bytes(), ..Default::default() }),
+            format!("{:?}", v1::Pairing { psk: bytes(), ..Default::default() }),
+            format!(
+                "{:?}",
+                v1::Permit { offer: Some(v1::Offer { psk: bytes(), ..Default::default() }), ..Default::default() }
+            ),
+            format!("{:?}", admin::ClaimOwnerRequest { token: canary(), name: "ann".into(), password: canary() }),
+            format!("{:?}", admin::AddUserRequest { password: canary(), ..Default::default() }),
+            format!("{:?}", admin::SetPasswordRequest { user: "ann".into(), password: canary() }),
+            format!("{:?}", admin::CreateJoinKeyReply { join_file: bytes(), ..Default::default() }),
+        ];
+        let as_numbers = format!("{:?}", b"canary");
+        for text in shown {
+            assert!(!text.contains("canary") && !text.contains(as_numbers.trim_matches(['[', ']'])), "{text}");
+        }
+    }
+}
