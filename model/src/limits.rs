@@ -97,8 +97,6 @@ pub const LOGIN_FAILURES_MAX: u32 = 10;
 pub const LOGIN_WINDOW: Duration = Duration::from_secs(900);
 /// Life of the one-time owner token.
 pub const OWNER_TOKEN_LIFE: Duration = Duration::from_secs(900);
-/// Bytes of a join file: a few kilobytes, and room for many zones and prefixes.
-pub const JOIN_FILE_BYTES_MAX: usize = 256 << 10;
 /// Uses of one join key.
 pub const JOIN_KEY_USES_MAX: u32 = 1_000;
 /// Life of a join key when none is given.
