@@ -117,8 +117,6 @@ pub const CHANGE_TRIES_MAX: usize = 16;
 pub const CHANGE_SEEN_MAX: Duration = Duration::from_secs(5);
 /// Policy revisions that are kept for a roll-back.
 pub const POLICY_HISTORY_MAX: u64 = 20;
-/// Files of one policy revision.
-pub const POLICY_FILES_MAX: usize = 256;
 /// Groups of one user, tags of one resource.
 pub const GROUPS_MAX: usize = 256;
 /// Life of the certificate authority.
