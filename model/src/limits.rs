@@ -15,6 +15,10 @@ pub const WAITING_PACKETS_MAX: usize = 16;
 pub const WAITING_QUEUES_MAX: usize = 256;
 /// How long a packet may wait for a decision before it is answered with an ICMP error.
 pub const WAITING_MAX: Duration = Duration::from_secs(10);
+/// IPv6 extension headers in front of a transport header. RFC 8200 section 4.1 names six in its recommended order.
+pub const EXTENSION_HEADERS_MAX: usize = 6;
+/// Options of one IPv6 options header: 8 x 256 bytes of single-byte padding.
+pub const IP_OPTIONS_MAX: usize = 2_048;
 
 // -- peers and pairings ----------------------------------------------------------------------------------------------
 /// Peers of one engine. A controller's nodes, a gateway's pairings; boringtun's index has 24 bits.
@@ -59,6 +63,22 @@ pub const UDP_IDLE: Duration = Duration::from_secs(300);
 pub const ICMP_IDLE: Duration = Duration::from_secs(60);
 /// ICMP errors that one engine originates in a second (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f).
 pub const ICMP_ERRORS_PER_SECOND: u64 = 1_000;
+/// Source ports that are tried for a new flow towards a service when the client's own is taken.
+pub const NAT_PORTS_TRIED_MAX: u16 = 64;
+/// Flows that are looked at to find the longest idle one.
+pub const EVICT_LOOK_MAX: usize = 64;
+/// Flows and packets that one call to expire ends; the rest comes with the next.
+pub const EXPIRE_BATCH_MAX: usize = 1_024;
+/// Names whose addresses a gateway remembers.
+pub const RESOLVED_NAMES_MAX: usize = 4_096;
+/// Addresses of one name that are looked at.
+pub const RESOLVED_ADDRESSES_MAX: usize = 16;
+/// For how many names or resources one device may have packets waiting on a gateway: 1/8 of all.
+pub const WAITING_QUEUES_PER_DEVICE_MAX: usize = WAITING_QUEUES_MAX / 8;
+/// Refused targets of which a gateway remembers that it told.
+pub const REFUSED_MEMORY_MAX: usize = 1_024;
+/// Shortest time between two reports of one refused target.
+pub const REFUSED_REPORT_EVERY: Duration = Duration::from_secs(30);
 
 // -- grants ----------------------------------------------------------------------------------------------------------
 /// Grants on one gateway; the pool 198.18.0.0/15 has 131,070 addresses.
