@@ -109,6 +109,24 @@ pub const NAME_MAX: usize = 64;
 pub const POLICY_BYTES_MAX: usize = 1 << 20;
 /// Depth of parentheses and brackets in a policy; the parser aborts the process near 400.
 pub const POLICY_DEPTH_MAX: usize = 64;
+/// Operators of one policy: a long chain nests as deep as parentheses do. Lists of names are not operators.
+pub const POLICY_OPERATORS_MAX: usize = 64;
+/// Stack on which policies are parsed, bytes: what both limits above need, four times over, in a debug build.
+pub const POLICY_STACK_BYTES: usize = 64 << 20;
+/// Stack that the deepest policy needs to be evaluated, bytes: 45 KiB for an operator in a debug build, 5 KiB else.
+pub const DECIDE_STACK_BYTES: usize = if cfg!(debug_assertions) { 4 << 20 } else { 512 << 10 };
+/// Policy files of one revision.
+pub const POLICY_FILES_MAX: usize = 256;
+/// Bytes of all policy files of one revision.
+pub const POLICY_TOTAL_BYTES_MAX: usize = 4 << 20;
+/// Policies of one revision.
+pub const POLICIES_MAX: usize = 20_000;
+/// Bytes of a policy's `@reason`.
+pub const POLICY_REASON_MAX: usize = 256;
+/// Problems that are listed for one refused revision.
+pub const POLICY_PROBLEMS_MAX: usize = 100;
+/// Reasons in one deny; a person reads a few of them.
+pub const REASONS_MAX: usize = 16;
 /// Life of a session when none is configured.
 pub const SESSION_LIFE: Duration = Duration::from_secs(12 * 3600);
 /// Failed log-ins of one user, or from one device, within [`LOGIN_WINDOW`], after which both wait.

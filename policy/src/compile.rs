@@ -1,0 +1,325 @@
+//! How do policy files become a set that decides? Scan, parse, name, check against the schema, index; or say what is
+//! wrong, with file, line and column. Nothing is half-applied: one problem refuses the whole revision.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use cedar_policy::{Policy, PolicyId, ValidationMode, Validator};
+use miette::Diagnostic;
+use model::limits::{
+    NAME_MAX, POLICIES_MAX, POLICY_FILES_MAX, POLICY_PROBLEMS_MAX, POLICY_REASON_MAX, POLICY_STACK_BYTES,
+    POLICY_TOTAL_BYTES_MAX,
+};
+
+use crate::facts::Fact;
+use crate::index::Index;
+use crate::lint::{self, Warning};
+use crate::read::facts_read;
+use crate::scan::{position, scan};
+use crate::schema::{Kind, Vocabulary};
+use crate::scope::Scope;
+use crate::text::{is_hidden, printable};
+
+/// Why a file was refused, and where. Printed as `file:line:col: reason`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[error("{file}:{line}:{column}: {reason}")]
+pub struct Problem {
+    /// The file's name as given.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// What is wrong, and what to do.
+    pub reason: String,
+}
+
+/// Whether a policy permits or forbids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// It permits what matches.
+    Permit,
+    /// It forbids what matches, whatever else permits it.
+    Forbid,
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Permit => "permit",
+            Self::Forbid => "forbid",
+        })
+    }
+}
+
+/// One policy of a compiled set, as people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Its `@id`, or the file and its place there (`web.cedar#2`).
+    pub id: String,
+    /// Where it stands.
+    pub file: String,
+    /// Line of its first character, from 1.
+    pub line: usize,
+    /// Column of its first character, from 1.
+    pub column: usize,
+    /// Permit or forbid.
+    pub effect: Effect,
+    /// Its `@reason`, for whom it denies.
+    pub reason: Option<String>,
+    /// The facts that it reads.
+    pub reads: BTreeSet<Fact>,
+    /// Whether it has a `when` or `unless`.
+    pub conditional: bool,
+    /// Its text as Cedar sees it, without comments and layout; equal texts mean equal policies.
+    pub(crate) canonical: String,
+    /// Whom and what it names; none when it can match nothing.
+    pub(crate) scope: Option<Scope>,
+    /// Every name that it mentions.
+    pub(crate) names: BTreeSet<(Kind, String)>,
+}
+
+/// All policies of one revision, checked and indexed. Immutable.
+#[derive(Debug, Clone)]
+pub struct PolicySet {
+    pub(crate) words: &'static Vocabulary,
+    pub(crate) rules: BTreeMap<String, Rule>,
+    pub(crate) index: Index,
+    warnings: Vec<Warning>,
+}
+
+impl PolicySet {
+    /// Its policies, sorted by id.
+    pub fn rules(&self) -> impl ExactSizeIterator<Item = &Rule> {
+        self.rules.values()
+    }
+
+    /// What an administrator should look at again, sorted.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+}
+
+/// Compiles `(file name, text)` pairs into one set. No file at all is a set that denies everything.
+pub fn compile<N: AsRef<str>, T: AsRef<str>>(files: &[(N, T)]) -> Result<PolicySet, Vec<Problem>> {
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_ref(), text.as_ref())).collect();
+    let files = files.as_slice();
+    check_totals(files).map_err(|problem| vec![problem])?;
+    // Cedar's parser takes some 30 KiB of stack for each bracket in a debug build: more than a thread usually has.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(POLICY_STACK_BYTES);
+        let result = thread.spawn_scoped(scope, || compile_here(files)).map(std::thread::ScopedJoinHandle::join);
+        match result {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(vec![at_start("(all files)", "the policy compiler failed; please report it".to_owned())]),
+            Err(error) => Err(vec![at_start("(all files)", format!("no thread to compile in: {error}"))]),
+        }
+    })
+}
+
+fn compile_here(files: &[(&str, &str)]) -> Result<PolicySet, Vec<Problem>> {
+    let words = Vocabulary::shared().map_err(|reason| vec![at_start("(schema)", reason)])?;
+    let mut compiler = Compiler { words, problems: Vec::new(), parsed: BTreeMap::new() };
+    for (file, text) in files {
+        compiler.read_file(file, text);
+    }
+    compiler.finish(files)
+}
+
+fn at_start(file: &str, reason: String) -> Problem {
+    Problem { file: printable(file), line: 1, column: 1, reason }
+}
+
+fn check_totals(files: &[(&str, &str)]) -> Result<(), Problem> {
+    let name = |at: usize| files.get(at).map_or("", |(file, _)| *file);
+    if files.len() > POLICY_FILES_MAX {
+        let reason = format!("{} files; at most {POLICY_FILES_MAX} are read: join some of them", files.len());
+        return Err(at_start(name(POLICY_FILES_MAX), reason));
+    }
+    let mut total = 0usize;
+    for (at, (_, text)) in files.iter().enumerate() {
+        total = total.saturating_add(text.len());
+        if total > POLICY_TOTAL_BYTES_MAX {
+            let reason = format!("all files together have more than {POLICY_TOTAL_BYTES_MAX} bytes");
+            return Err(at_start(name(at), reason));
+        }
+    }
+    Ok(())
+}
+
+struct Compiler {
+    words: &'static Vocabulary,
+    problems: Vec<Problem>,
+    /// By id.
+    parsed: BTreeMap<String, (Rule, Policy)>,
+}
+
+impl Compiler {
+    fn problem(&mut self, file: &str, text: &str, offset: usize, reason: &str) {
+        let (line, column) = position(text, offset);
+        self.problems.push(Problem { file: printable(file), line, column, reason: printable(reason) });
+    }
+
+    fn read_file(&mut self, file: &str, text: &str) {
+        let starts = match scan(text) {
+            Ok(starts) => starts,
+            Err(refusal) => return self.problem(file, text, refusal.offset, &refusal.reason),
+        };
+        if self.parsed.len() + starts.len() > POLICIES_MAX {
+            let reason = format!("more than {POLICIES_MAX} policies: use groups and tags instead of single names");
+            return self.problem(file, text, 0, &reason);
+        }
+        let set: cedar_policy::PolicySet = match text.parse() {
+            Ok(set) => set,
+            Err(errors) => {
+                let errors: cedar_policy::ParseErrors = errors;
+                for error in errors.iter().take(POLICY_PROBLEMS_MAX) {
+                    self.problem(file, text, offset_of(error), &describe(error));
+                }
+                return;
+            }
+        };
+        // Cedar numbers what it parses: `policy0`, `policy1`, in the order of the text.
+        for (at, start) in starts.into_iter().enumerate() {
+            let numbered = PolicyId::new(format!("policy{at}"));
+            match set.policy(&numbered) {
+                Some(policy) => self.read_policy(file, text, at, start, policy),
+                None if set.template(&numbered).is_some() => {
+                    let reason = "templates (`?principal`, `?resource`) are not supported: name a group or a tag";
+                    self.problem(file, text, start, reason);
+                }
+                None => self.problem(file, text, start, "this is not a policy"),
+            }
+        }
+        // The scanner and Cedar must agree about where policies are; else one of them could go unseen.
+        let seen = set.policies().count() + set.templates().count();
+        if scan(text).map_or(0, |starts| starts.len()) != seen {
+            self.problem(file, text, 0, "the policies of this file cannot be told apart: end each with `;`");
+        }
+    }
+
+    fn read_policy(&mut self, file: &str, text: &str, at: usize, start: usize, policy: &Policy) {
+        let id = match policy.annotation("id") {
+            Some(id) => id.to_owned(),
+            None => format!("{}#{}", printable(file), at + 1),
+        };
+        if let Err(reason) = check_annotations(policy) {
+            return self.problem(file, text, start, &reason);
+        }
+        if let Some((rule, _)) = self.parsed.get(&id) {
+            let reason = format!("the id `{id}` is taken by the policy at {}:{}", rule.file, rule.line);
+            return self.problem(file, text, start, &reason);
+        }
+        let (reads, canonical) = match facts_read(policy).and_then(|reads| Ok((reads, canonical(policy)?))) {
+            Ok(read) => read,
+            Err(reason) => return self.problem(file, text, start, &reason),
+        };
+        let (line, column) = position(text, start);
+        let rule = Rule {
+            id: id.clone(),
+            file: printable(file),
+            line,
+            column,
+            effect: match policy.effect() {
+                cedar_policy::Effect::Permit => Effect::Permit,
+                cedar_policy::Effect::Forbid => Effect::Forbid,
+            },
+            reason: policy.annotation("reason").map(str::to_owned),
+            reads,
+            conditional: policy.has_non_scope_constraint(),
+            canonical,
+            scope: Scope::of(policy, &self.words.connect),
+            names: policy
+                .entity_literals()
+                .iter()
+                .filter_map(|uid| Kind::of(uid).map(|(kind, name)| (kind, name.to_owned())))
+                .collect(),
+        };
+        self.parsed.insert(id.clone(), (rule, policy.new_id(PolicyId::new(id))));
+    }
+
+    /// Validates everything read so far, and indexes it.
+    fn finish(mut self, files: &[(&str, &str)]) -> Result<PolicySet, Vec<Problem>> {
+        let mut warnings = Vec::new();
+        match cedar_policy::PolicySet::from_policies(self.parsed.values().map(|(_, policy)| policy.clone())) {
+            Ok(all) => {
+                let result = Validator::new(self.words.schema.clone()).validate(&all, ValidationMode::Strict);
+                for error in result.validation_errors() {
+                    self.blame(files, error.policy_id(), offset_of(error), &describe(error));
+                }
+                for warning in result.validation_warnings() {
+                    let rule = self.parsed.get(AsRef::<str>::as_ref(warning.policy_id())).map(|(rule, _)| rule);
+                    warnings.extend(rule.map(|rule| Warning::of(rule, &printable(&describe(warning)))));
+                }
+            }
+            Err(error) => self.problems.push(at_start("(all files)", error.to_string())),
+        }
+        let mut index = Index::default();
+        let mut rules = BTreeMap::new();
+        for (id, (rule, policy)) in std::mem::take(&mut self.parsed) {
+            if let Some(scope) = &rule.scope
+                && let Err(reason) = index.insert(scope, &rule, policy)
+            {
+                self.problems.push(at_start(&rule.file, reason));
+            }
+            rules.insert(id, rule);
+        }
+        if !self.problems.is_empty() {
+            self.problems.sort();
+            self.problems.dedup();
+            self.problems.truncate(POLICY_PROBLEMS_MAX);
+            return Err(self.problems);
+        }
+        warnings.extend(lint::warnings(&rules));
+        warnings.sort();
+        warnings.dedup();
+        Ok(PolicySet { words: self.words, rules, index, warnings })
+    }
+
+    /// Reports a problem of a policy that was parsed before.
+    fn blame(&mut self, files: &[(&str, &str)], id: &PolicyId, offset: usize, reason: &str) {
+        let Some((rule, _)) = self.parsed.get(AsRef::<str>::as_ref(id)) else {
+            return self.problems.push(at_start("(all files)", printable(reason)));
+        };
+        let (file, line, column) = (rule.file.clone(), rule.line, rule.column);
+        match files.iter().find(|(name, _)| printable(name) == file) {
+            Some((name, text)) if offset > 0 => self.problem(name, text, offset, reason),
+            _ => self.problems.push(Problem { file, line, column, reason: printable(reason) }),
+        }
+    }
+}
+
+/// What an author may write into `@id` and `@reason`: both are shown on terminals and kept in records.
+fn check_annotations(policy: &Policy) -> Result<(), String> {
+    if let Some(id) = policy.annotation("id")
+        && (id.is_empty() || id.len() > NAME_MAX || id.chars().any(|c| c.is_whitespace() || is_hidden(c)))
+    {
+        return Err(format!("@id must be 1 to {NAME_MAX} bytes of visible characters without spaces"));
+    }
+    if let Some(reason) = policy.annotation("reason")
+        && (reason.len() > POLICY_REASON_MAX || reason.chars().any(is_hidden))
+    {
+        return Err(format!("@reason must be one line of at most {POLICY_REASON_MAX} bytes of visible characters"));
+    }
+    for (key, _) in policy.annotations() {
+        if !matches!(key, "id" | "reason") {
+            return Err(format!("unknown annotation `@{key}`: there are `@id(\"...\")` and `@reason(\"...\")`"));
+        }
+    }
+    Ok(())
+}
+
+fn canonical(policy: &Policy) -> Result<String, String> {
+    policy.to_json().map(|json| json.to_string()).map_err(|e| e.to_string())
+}
+
+/// The first byte that an error of Cedar's points at.
+fn offset_of(error: &dyn Diagnostic) -> usize {
+    error.labels().and_then(|mut labels| labels.next()).map_or(0, |label| label.offset())
+}
+
+/// The error, and Cedar's advice where it has some.
+fn describe(error: &dyn Diagnostic) -> String {
+    let advice = error.help().map(|help| format!(" ({help})")).unwrap_or_default();
+    format!("{error}{advice}")
+}

@@ -1,0 +1,80 @@
+//! What does a decision stand on? Everything that is known about the subject, the resource and the moment.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+/// What is known when somebody asks to reach a resource.
+///
+/// `None` means *not known*, never *empty*: a policy that reads an unknown fact errs, and an error never permits.
+/// Users, groups, devices, resources and tags are given by the names that policies use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The user who asks.
+    pub user: String,
+    /// All groups that the user is in, those of groups in groups included.
+    pub groups: Option<BTreeSet<String>>,
+    /// The device that the user sits at.
+    pub device: Option<String>,
+    /// The resource that is asked for.
+    pub resource: String,
+    /// The tags of that resource.
+    pub tags: Option<BTreeSet<String>>,
+    /// How long ago the user logged in.
+    pub login_age: Option<Duration>,
+}
+
+impl Facts {
+    /// Facts of which only the two names are known.
+    pub fn of(user: impl Into<String>, resource: impl Into<String>) -> Self {
+        Self { user: user.into(), groups: None, device: None, resource: resource.into(), tags: None, login_age: None }
+    }
+
+    /// Whether this fact is known.
+    pub fn knows(&self, fact: Fact) -> bool {
+        match fact {
+            Fact::Groups => self.groups.is_some(),
+            Fact::Tags => self.tags.is_some(),
+            Fact::Device => self.device.is_some(),
+            Fact::LoginAge => self.login_age.is_some(),
+        }
+    }
+}
+
+/// A fact that may be unknown, and that policies may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fact {
+    /// See [`Facts::groups`].
+    Groups,
+    /// See [`Facts::tags`].
+    Tags,
+    /// See [`Facts::device`].
+    Device,
+    /// See [`Facts::login_age`].
+    LoginAge,
+}
+
+impl Fact {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Groups, Self::Tags, Self::Device, Self::LoginAge];
+
+    /// The attribute of `context` that carries it; groups and tags are no attributes.
+    pub(crate) fn of_attribute(name: &str) -> Option<Self> {
+        match name {
+            "login_age_s" => Some(Self::LoginAge),
+            "device" => Some(Self::Device),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Groups => "the groups of the user",
+            Self::Tags => "the tags of the resource",
+            Self::Device => "the device",
+            Self::LoginAge => "the age of the log-in",
+        })
+    }
+}

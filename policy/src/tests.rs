@@ -1,0 +1,246 @@
+//! Does the decision core hold what it promises? Against a slow model of its own, and against hostile policies.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use model::limits::{POLICY_BYTES_MAX, POLICY_DEPTH_MAX, POLICY_FILES_MAX, POLICY_OPERATORS_MAX, REASONS_MAX};
+
+use crate::{Decision, Fact, Facts, PolicySet, Problem, Reason, compile, decide};
+
+mod oracle;
+
+fn set(text: &str) -> PolicySet {
+    compile(&[("p", text)]).unwrap()
+}
+
+fn problems(text: &str) -> Vec<Problem> {
+    compile(&[("p", text)]).unwrap_err()
+}
+
+fn names(items: &[&str]) -> Option<BTreeSet<String>> {
+    Some(items.iter().map(|s| (*s).to_owned()).collect())
+}
+
+fn alice() -> Facts {
+    Facts {
+        user: "alice".into(),
+        groups: names(&["engineers"]),
+        device: Some("laptop".into()),
+        resource: "postgres".into(),
+        tags: names(&["databases"]),
+        login_age: Some(Duration::from_secs(60)),
+    }
+}
+
+fn reasons(decision: Decision) -> Vec<Reason> {
+    match decision {
+        Decision::Deny { reasons } => reasons,
+        Decision::Permit { policies } => panic!("permitted by {policies:?}"),
+    }
+}
+
+const EXAMPLE: &str = r#"
+    @id("db") @reason("log in again")
+    permit(principal in Group::"engineers", action == Action::"connect", resource in Tag::"databases")
+    when { context.login_age_s < 28800 };
+"#;
+
+#[test]
+fn the_example_of_the_manual_permits_and_denies_with_its_reason() {
+    let set = set(EXAMPLE);
+    assert!(set.warnings().is_empty(), "{:?}", set.warnings());
+    assert_eq!(decide(&set, &alice()), Decision::Permit { policies: vec!["db".into()] });
+    let old = Facts { login_age: Some(Duration::from_secs(28_800)), ..alice() };
+    let condition = Reason::ConditionFailed { policy: "db".into(), description: "log in again".into() };
+    assert_eq!(reasons(decide(&set, &old)), [condition]);
+    let unknown = Reason::Unknown { policy: "db".into(), what: "the age of the log-in is not known".into() };
+    assert_eq!(reasons(decide(&set, &Facts { login_age: None, ..alice() })), [unknown]);
+    assert_eq!(reasons(decide(&set, &Facts { groups: names(&[]), ..alice() })), [Reason::NoPermit]);
+    assert_eq!(reasons(decide(&set, &Facts { tags: names(&["web"]), ..alice() })), [Reason::NoPermit]);
+}
+
+#[test]
+fn no_policy_at_all_denies() {
+    let none: [(&str, &str); 0] = [];
+    assert_eq!(reasons(decide(&compile(&none).unwrap(), &alice())), [Reason::NoPermit]);
+    assert_eq!(reasons(decide(&set("// nothing"), &alice())), [Reason::NoPermit]);
+}
+
+#[test]
+fn a_forbid_wins_over_every_permit() {
+    let set = set("permit(principal, action, resource);
+         @id(\"no\") @reason(\"closed\") forbid(principal == User::\"alice\", action, resource);");
+    let forbidden = Reason::ForbiddenBy { policy: "no".into(), description: "closed".into() };
+    assert_eq!(reasons(decide(&set, &alice())), [forbidden]);
+    assert!(decide(&set, &Facts { user: "bob".into(), ..alice() }).is_permit());
+}
+
+#[test]
+fn a_forbid_that_errs_denies_for_every_fact_that_it_may_read() {
+    let cases = [
+        ("forbid(principal, action, resource) when { context.login_age_s > 100 };", Fact::LoginAge),
+        ("forbid(principal, action, resource) unless { context.device == Device::\"laptop\" };", Fact::Device),
+        ("forbid(principal in Group::\"guests\", action, resource);", Fact::Groups),
+        ("forbid(principal, action, resource) when { principal in [Group::\"guests\"] };", Fact::Groups),
+        ("forbid(principal, action, resource in Tag::\"secret\");", Fact::Tags),
+        ("forbid(principal, action, resource) unless { resource in Tag::\"databases\" };", Fact::Tags),
+    ];
+    for (forbid, fact) in cases {
+        let set = set(&format!("permit(principal, action, resource); @id(\"no\") {forbid}"));
+        assert!(decide(&set, &alice()).is_permit(), "{forbid}");
+        let found = reasons(decide(&set, &without(&alice(), fact)));
+        assert!(matches!(found.as_slice(), [Reason::Unknown { policy, .. }] if policy == "no"), "{forbid}: {found:?}");
+    }
+}
+
+#[test]
+fn a_forbid_that_errs_by_overflow_denies() {
+    let set = set("permit(principal, action, resource);
+         forbid(principal, action, resource) when { context.login_age_s + 9223372036854775807 < 0 };");
+    assert!(!decide(&set, &alice()).is_permit());
+    assert!(decide(&set, &Facts { login_age: Some(Duration::ZERO), ..alice() }).is_permit());
+    assert!(!decide(&set, &Facts { login_age: Some(Duration::MAX), ..alice() }).is_permit());
+}
+
+#[test]
+fn a_permit_that_errs_permits_nothing_and_spoils_no_other() {
+    let bad =
+        "@id(\"bad\") permit(principal, action, resource) when { context.login_age_s * 9223372036854775807 > 1 };";
+    assert!(matches!(&reasons(decide(&set(bad), &alice()))[0], Reason::Unknown { policy, .. } if policy == "bad"));
+    let both = set(&format!("{bad} @id(\"good\") permit(principal, action, resource);"));
+    assert_eq!(decide(&both, &alice()), Decision::Permit { policies: vec!["good".into()] });
+}
+
+fn without(facts: &Facts, fact: Fact) -> Facts {
+    let mut facts = facts.clone();
+    match fact {
+        Fact::Groups => facts.groups = None,
+        Fact::Tags => facts.tags = None,
+        Fact::Device => facts.device = None,
+        Fact::LoginAge => facts.login_age = None,
+    }
+    facts
+}
+
+#[test]
+fn reasons_are_sorted_stable_and_bounded() {
+    let mut text = String::new();
+    for n in 0..REASONS_MAX * 3 {
+        text.push_str(&format!("@id(\"n{n:03}\") forbid(principal, action, resource);"));
+        text.push_str(&format!("@id(\"p{n:03}\") permit(principal, action, resource);"));
+    }
+    let one = reasons(decide(&set(&text), &alice()));
+    assert_eq!(one.len(), REASONS_MAX);
+    assert!(one.is_sorted());
+    for _ in 0..20 {
+        assert_eq!(reasons(decide(&set(&text), &alice())), one);
+    }
+    let permits = set(&text.replace("forbid", "permit"));
+    match decide(&permits, &alice()) {
+        Decision::Permit { policies } => assert!(policies.len() == REASONS_MAX * 6 && policies.is_sorted()),
+        Decision::Deny { reasons } => panic!("{reasons:?}"),
+    }
+}
+
+#[test]
+fn names_are_data_and_never_syntax() {
+    for name in ["a\"b", "new\nline", "../x", "User::\"root\"", "\u{202e}é", "", "*", "\0", "a\\"] {
+        let literal: String = name.chars().flat_map(char::escape_default).collect();
+        let set = set(&format!("permit(principal == User::\"{literal}\", action, resource);"));
+        assert!(decide(&set, &Facts { user: name.into(), ..alice() }).is_permit(), "{name:?}");
+        assert!(!decide(&set, &alice()).is_permit(), "{name:?}");
+        let odd = Facts {
+            user: name.into(),
+            resource: name.into(),
+            groups: names(&[name]),
+            tags: names(&[name]),
+            device: Some(name.into()),
+            ..alice()
+        };
+        assert!(!decide(&self::set(EXAMPLE), &odd).is_permit(), "{name:?}");
+    }
+}
+
+#[test]
+fn a_problem_says_file_line_column_and_reason() {
+    let cases = [
+        ("permit(principal, action, resource)", "p:1:36: "),
+        ("permit(principal, action, resource);\n  permit(principal, action resource);", "p:2:28: "),
+        (
+            "\npermit(principal, action, resource) when { context.login_age < 5 };",
+            "p:2:1: `context.login_age` does not",
+        ),
+        ("\n permit(principal in Groop::\"x\", action, resource);", "p:2:22: "),
+        ("permit(principal, action == Action::\"delete\", resource);", "p:1:"),
+        ("permit(principal, action, resource)\nwhen { context.login_age_s < \"x\" };", "p:2:30: "),
+        ("permit(principal == ?principal, action, resource);", "p:1:1: templates"),
+        ("// x\npermit(principal, action, resource) when { context has device };", "p:2:1: `has`"),
+        (
+            "@id(\"a\") permit(principal, action, resource);\n@id(\"a\") forbid(principal, action, resource);",
+            "p:2:1: the id `a` is taken by the policy at p:1",
+        ),
+        ("@id(\"a b\") permit(principal, action, resource);", "p:1:1: @id must"),
+        ("@reason(\"\\u{1b}[2J\") permit(principal, action, resource);", "p:1:1: @reason must"),
+        ("@owner(\"me\") permit(principal, action, resource);", "p:1:1: unknown annotation `@owner`"),
+        ("hello", "p:1:"),
+        ("permit(principal, action, resource) when { \"open };", "p:1:44: "),
+    ];
+    for (text, start) in cases {
+        let found = problems(text);
+        assert!(found[0].to_string().starts_with(start), "{text}\n{found:?}");
+        assert!(!found[0].reason.is_empty());
+    }
+}
+
+#[test]
+fn problems_of_all_files_are_listed_with_their_file() {
+    let found = compile(&[("b", "nonsense"), ("a\n", "permit(principal, action, resource) when { principal has x };")]);
+    let found: Vec<String> = found.unwrap_err().into_iter().map(|p| p.file).collect();
+    assert_eq!(found, ["a\\u{a}", "b"]);
+    let same = compile(&[("a", "permit(principal, action, resource);"), ("a", "forbid(principal, action, resource);")]);
+    assert!(same.unwrap_err()[0].reason.contains("a#1"));
+}
+
+#[test]
+fn deep_wide_and_huge_input_is_refused_or_compiled_but_never_aborts() {
+    let when = |condition: &str| format!("permit(principal, action, resource) when {{ {condition} }};");
+    let deep = |n: usize| when(&format!("{}true{}", "(".repeat(n), ")".repeat(n)));
+    assert!(compile(&[("p", deep(POLICY_DEPTH_MAX - 2))]).is_ok());
+    for text in [
+        deep(POLICY_DEPTH_MAX),
+        deep(100_000),
+        "[".repeat(1 << 19),
+        when(&format!("{}true", "true && ".repeat(50_000))),
+        when(&format!("{}true", "if true then true else ".repeat(50_000))),
+        when(&format!("context{}", ".a".repeat(50_000))),
+        when(&format!("{}1 > 0", "1 + ".repeat(50_000))),
+        when(&format!("{}true", "!".repeat(50_000))),
+        format!("permit(principal, action, resource){};", " when { true }".repeat(50_000)),
+        "x".repeat(POLICY_BYTES_MAX + 1),
+    ] {
+        assert!(!problems(&text)[0].reason.is_empty());
+    }
+    // What the limits allow at most, on the small stack of a test thread.
+    let chain = POLICY_OPERATORS_MAX - 2;
+    for text in [
+        when(&format!("{}true", "true && ".repeat(chain))),
+        when(&format!("{}true", "false || ".repeat(chain))),
+        when(&format!("{}1 > 0", "1 + ".repeat(chain - 1))),
+        when(&format!("{}true", "if true then true else ".repeat(chain))),
+        format!("permit(principal, action, resource){};", " when { true }".repeat(chain)),
+    ] {
+        assert!(decide(&set(&text), &alice()).is_permit(), "{text}");
+    }
+    let files: Vec<(String, &str)> = (0..=POLICY_FILES_MAX).map(|n| (n.to_string(), "")).collect();
+    assert_eq!(compile(&files).unwrap_err().len(), 1);
+}
+
+#[test]
+fn a_decision_does_not_depend_on_the_stack_of_its_caller() {
+    let chain = "1 + ".repeat(POLICY_OPERATORS_MAX - 3);
+    let set = set(&format!("permit(principal, action, resource) when {{ {chain} 1 > 0 }};"));
+    let small = std::thread::Builder::new().stack_size(256 << 10);
+    let decision =
+        std::thread::scope(|scope| small.spawn_scoped(scope, || decide(&set, &alice())).unwrap().join().unwrap());
+    assert!(decision.is_permit(), "{decision:?}");
+}

@@ -1,0 +1,275 @@
+//! Does [`decide`] answer as a plain reading of the rules would? Random policies from a small grammar are printed as
+//! Cedar, decided, and compared with a model that knows no Cedar, no index and no error values.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::without;
+use crate::{Decision, Fact, Facts, compile, decide};
+
+const USERS: [&str; 3] = ["u0", "u1", "x"];
+const GROUPS: [&str; 3] = ["g0", "g1", "x"];
+const RESOURCES: [&str; 3] = ["r0", "r1", "x"];
+const TAGS: [&str; 3] = ["t0", "t1", "x"];
+const DEVICES: [&str; 2] = ["d0", "d1"];
+
+#[derive(Debug, Clone, Copy)]
+enum Head {
+    Any,
+    One(usize),
+    Members(usize),
+}
+
+#[derive(Debug, Clone)]
+enum Cond {
+    Younger(i64),
+    /// Computes with the largest number, and so errs for every age but zero.
+    Overflow,
+    OnDevice(usize),
+    InGroup(usize),
+    Tagged(usize),
+    Not(Box<Cond>),
+    And(Box<Cond>, Box<Cond>),
+    Or(Box<Cond>, Box<Cond>),
+}
+
+#[derive(Debug, Clone)]
+struct Rule {
+    forbid: bool,
+    who: Head,
+    what: Head,
+    when: Vec<(bool, Cond)>,
+}
+
+fn head() -> impl Strategy<Value = Head> {
+    prop_oneof![Just(Head::Any), (0..3usize).prop_map(Head::One), (0..3usize).prop_map(Head::Members)]
+}
+
+fn cond() -> impl Strategy<Value = Cond> {
+    let leaf = prop_oneof![
+        4 => (0..4i64).prop_map(Cond::Younger),
+        1 => Just(Cond::Overflow),
+        2 => (0..2usize).prop_map(Cond::OnDevice),
+        2 => (0..3usize).prop_map(Cond::InGroup),
+        2 => (0..3usize).prop_map(Cond::Tagged),
+    ];
+    leaf.prop_recursive(3, 8, 2, |inner| {
+        prop_oneof![
+            inner.clone().prop_map(|a| Cond::Not(Box::new(a))),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| Cond::And(Box::new(a), Box::new(b))),
+            (inner.clone(), inner).prop_map(|(a, b)| Cond::Or(Box::new(a), Box::new(b))),
+        ]
+    })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    (prop::bool::weighted(0.25), head(), head(), prop::collection::vec((any::<bool>(), cond()), 0..3))
+        .prop_map(|(forbid, who, what, when)| Rule { forbid, who, what, when })
+}
+
+fn some_of(names: [&'static str; 3]) -> impl Strategy<Value = Option<BTreeSet<String>>> {
+    let set = prop::collection::btree_set(prop::sample::select(names.to_vec()).prop_map(str::to_owned), 0..3);
+    prop::option::weighted(0.85, set)
+}
+
+fn facts() -> impl Strategy<Value = Facts> {
+    let device = prop::option::weighted(0.85, prop::sample::select(DEVICES.to_vec()).prop_map(str::to_owned));
+    let age = prop::option::weighted(0.85, (0..4u64).prop_map(Duration::from_secs));
+    let (users, resources) = (prop::sample::select(USERS.to_vec()), prop::sample::select(RESOURCES.to_vec()));
+    (users, some_of(GROUPS), device, resources, some_of(TAGS), age).prop_map(
+        |(user, groups, device, resource, tags, login_age)| Facts {
+            user: user.to_owned(),
+            groups,
+            device,
+            resource: resource.to_owned(),
+            tags,
+            login_age,
+        },
+    )
+}
+
+// -- printed as Cedar ---------------------------------------------------------------------------------------------------
+
+fn print_head(var: &str, head: Head, one: (&str, &str), members: (&str, &str)) -> String {
+    match head {
+        Head::Any => var.to_owned(),
+        Head::One(_) => format!("{var} == {}::\"{}\"", one.0, one.1),
+        Head::Members(_) => format!("{var} in {}::\"{}\"", members.0, members.1),
+    }
+}
+
+fn print_cond(cond: &Cond) -> String {
+    match cond {
+        Cond::Younger(age) => format!("context.login_age_s < {age}"),
+        Cond::Overflow => "context.login_age_s + 9223372036854775807 > 0".to_owned(),
+        Cond::OnDevice(d) => format!("context.device == Device::\"{}\"", DEVICES[*d]),
+        Cond::InGroup(g) => format!("principal in Group::\"{}\"", GROUPS[*g]),
+        Cond::Tagged(t) => format!("resource in Tag::\"{}\"", TAGS[*t]),
+        Cond::Not(a) => format!("!({})", print_cond(a)),
+        Cond::And(a, b) => format!("({}) && ({})", print_cond(a), print_cond(b)),
+        Cond::Or(a, b) => format!("({}) || ({})", print_cond(a), print_cond(b)),
+    }
+}
+
+fn at(names: [&'static str; 3], head: Head) -> &'static str {
+    match head {
+        Head::Any => "",
+        Head::One(i) | Head::Members(i) => names[i],
+    }
+}
+
+fn print_rules(rules: &[Rule]) -> String {
+    let mut out = String::new();
+    for rule in rules {
+        let who = print_head("principal", rule.who, ("User", at(USERS, rule.who)), ("Group", at(GROUPS, rule.who)));
+        let what =
+            print_head("resource", rule.what, ("Resource", at(RESOURCES, rule.what)), ("Tag", at(TAGS, rule.what)));
+        let effect = if rule.forbid { "forbid" } else { "permit" };
+        write!(out, "{effect}({who}, action == Action::\"connect\", {what})").unwrap();
+        for (when, cond) in &rule.when {
+            write!(out, " {} {{ {} }}", if *when { "when" } else { "unless" }, print_cond(cond)).unwrap();
+        }
+        out.push_str(";\n");
+    }
+    out
+}
+
+// -- read plainly -------------------------------------------------------------------------------------------------------
+
+/// `None`: not known.
+fn names_it(head: Head, name: &str, one: &str, memberships: &Option<BTreeSet<String>>, group: &str) -> Option<bool> {
+    match head {
+        Head::Any => Some(true),
+        Head::One(_) => Some(name == one),
+        Head::Members(_) => memberships.as_ref().map(|all| all.contains(group)),
+    }
+}
+
+fn holds(cond: &Cond, facts: &Facts) -> Option<bool> {
+    let age = facts.login_age.map(|age| age.as_secs());
+    match cond {
+        Cond::Younger(limit) => age.map(|age| age < *limit as u64),
+        Cond::Overflow => age.and_then(|age| (age == 0).then_some(true)),
+        Cond::OnDevice(d) => facts.device.as_ref().map(|device| device == DEVICES[*d]),
+        Cond::InGroup(g) => facts.groups.as_ref().map(|all| all.contains(GROUPS[*g])),
+        Cond::Tagged(t) => facts.tags.as_ref().map(|all| all.contains(TAGS[*t])),
+        Cond::Not(a) => holds(a, facts).map(|a| !a),
+        Cond::And(a, b) => {
+            if holds(a, facts)? {
+                holds(b, facts)
+            } else {
+                Some(false)
+            }
+        }
+        Cond::Or(a, b) => {
+            if holds(a, facts)? {
+                Some(true)
+            } else {
+                holds(b, facts)
+            }
+        }
+    }
+}
+
+/// Which memberships a rule names anywhere; a rule that names an unknown one is not decided.
+fn asks(cond: &Cond, facts: &Facts) -> bool {
+    match cond {
+        Cond::InGroup(_) => facts.groups.is_none(),
+        Cond::Tagged(_) => facts.tags.is_none(),
+        Cond::Not(a) => asks(a, facts),
+        Cond::And(a, b) | Cond::Or(a, b) => asks(a, facts) || asks(b, facts),
+        Cond::Younger(_) | Cond::Overflow | Cond::OnDevice(_) => false,
+    }
+}
+
+fn applies(rule: &Rule, facts: &Facts) -> Option<bool> {
+    let who = names_it(rule.who, &facts.user, at(USERS, rule.who), &facts.groups, at(GROUPS, rule.who));
+    let what = names_it(rule.what, &facts.resource, at(RESOURCES, rule.what), &facts.tags, at(TAGS, rule.what));
+    if who == Some(false) || what == Some(false) {
+        return Some(false);
+    }
+    who?;
+    what?;
+    if rule.when.iter().any(|(_, cond)| asks(cond, facts)) {
+        return None;
+    }
+    for (when, cond) in &rule.when {
+        if holds(cond, facts)? != *when {
+            return Some(false);
+        }
+    }
+    Some(true)
+}
+
+/// The permits that hold when access is permitted.
+fn plainly(rules: &[Rule], facts: &Facts) -> Option<Vec<usize>> {
+    if rules.iter().any(|rule| rule.forbid && applies(rule, facts) != Some(false)) {
+        return None;
+    }
+    let permits: Vec<usize> =
+        (0..rules.len()).filter(|i| !rules[*i].forbid && applies(&rules[*i], facts) == Some(true)).collect();
+    (!permits.is_empty()).then_some(permits)
+}
+
+/// How many sets of policies, with four requests each on average: `UMBRA_POLICY_CASES`, or few enough for every run.
+fn cases() -> u32 {
+    std::env::var("UMBRA_POLICY_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(500)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn decide_equals_the_plain_model(
+        rules in prop::collection::vec(rule(), 0..8),
+        requests in prop::collection::vec(facts(), 1..8),
+    ) {
+        let text = print_rules(&rules);
+        let set = compile(&[("p", &text)]).map_err(|p| TestCaseError::fail(format!("{text}\n{p:?}")))?;
+        for facts in &requests {
+            let decision = decide(&set, facts);
+            let expected = plainly(&rules, facts);
+            match (&decision, expected) {
+                (Decision::Permit { policies }, Some(permits)) => {
+                    let mut ids: Vec<String> = permits.iter().map(|i| format!("p#{}", i + 1)).collect();
+                    ids.sort();
+                    prop_assert_eq!(policies, &ids, "{}", text);
+                }
+                (Decision::Deny { reasons }, None) => {
+                    prop_assert!(!reasons.is_empty() && reasons.is_sorted());
+                }
+                (_, expected) => prop_assert!(false, "{text}\n{facts:?}\n{decision:?}, expected {expected:?}"),
+            }
+            // Making any fact unknown never widens access.
+            for fact in Fact::ALL {
+                let less = decide(&set, &without(facts, fact));
+                prop_assert!(decision.is_permit() || !less.is_permit(), "{text}\n{facts:?} without {fact}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases() / 4, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_is_refused_or_compiled(text in "[\\PC\\n]{0,200}") {
+        let _ = compile(&[("p", text)]);
+    }
+
+    #[test]
+    fn any_words_of_the_language_are_refused_or_compiled(words in prop::collection::vec(prop::sample::select(vec![
+        "permit", "forbid", "(", ")", "{", "}", "[", "]", "principal", "action", "resource", "context", ",", ";", "when",
+        "unless", "==", "in", "is", "has", "like", "if", "then", "else", "User::\"a\"", "Group::\"g\"", "Tag::\"t\"",
+        "Action::\"connect\"", ".login_age_s", "\"s\"", "1", "-", "!", "&&", "||", "<", "@id(\"a\")", "?principal", "\"", "//",
+        "\n", "\\", "é", "permit(principal, action, resource)",
+    ]), 0..60)) {
+        let text = words.join(" ");
+        if let Ok(set) = compile(&[("p", text)]) {
+            let _ = decide(&set, &Facts::of("a", "r"));
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What may a subject see? The catalogue: the resources for which some permit's scope names the user, conditions aside.
+//!
+//! A condition that does not hold now hides nothing: who must log in again has to see what for. Forbids hide nothing
+//! either; they are told as the reason of a deny. Unknown memberships name nobody.
+
+use std::collections::BTreeSet;
+
+use crate::compile::{Effect, PolicySet};
+use crate::scope::Side;
+
+/// Of the given resources (name and tags), those that the user in these groups may see.
+pub fn visible<'a>(
+    set: &PolicySet,
+    user: &str,
+    groups: &BTreeSet<String>,
+    resources: impl IntoIterator<Item = (&'a str, &'a BTreeSet<String>)>,
+) -> BTreeSet<&'a str> {
+    // First whom: what the permits that name this user name.
+    let named: BTreeSet<&Side> = set
+        .rules()
+        .filter(|rule| rule.effect == Effect::Permit)
+        .filter_map(|rule| rule.scope.as_ref())
+        .filter(|scope| is_named(&scope.who, user, groups))
+        .map(|scope| &scope.what)
+        .collect();
+    if named.is_empty() {
+        return BTreeSet::new();
+    }
+    let any = named.contains(&Side::Any);
+    let seen = |name: &str, tags: &BTreeSet<String>| {
+        any || named.contains(&Side::One(name.to_owned()))
+            || tags.iter().any(|tag| named.contains(&Side::Members(tag.clone())))
+    };
+    resources.into_iter().filter(|(name, tags)| seen(name, tags)).map(|(name, _)| name).collect()
+}
+
+fn is_named(side: &Side, name: &str, memberships: &BTreeSet<String>) -> bool {
+    match side {
+        Side::Any => true,
+        Side::One(one) => one == name,
+        Side::Members(group) => memberships.contains(group),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile;
+
+    fn names(items: &[&str]) -> BTreeSet<String> {
+        items.iter().map(|s| (*s).to_owned()).collect()
+    }
+
+    #[test]
+    fn conditions_and_forbids_hide_nothing_but_scopes_do() {
+        let text = r#"
+            permit(principal in Group::"eng", action, resource in Tag::"db") when { context.login_age_s < 5 };
+            permit(principal == User::"alice", action, resource == Resource::"wiki");
+            permit(principal == Group::"alice", action, resource == Resource::"never");
+            forbid(principal, action, resource == Resource::"wiki");
+            permit(principal is User in Group::"ops", action == Action::"connect", resource is Resource);
+        "#;
+        let set = compile(&[("a".to_owned(), text.to_owned())]).unwrap();
+        let (db, none) = (names(&["db"]), names(&[]));
+        let all = [("pg", &db), ("wiki", &none), ("never", &none), ("other", &none)];
+        let see = |user: &str, groups: &[&str]| -> Vec<&str> {
+            visible(&set, user, &names(groups), all).into_iter().collect()
+        };
+        assert_eq!(see("alice", &[]), ["wiki"]);
+        assert_eq!(see("alice", &["eng"]), ["pg", "wiki"]);
+        assert_eq!(see("bob", &["eng", "x"]), ["pg"]);
+        assert_eq!(see("bob", &["ops"]), ["never", "other", "pg", "wiki"]);
+        assert!(see("bob", &["alice", "db"]).is_empty());
+    }
+}
