@@ -54,6 +54,30 @@ pub enum GrantError {
     /// The target lies outside the site's prefixes, or is never a target.
     #[error("the target {0} lies outside the prefixes of this site, or may never be reached")]
     Target(Prefix),
+    /// Its life, counted from the request that the message names, is over: the request was too long ago.
+    #[error("its life was counted from a request too long ago")]
+    Stale,
+    /// Its tunnel is not in the message, nor in the table.
+    #[error("its tunnel is not known")]
+    Pairing,
+    /// Its tunnel is of another device.
+    #[error("its tunnel belongs to another device")]
+    Device,
+    /// The tunnel's addresses cannot be a device's.
+    #[error("the addresses of its tunnel are not those of a device")]
+    DeviceAddress,
+    /// Its tunnel was dropped here, or had another key: it may not be made again.
+    #[error("its tunnel was dropped or changed; the client has to make a new one")]
+    PairingGone,
+    /// Another tunnel has the same data key.
+    #[error("the data key of its tunnel is that of another tunnel")]
+    Key,
+    /// Another grant has the same NAT address.
+    #[error("its NAT address belongs to another grant")]
+    NatTaken,
+    /// The table is full.
+    #[error("this gateway holds as many grants as it can")]
+    Full,
 }
 
 /// A grant that passed this gateway's own checks. There is no other way to make one.

@@ -95,6 +95,17 @@ pub const LEASE_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(3600);
 /// Tombstones of ended grants outlive the longest lease by this.
 pub const TOMBSTONE_EXTRA: Duration = Duration::from_secs(3600);
+/// Tombstones of one device: one every 5.5 s, all the time that they live. Beyond it the device waits.
+pub const TOMBSTONES_PER_DEVICE_MAX: usize = 16_384;
+/// Tombstones of an organisation, about 200 bytes each.
+pub const TOMBSTONES_MAX: usize = 1_000_000;
+/// Changes that the controller remembers for each gateway; one that lags further behind gets a snapshot.
+pub const CHANGES_PER_GATEWAY_MAX: usize = 4_096;
+/// A grant joins a pairing only if that will live at least this long: a gateway's count runs ahead by a message's way,
+/// and a pairing that it has dropped must not be made again.
+pub const PAIRING_JOIN_MIN: Duration = Duration::from_millis(250);
+/// Dropped pairings that a gateway remembers, so that none of them comes back.
+pub const GONE_PAIRINGS_MAX: usize = 100_000;
 
 // -- organisation ----------------------------------------------------------------------------------------------------
 /// Names of one resource.

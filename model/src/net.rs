@@ -264,7 +264,8 @@ impl<'de> serde::Deserialize<'de> for HostName {
 }
 
 /// Where a rule leads on the service's side.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Target {
     /// Real addresses, of the same length and family as the client's prefix (bits are carried over).
     Prefix(Prefix),
@@ -273,7 +274,7 @@ pub enum Target {
 }
 
 /// One line of a grant: packets of `protocol` to `client`:`ports` go to `target`, on the same port.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Rule {
     /// Destination as the client sees it: a virtual address, or the real addresses of a CIDR resource.
     pub client: Prefix,
