@@ -1,4 +1,8 @@
-//! placeholder
+//! The controller: authenticates people, devices and workloads, decides, and arranges.
+
+pub mod audit;
+pub mod seal;
+pub mod store;
 
 /// The program `umbra-controller`.
 pub fn main() -> std::process::ExitCode {

@@ -178,6 +178,43 @@ pub const DENY_HOLD: Duration = Duration::from_secs(30);
 // -- store and RPC ---------------------------------------------------------------------------------------------------
 /// Bytes of a value in the store; larger ones are cut into chunks (sled would write a blob file that is never synced).
 pub const STORE_VALUE_MAX: usize = 4_096;
+/// Bytes of a key in the store; sled keeps up to 256 keys in one index page, which must stay far below its blob threshold.
+pub const STORE_KEY_MAX: usize = 128;
+/// Keys in the store. All but the audit trail is held in memory, too: about 1 GB of small records.
+pub const STORE_ITEMS_MAX: u64 = 4_000_000;
+/// Bytes of all values in the store.
+pub const STORE_BYTES_MAX: u64 = 2 << 30;
+/// Expectations, puts and deletes of one commit, each.
+pub const COMMIT_KEYS_MAX: usize = 8_192;
+/// Bytes of one commit's keys and values: room for a policy of [`POLICY_BYTES_MAX`] and more.
+pub const COMMIT_BYTES_MAX: usize = 8 << 20;
+/// Audit entries of one commit.
+pub const COMMIT_AUDIT_MAX: usize = 1_024;
+/// Commits that wait for the store's writer; more callers wait for a place.
+pub const COMMIT_QUEUE_MAX: usize = 1_024;
+/// Commits that share one flush to disk.
+pub const COMMIT_GROUP_MAX: usize = 256;
+/// Bytes of keys and values that share one flush to disk; the commit that passes it is the last of its group.
+pub const COMMIT_GROUP_BYTES_MAX: usize = 4 << 20;
+/// Changes kept for watchers; one that fell further behind reads everything again.
+pub const CHANGE_LOG_MAX: usize = 16_384;
+/// Bytes of the changes kept for watchers.
+pub const CHANGE_LOG_BYTES_MAX: usize = 64 << 20;
+/// Audit records kept; beyond it the oldest goes. About 5 GB on disk.
+pub const AUDIT_RECORDS_MAX: u64 = 10_000_000;
+/// Bytes of one encoded text field of an audit record.
+pub const AUDIT_FIELD_MAX: usize = 256;
+/// Bytes of the encoded detail of an audit record. With the fields it stays below [`STORE_VALUE_MAX`].
+pub const AUDIT_DETAIL_MAX: usize = 2_048;
+/// Records in one answer of an audit query.
+pub const AUDIT_LIST_MAX: usize = 10_000;
+/// Denied requests that are told apart within [`DENY_WINDOW`]; others are only counted.
+pub const DENY_KEYS_MAX: usize = 4_096;
+/// Denied requests of one actor that are told apart within [`DENY_WINDOW`].
+pub const DENY_KEYS_PER_ACTOR_MAX: usize = 32;
+/// Equal denied requests within this time are one audit record with a count.
+pub const DENY_WINDOW: Duration = Duration::from_secs(60);
+/// Bytes of a gRPC message.
 /// Bytes of a gRPC message.
 pub const RPC_MESSAGE_MAX: usize = 4 << 20;
 /// Streams of one HTTP/2 connection.

@@ -1,0 +1,30 @@
+//! Which bounds does a store have? Those of `model::limits`; tests set smaller ones to fill them.
+
+use model::limits;
+
+/// Bounds of one store; `Options::default()` are those of [`model::limits`].
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Keys, head keys included.
+    pub items_max: u64,
+    /// Bytes of all values.
+    pub bytes_max: u64,
+    /// Changes kept for watchers.
+    pub log_max: usize,
+    /// Bytes of changes kept for watchers.
+    pub log_bytes_max: usize,
+    /// Audit records kept.
+    pub audit_max: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            items_max: limits::STORE_ITEMS_MAX,
+            bytes_max: limits::STORE_BYTES_MAX,
+            log_max: limits::CHANGE_LOG_MAX,
+            log_bytes_max: limits::CHANGE_LOG_BYTES_MAX,
+            audit_max: limits::AUDIT_RECORDS_MAX,
+        }
+    }
+}

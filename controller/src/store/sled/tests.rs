@@ -1,0 +1,320 @@
+//! The store as its users see it: conflicts, sets, watches, restarts, bounds.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::time::WallMs;
+
+use super::super::{Expect, WatchError};
+use super::*;
+use crate::audit::{Entry, Outcome, Query};
+
+/// A folder that goes with the test.
+struct Folder(PathBuf);
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("umbra-store-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        Self(path)
+    }
+}
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+fn entry(object: &str) -> Entry {
+    Entry::new(WallMs(1_000), "local:root", "test.put", object, Outcome::Done)
+}
+fn put(name: &str, value: impl Into<Bytes>) -> Commit {
+    Commit::default().put(key(name), value).audit(entry(name))
+}
+
+#[tokio::test]
+async fn a_commit_is_refused_when_anything_it_stood_on_changed() {
+    let folder = Folder::new("conflict");
+    let store = SledStore::create(&folder.0, Options::default()).unwrap();
+    let first = store.commit(put("user/a", "1").expect(key("user/a"), 0)).await.unwrap();
+    assert_eq!(first, Revision { incarnation: 1, number: 1 });
+    let again = store.commit(put("user/a", "2").expect(key("user/a"), 0)).await;
+    assert_eq!(again, Err(CommitError::Conflict { key: key("user/a") }));
+    let absent = Commit { expect: vec![(key("user/a"), Expect::Absent)], ..put("user/b", "") };
+    assert!(matches!(store.commit(absent).await, Err(CommitError::Conflict { .. })));
+    assert_eq!(store.get(&key("user/b")).await.unwrap(), None, "a refused commit leaves nothing");
+    store.commit(put("user/a", "2").expect(key("user/a"), 1)).await.unwrap();
+    assert_eq!(store.get(&key("user/a")).await.unwrap(), Some(Item { revision: 2, value: "2".into() }));
+    store.commit(Commit::default().delete(key("user/a")).expect(key("user/a"), 2)).await.unwrap();
+    let stale = store.commit(put("user/a", "3").expect(key("user/a"), 2)).await;
+    assert_eq!(stale, Err(CommitError::Conflict { key: key("user/a") }));
+    assert_eq!(store.revision().number, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_commits_that_race_on_one_key_exactly_one_wins() {
+    let folder = Folder::new("race");
+    let store = Arc::new(SledStore::create(&folder.0, Options::default()).unwrap());
+    for round in 0..20_u64 {
+        let before = store.get(&key("user/a")).await.unwrap().map_or(0, |item| item.revision);
+        let racers: Vec<_> = (0..16)
+            .map(|n| {
+                let store = Arc::clone(&store);
+                let commit = put("user/a", format!("{round} {n}")).expect(key("user/a"), before);
+                tokio::spawn(async move { store.commit(commit).await })
+            })
+            .collect();
+        let mut won = 0;
+        for racer in racers {
+            won += u32::from(racer.await.unwrap().is_ok());
+        }
+        assert_eq!(won, 1, "round {round}");
+    }
+    assert_eq!(store.verify_audit().await.unwrap().last, 20, "only what happened is on the trail");
+}
+
+#[tokio::test]
+async fn the_head_key_tells_of_every_change_of_a_set() {
+    let folder = Folder::new("head");
+    let store = SledStore::create(&folder.0, Options::default()).unwrap();
+    assert_eq!(store.head("policy").await.unwrap(), 0);
+    store.commit(put("policy/permit", "a")).await.unwrap();
+    store.commit(put("policyx/other", "a")).await.unwrap();
+    let mut seen = store.scan("policy").await.unwrap();
+    assert_eq!(seen.items.len(), 1);
+    let changes =
+        [put("policy/forbid", "b"), put("policy/forbid", "c"), Commit::default().delete(key("policy/forbid"))];
+    for change in changes {
+        store.commit(change).await.unwrap();
+        let decided = put("grant/g", "x").expect(seen.head.clone(), seen.head_revision);
+        assert_eq!(store.commit(decided).await, Err(CommitError::Conflict { key: key("policy") }));
+        seen = store.scan("policy/").await.unwrap();
+    }
+    store.commit(put("user/u", "a")).await.unwrap();
+    store.commit(Commit::default().delete(key("policy/none"))).await.unwrap();
+    store.commit(put("grant/g", "x").expect(seen.head, seen.head_revision)).await.unwrap();
+    assert!(matches!(store.commit(put("policy", "x")).await, Err(CommitError::Invalid(_))));
+}
+
+#[tokio::test]
+async fn a_store_that_is_opened_again_shows_everything() {
+    let folder = Folder::new("reopen");
+    let big: Vec<u8> = (0..1_000_000).map(|i| (i % 251) as u8).collect();
+    let store = SledStore::create(&folder.0, Options::default()).unwrap();
+    for n in 0..200 {
+        store.commit(put(&format!("user/{n}"), format!("value {n}"))).await.unwrap();
+    }
+    store.commit(put("policy/big", big.clone())).await.unwrap();
+    store.commit(Commit::default().delete(key("user/7")).audit(entry("user/7"))).await.unwrap();
+    let revision = store.revision();
+    drop(store);
+
+    assert!(matches!(SledStore::create(&folder.0, Options::default()), Err(OpenError::Exists(_))));
+    let store = SledStore::open(&folder.0, Options::default()).unwrap();
+    assert_eq!(store.revision(), revision);
+    assert_eq!(store.scan("user").await.unwrap().items.len(), 199);
+    assert_eq!(store.get(&key("policy/big")).await.unwrap().unwrap().value, big);
+    assert_eq!(store.verify_audit().await.unwrap().last, 202);
+    let mut watcher = store.watch(Revision { incarnation: 1, number: 200 });
+    assert_eq!(watcher.next().await.unwrap().puts, [(key("policy/big"), Bytes::from(big))]);
+    assert_eq!(watcher.next().await.unwrap().deletes, [key("user/7")]);
+    assert_eq!(watcher.poll(), Ok(None));
+    assert_eq!(store.commit(put("user/x", "")).await.unwrap().number, 203);
+}
+
+#[tokio::test]
+async fn large_values_make_no_blob_files() {
+    let folder = Folder::new("blobs");
+    let store = SledStore::create(&folder.0, Options::default()).unwrap();
+    for n in 0..6_u8 {
+        let commit = (0..3).fold(Commit::default(), |c, k| c.put(key(&format!("policy/{k}")), vec![n; 1 << 20]));
+        store.commit(commit).await.unwrap();
+        assert_eq!(fs::read_dir(folder.0.join("sled/blobs")).unwrap().count(), 0);
+    }
+    let many =
+        (0..3_000).fold(Commit::default(), |c, n| c.put(key(&format!("user/{n}{}", "k".repeat(100))), vec![1; 600]));
+    store.commit(many).await.unwrap();
+    drop(store);
+    let store = SledStore::open(&folder.0, Options::default()).unwrap();
+    assert_eq!(store.scan("user").await.unwrap().items.len(), 3_000);
+    assert_eq!(fs::read_dir(folder.0.join("sled/blobs")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_second_opener_is_told_that_the_store_is_in_use() {
+    let folder = Folder::new("lock");
+    assert!(matches!(SledStore::open(&folder.0, Options::default()), Err(OpenError::Missing(_))));
+    let store = SledStore::create(&folder.0, Options::default()).unwrap();
+    assert!(matches!(SledStore::open(&folder.0, Options::default()), Err(OpenError::Locked(_))));
+    store.commit(put("user/a", "")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watcher_sees_each_change_once_in_order_and_a_slow_one_is_told() {
+    let folder = Folder::new("watch");
+    let options = Options { log_max: 10, ..Options::default() };
+    let store = Arc::new(SledStore::create(&folder.0, options.clone()).unwrap());
+    let (mut prompt, mut slow) = (store.watch(store.revision()), store.watch(store.revision()));
+    for n in 0..30_u64 {
+        let waiting = tokio::spawn(async move { (prompt.next().await, prompt) });
+        store.commit(put("user/a", n.to_string())).await.unwrap();
+        let (change, back) = waiting.await.unwrap();
+        prompt = back;
+        assert_eq!(change.unwrap().puts, [(key("user/a"), Bytes::from(n.to_string()))]);
+    }
+    assert!(matches!(slow.next().await, Err(WatchError::Lagged(_))));
+    assert_eq!(store.shared.read().log.len(), 10);
+    let scan = store.scan("user").await.unwrap();
+    assert_eq!(store.watch(scan.revision).poll(), Ok(None));
+    let ahead = Revision { number: 99, ..scan.revision };
+    let other_life = Revision { incarnation: 0, number: 29 };
+    for strange in [ahead, other_life] {
+        assert!(matches!(store.watch(strange).poll(), Err(WatchError::Lagged(_))), "{strange}");
+    }
+    assert!(store.watch(Revision { number: 20, ..scan.revision }).poll().is_ok());
+    assert!(store.watch(Revision { number: 19, ..scan.revision }).poll().is_err());
+    drop(store);
+    assert_eq!(prompt.next().await, Err(WatchError::Closed));
+    let store = SledStore::open(&folder.0, options).unwrap();
+    assert_eq!(store.shared.read().log.len(), 10, "the list is trimmed on the disk, too");
+}
+
+#[tokio::test]
+async fn full_bounds_refuse_and_leave_the_store_usable() {
+    let folder = Folder::new("full");
+    let options = Options { items_max: 11, bytes_max: 1_000, log_bytes_max: 2_000, audit_max: 5, ..Options::default() };
+    let store = SledStore::create(&folder.0, options.clone()).unwrap();
+    for n in 0..10 {
+        store.commit(put(&format!("user/{n}"), vec![0; 90])).await.unwrap();
+    }
+    let full = |result, part: &str| match result {
+        Err(CommitError::Full { what, .. }) => assert!(what.contains(part), "{what}"),
+        other => panic!("{other:?}"),
+    };
+    full(store.commit(put("user/x", "")).await, "keys");
+    full(store.commit(put("user/1", vec![0; 191])).await, "bytes");
+    store.commit(put("user/1", vec![0; 190])).await.unwrap();
+    store.commit(put("user/1", "").expect(key("user/1"), 11)).await.unwrap();
+    store.commit(put("user/x", "").delete_key("user/2")).await.unwrap();
+    assert!(store.shared.read().log_bytes <= 2_000);
+    let verified = store.verify_audit().await.unwrap();
+    assert_eq!((verified.first, verified.last), (9, 13));
+    drop(store);
+    let store = SledStore::open(&folder.0, options).unwrap();
+    assert_eq!(store.verify_audit().await.unwrap().first, 9);
+
+    let too_many = (0..9_000).fold(Commit::default(), |c, n| c.put(key(&format!("user/{n}")), ""));
+    let twice = put("user/1", "").put(key("user/1"), "");
+    for bad in [too_many, twice, put("user/1", vec![0; 9 << 20])] {
+        assert!(matches!(store.commit(bad).await, Err(CommitError::Invalid(_))));
+    }
+}
+
+impl Commit {
+    fn delete_key(self, name: &str) -> Self {
+        self.delete(key(name))
+    }
+}
+
+#[tokio::test]
+async fn the_trail_lists_newest_first_and_filters() {
+    let folder = Folder::new("trail");
+    let store = SledStore::create(&folder.0, Options::default()).unwrap();
+    for n in 0..30 {
+        store.commit(put(&format!("user/{n}"), "")).await.unwrap();
+    }
+    let seqs = |records: Vec<audit::Record>| records.iter().map(|r| r.seq).collect::<Vec<_>>();
+    assert_eq!(seqs(store.audit(Query { limit: 3, ..Query::default() }).await.unwrap()), [30, 29, 28]);
+    let page = Query { limit: 2, before: Some(28), ..Query::default() };
+    assert_eq!(seqs(store.audit(page).await.unwrap()), [27, 26]);
+    let one = Query { object: Some("user/17".into()), ..Query::default() };
+    assert_eq!(seqs(store.audit(one).await.unwrap()), [18]);
+}
+
+#[tokio::test]
+async fn an_altered_or_missing_record_of_the_trail_is_named() {
+    let folder = Folder::new("tamper");
+    let store = SledStore::create(&folder.0, Options::default()).unwrap();
+    for n in 0..9 {
+        store.commit(put(&format!("user/{n}"), "")).await.unwrap();
+    }
+    let place = layout::disk_key(AUDIT, &number_name(5), 0);
+    let mut stored = store.db.remove(&place).unwrap().unwrap().to_vec();
+    let broken = |result| match result {
+        Err(audit::VerifyError::Broken { seq, .. }) => seq,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(broken(store.verify_audit().await), 5);
+    *stored.last_mut().unwrap() ^= 1;
+    store.db.insert(&place, stored).unwrap();
+    assert_eq!(broken(store.verify_audit().await), 5);
+}
+
+#[tokio::test]
+async fn records_that_a_reading_saw_are_expected() {
+    use super::super::{Reading, Record};
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct User {
+        name: String,
+        enabled: bool,
+    }
+    impl Record for User {
+        const KIND: &'static str = "user";
+        type Id = str;
+    }
+    let user = |enabled| User { name: "ä\n".into(), enabled };
+    let folder = Folder::new("record");
+    let store = SledStore::create(&folder.0, Options::default()).unwrap();
+    store.commit(Commit::default().put_record("a", &user(true)).unwrap()).await.unwrap();
+
+    let mut reading = Reading::new(&store);
+    assert_eq!(reading.get::<User>("a").await.unwrap().unwrap().record, user(true));
+    assert!(reading.get::<User>("b").await.unwrap().is_none());
+    let decided = reading.commit().put(key("grant/1"), "");
+    store.commit(Commit::default().put_record("a", &user(false)).unwrap()).await.unwrap();
+    assert_eq!(store.commit(decided).await, Err(CommitError::Conflict { key: key("user/a") }));
+
+    let mut reading = Reading::new(&store);
+    assert_eq!(reading.list::<User>().await.unwrap().len(), 1);
+    let decided = reading.commit().put(key("grant/1"), "");
+    store.commit(Commit::default().put_record("b", &user(true)).unwrap()).await.unwrap();
+    assert_eq!(store.commit(decided).await, Err(CommitError::Conflict { key: key("user") }));
+
+    store.commit(put("user/c", "not json")).await.unwrap();
+    assert!(matches!(Reading::new(&store).get::<User>("c").await, Err(ReadError::Decode { .. })));
+    assert!(matches!(Reading::new(&store).get::<User>("\n").await, Err(ReadError::Key(_))));
+}
+
+#[tokio::test]
+async fn a_database_older_than_the_note_beside_it_is_refused() {
+    let folder = Folder::new("older");
+    let store = SledStore::create(&folder.0, Options::default()).unwrap();
+    store.commit(put("user/a", "")).await.unwrap();
+    drop(store);
+    let note = folder.0.join("head");
+    assert_eq!(fs::read_to_string(&note).unwrap().len(), NOTE_LEN);
+    fs::write(&note, note_text(Revision { incarnation: 1, number: 2 })).unwrap();
+    let refused = SledStore::open(&folder.0, Options::default());
+    assert!(matches!(refused, Err(OpenError::Damaged { .. })));
+    for torn in ["", "garbage", "00000000000000000001 00000000000000000009 0000000000000000\n"] {
+        fs::write(&note, torn).unwrap();
+        let store = SledStore::open(&folder.0, Options::default()).unwrap();
+        assert_eq!(store.revision().number, 1);
+    }
+}
+
+#[tokio::test]
+async fn waiting_commits_are_made_when_the_store_is_dropped() {
+    let folder = Folder::new("drain");
+    let store = SledStore::create(&folder.0, Options::default()).unwrap();
+    for n in 0..100 {
+        // Polled once: handed to the writer, answer not awaited.
+        let commit = store.commit(put(&format!("user/{n}"), ""));
+        let _ = tokio::time::timeout(Duration::ZERO, commit).await;
+    }
+    drop(store);
+    let store = SledStore::open(&folder.0, Options::default()).unwrap();
+    assert_eq!(store.scan("user").await.unwrap().items.len(), 100);
+}
