@@ -27,6 +27,9 @@ pub const PEERS_MAX: usize = 100_000;
 pub const DATA_KEYS_MAX: usize = 64;
 /// Candidate endpoints for one peer.
 pub const ENDPOINTS_MAX: usize = 8;
+/// How long a handshake is tried before it is given up and what waits for it is dropped (WireGuard paper, section 6.1:
+/// Rekey-Attempt-Time).
+pub const HANDSHAKE_ATTEMPT_MAX: Duration = Duration::from_secs(90);
 /// Initiations and knocks whose MAC1 held, handled in a second; beyond it, cookies (WireGuard paper, section 5.3).
 pub const HANDSHAKES_PER_SECOND: u64 = 1_000;
 
@@ -37,6 +40,8 @@ pub const PROVISIONAL_MAX: usize = 1_024;
 pub const PROVISIONAL_PER_KEY_MAX: usize = PROVISIONAL_MAX / 8;
 /// How long a provisional peer lives.
 pub const PROVISIONAL_LIFE: Duration = Duration::from_secs(60);
+/// Join keys that may admit at once; each costs 49 tags.
+pub const JOIN_KEYS_MAX: usize = 4_096;
 /// How far a knocking machine's clock may be off. A wrong clock must not mean silence, and replay gains nothing.
 pub const KNOCK_WINDOW: Duration = Duration::from_secs(24 * 3600);
 /// Hashes of accepted knocks that are remembered.

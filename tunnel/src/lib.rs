@@ -2,14 +2,25 @@
 //!
 //! Pure but for boringtun's own clock and entropy, which hide behind the trait `wire::Wire`.
 
+pub mod address;
 pub mod api;
 pub mod checksum;
 pub mod control;
 pub mod counters;
 pub mod engine;
 pub mod headers;
+pub mod knock;
+pub mod limiter;
+pub mod peer;
+pub mod peers;
 pub mod routes;
+pub mod silence;
 pub mod site;
+pub mod wire;
 
+#[cfg(test)]
+mod tests;
+
+pub use address::{address_of_key, address_of_node};
 pub use api::{Change, Config, Event, Out, Peer, PeerId, PeerKind, PeerStatus, Role, RouteEntry, RouteState, Routes};
 pub use engine::{Engine, Generation};

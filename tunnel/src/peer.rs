@@ -1,0 +1,445 @@
+//! What is one tunnel besides its cryptography? Where the far end is, what waits for a session, when to try again.
+//!
+//! A [`Tunnel`] lives behind one lock and outlasts changes of who its peer is (a provisional peer that becomes a node):
+//! the [`Peer`] around it is replaced, the tunnel is not, so that its memory of handshake time stamps stays.
+
+use crate::api::{PeerId, PeerKind, PeerStatus};
+use crate::wire::{Door, Message, Opened, Wire, WireError};
+use model::key::PublicKey;
+use model::limits::{
+    ENDPOINTS_MAX, HANDSHAKE_ATTEMPT_MAX, HANDSHAKE_RETRY, SILENCE_MAX, WAITING_MAX, WAITING_PACKETS_MAX,
+};
+use model::packet::{Local, Train};
+use model::time::Instant;
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A tunnel is ticked before use, but not more often than this.
+const TICK_MIN: Duration = Duration::from_millis(250);
+/// How often a tunnel is ticked that was used within [`ACTIVE`]: WireGuard's own timers are seconds.
+const TICK_ACTIVE: Duration = Duration::from_millis(500);
+/// How often one is ticked that was not.
+const TICK_IDLE: Duration = Duration::from_secs(5);
+/// See [`TICK_ACTIVE`]; longer than WireGuard's Keepalive-Timeout and Rekey-Timeout together.
+const ACTIVE: Duration = Duration::from_secs(20);
+
+/// Sessions answered and not confirmed; boringtun keeps eight sessions in all.
+const UNCONFIRMED_MAX: usize = 4;
+
+/// Who is at the other end, and what it owns. Immutable but for the tunnel inside.
+pub struct Peer {
+    /// Who.
+    pub id: PeerId,
+    /// Which kind of tunnel.
+    pub kind: PeerKind,
+    /// The far end's static key.
+    pub remote: PublicKey,
+    /// Our key's door.
+    pub door: Arc<dyn Door>,
+    /// The source addresses that it owns.
+    pub addresses: Vec<IpAddr>,
+    /// Until then it may also enrol, from this address.
+    pub provisional: Option<(IpAddr, Instant)>,
+    /// Our 24-bit index.
+    pub index: u32,
+    tunnel: Arc<Guarded>,
+}
+
+struct Guarded {
+    tunnel: Mutex<Tunnel>,
+    due: AtomicU64,
+}
+
+impl Peer {
+    /// A peer whose tunnel state is not built yet.
+    pub fn new(id: PeerId, kind: PeerKind, door: Arc<dyn Door>, remote: PublicKey, index: u32) -> Self {
+        let tunnel = Tunnel::new(kind.clone());
+        let tunnel = Arc::new(Guarded { tunnel: Mutex::new(tunnel), due: AtomicU64::new(0) });
+        Self { id, kind, remote, door, addresses: Vec::new(), provisional: None, index, tunnel }
+    }
+
+    /// The same tunnel under another description.
+    pub fn described(
+        &self,
+        id: PeerId,
+        kind: PeerKind,
+        addresses: Vec<IpAddr>,
+        provisional: Option<(IpAddr, Instant)>,
+    ) -> Self {
+        self.tunnel.tunnel.lock().kind = kind.clone();
+        Self {
+            id,
+            kind,
+            remote: self.remote,
+            door: self.door.clone(),
+            addresses,
+            provisional,
+            index: self.index,
+            tunnel: self.tunnel.clone(),
+        }
+    }
+
+    /// The tunnel, locked; its state is built at the first use.
+    pub fn lock(&self) -> Result<Locked<'_>, WireError> {
+        let mut tunnel = self.tunnel.tunnel.lock();
+        if tunnel.wire.is_none() {
+            tunnel.wire = Some(self.door.open(&self.remote, &self.kind, self.index)?);
+        }
+        // Whatever is done under the lock may have set a new deadline; the next sweep asks again.
+        self.tunnel.due.store(0, Ordering::Relaxed);
+        Ok(Locked { tunnel })
+    }
+
+    /// For people.
+    pub fn status(&self) -> PeerStatus {
+        self.tunnel.tunnel.lock().status()
+    }
+
+    /// The tunnel, locked, without building its state: for settings.
+    pub fn settings(&self) -> MutexGuard<'_, Tunnel> {
+        let tunnel = self.tunnel.tunnel.lock();
+        self.tunnel.due.store(0, Ordering::Relaxed);
+        tunnel
+    }
+
+    /// Runs what is due; answers when to come again.
+    pub fn tick(&self, now: Instant, out: &mut Vec<Train>) -> Instant {
+        let due = Instant(self.tunnel.due.load(Ordering::Relaxed));
+        if due > now {
+            return due;
+        }
+        let mut tunnel = self.tunnel.tunnel.lock();
+        let due = tunnel.tick(now, out);
+        // Stored under the lock: who comes next and has more to do must overwrite it, not the other way round.
+        self.tunnel.due.store(due.0, Ordering::Relaxed);
+        due
+    }
+}
+
+/// A tunnel whose state is built, held for one train.
+pub struct Locked<'a> {
+    tunnel: MutexGuard<'a, Tunnel>,
+}
+
+impl std::ops::Deref for Locked<'_> {
+    type Target = Tunnel;
+    fn deref(&self) -> &Tunnel {
+        &self.tunnel
+    }
+}
+impl std::ops::DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Tunnel {
+        &mut self.tunnel
+    }
+}
+
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// It left.
+    Sealed,
+    /// It waits for a session.
+    Waiting,
+    /// Too many wait already, it was dropped.
+    Full,
+    /// It cannot be sealed, it was dropped.
+    Refused,
+}
+
+/// What an authentic datagram brought.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// An IP packet.
+    pub packet: Option<Vec<u8>>,
+    /// A handshake completed, from this endpoint; true when the far end began it.
+    pub handshake: Option<(SocketAddr, bool)>,
+}
+
+/// Where the far end is, and how to reach it from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Endpoint {
+    addr: SocketAddr,
+    local: Local,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    began: Instant,
+    sent: Instant,
+    endpoint_since: Instant,
+}
+
+struct Waiting {
+    since: Instant,
+    packet: Vec<u8>,
+}
+
+/// One tunnel's state.
+pub struct Tunnel {
+    wire: Option<Box<dyn Wire>>,
+    kind: PeerKind,
+    waiting: VecDeque<Waiting>,
+    endpoint: Option<Endpoint>,
+    candidates: Vec<SocketAddr>,
+    attempt: Option<Attempt>,
+    /// The sessions that we answered and the far end has not used yet, newest last; it remembers two itself.
+    unconfirmed: VecDeque<u32>,
+    /// The newest confirmed session and the counter that a fresh packet must reach.
+    newest: Option<(u32, u64)>,
+    keepalive: Option<Duration>,
+    ticked: Option<Instant>,
+    last_sent: Instant,
+    status: PeerStatus,
+}
+
+impl Tunnel {
+    fn new(kind: PeerKind) -> Self {
+        Self {
+            wire: None,
+            kind,
+            waiting: VecDeque::new(),
+            endpoint: None,
+            candidates: Vec::new(),
+            attempt: None,
+            unconfirmed: VecDeque::new(),
+            newest: None,
+            keepalive: None,
+            ticked: None,
+            last_sent: Instant(0),
+            status: PeerStatus::default(),
+        }
+    }
+
+    /// Takes over what control code says; the endpoint in use stays.
+    pub fn configure(&mut self, endpoints: &[SocketAddr], keepalive: Option<Duration>) {
+        self.keepalive = keepalive;
+        self.set_candidates(endpoints);
+    }
+
+    /// New candidates, best first, at most [`ENDPOINTS_MAX`]. The endpoint in use stays: the far end may have moved.
+    pub fn set_candidates(&mut self, endpoints: &[SocketAddr]) {
+        self.candidates = endpoints.iter().copied().take(ENDPOINTS_MAX).collect();
+        if self.endpoint.is_none() {
+            self.next_candidate();
+        }
+    }
+
+    /// Uses the candidate after the one in use, the first after the last.
+    pub fn next_candidate(&mut self) {
+        let at = self.endpoint.and_then(|e| self.candidates.iter().position(|c| *c == e.addr));
+        let next = at.map_or(0, |at| (at + 1) % self.candidates.len().max(1));
+        if let Some(addr) = self.candidates.get(next) {
+            self.endpoint = Some(Endpoint { addr: *addr, local: Local::default() });
+        }
+    }
+
+    /// For people.
+    pub fn status(&self) -> PeerStatus {
+        PeerStatus { endpoint: self.endpoint.map(|e| e.addr), ..self.status }
+    }
+
+    /// Does a packet leave at once?
+    pub fn has_session(&self) -> bool {
+        self.wire.as_ref().is_some_and(|w| w.has_session())
+    }
+
+    /// Drops what waits, because a grant of this pairing ended; answers how many packets that were.
+    pub fn drop_waiting(&mut self) -> usize {
+        let dropped = self.waiting.len();
+        self.waiting.clear();
+        dropped
+    }
+
+    /// Sends a packet, or lets it wait for a session.
+    pub fn send(&mut self, now: Instant, packet: &[u8], out: &mut Vec<Train>) -> Sent {
+        self.wire_timers(now, out);
+        if self.has_session() && self.endpoint.is_some() {
+            return if self.seal(now, packet, out) { Sent::Sealed } else { Sent::Refused };
+        }
+        if self.waiting.len() >= WAITING_PACKETS_MAX {
+            self.begin(now, out);
+            return Sent::Full;
+        }
+        self.waiting.push_back(Waiting { since: now, packet: packet.to_vec() });
+        self.begin(now, out);
+        Sent::Waiting
+    }
+
+    /// Takes a datagram that [`Message::read`] accepted and, for handshakes, the door admitted.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+        from: (SocketAddr, Local),
+        datagram: &[u8],
+        out: &mut Vec<Train>,
+    ) -> Result<Received, WireError> {
+        self.wire_timers(now, out);
+        let from = Endpoint { addr: from.0, local: from.1 };
+        let wire = self.wire.as_mut().ok_or(WireError::Session)?;
+        let packet = match wire.decapsulate(now, datagram)? {
+            Opened::Cookie => return Ok(Received::default()),
+            Opened::Answer(bytes, index) => {
+                // The session counts, and the endpoint moves, only when data comes under it: an initiation may be old.
+                while self.unconfirmed.len() >= UNCONFIRMED_MAX {
+                    self.unconfirmed.pop_front();
+                }
+                self.unconfirmed.push_back(index);
+                out.push(Train::datagram(from.addr, from.local, bytes));
+                return Ok(Received::default());
+            }
+            Opened::Established(bytes, index) => {
+                self.established(now, index, 0, from);
+                self.transmit(now, bytes, out);
+                self.flush(now, out);
+                return Ok(Received { packet: None, handshake: Some((from.addr, false)) });
+            }
+            Opened::Keepalive => None,
+            Opened::Packet(packet) => Some(packet),
+        };
+        self.status.last_received = Some(now);
+        self.status.received = self.status.received.saturating_add(packet.as_ref().map_or(0, |p| p.len() as u64));
+        let mut handshake = None;
+        if let Some(Message::Data(index, counter)) = Message::read(datagram) {
+            if self.unconfirmed.contains(&index) {
+                self.established(now, index, counter + 1, from);
+                self.flush(now, out);
+                handshake = Some((from.addr, true));
+            } else if let Some((newest, next)) = self.newest
+                && newest == index
+                && counter >= next
+            {
+                self.newest = Some((index, counter + 1));
+                self.endpoint = Some(from);
+            }
+        }
+        Ok(Received { packet, handshake })
+    }
+
+    fn established(&mut self, now: Instant, index: u32, next: u64, from: Endpoint) {
+        self.attempt = None;
+        self.unconfirmed.clear();
+        self.newest = Some((index, next));
+        self.endpoint = Some(from);
+        self.status.last_handshake = Some(now);
+        self.status.last_received = Some(now);
+    }
+
+    /// Begins a handshake unless one is under way.
+    pub fn begin(&mut self, now: Instant, out: &mut Vec<Train>) {
+        if self.attempt.is_none() {
+            self.initiate(now, out);
+        }
+    }
+
+    /// Begins a handshake now, also when one is under way: it gets its whole time again.
+    pub fn force(&mut self, now: Instant, out: &mut Vec<Train>) {
+        self.attempt = None;
+        self.initiate(now, out);
+    }
+
+    fn initiate(&mut self, now: Instant, out: &mut Vec<Train>) {
+        if self.endpoint.is_none() {
+            return;
+        }
+        if let Some(bytes) = self.wire.as_mut().and_then(|w| w.initiate(now)) {
+            self.transmit(now, bytes, out);
+        }
+    }
+
+    /// Sends to the endpoint in use; an initiation begins or goes on with an attempt, whoever asked for it.
+    fn transmit(&mut self, now: Instant, bytes: Vec<u8>, out: &mut Vec<Train>) {
+        let Some(endpoint) = self.endpoint else { return };
+        if Message::read(&bytes) == Some(Message::Initiation) {
+            let attempt = self.attempt.get_or_insert(Attempt { began: now, sent: now, endpoint_since: now });
+            attempt.sent = now;
+        }
+        self.last_sent = now;
+        out.push(Train::datagram(endpoint.addr, endpoint.local, bytes));
+    }
+
+    fn seal(&mut self, now: Instant, packet: &[u8], out: &mut Vec<Train>) -> bool {
+        let Some(Ok(bytes)) = self.wire.as_mut().map(|w| w.encapsulate(now, packet)) else { return false };
+        self.status.sent = self.status.sent.saturating_add(packet.len() as u64);
+        self.transmit(now, bytes, out);
+        true
+    }
+
+    fn flush(&mut self, now: Instant, out: &mut Vec<Train>) {
+        self.drop_old(now);
+        while self.has_session()
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            self.seal(now, &waiting.packet, out);
+        }
+    }
+
+    fn drop_old(&mut self, now: Instant) {
+        self.waiting.retain(|w| now.since(w.since) < WAITING_MAX);
+    }
+
+    fn wire_timers(&mut self, now: Instant, out: &mut Vec<Train>) {
+        if self.ticked.is_some_and(|t| now.since(t) < TICK_MIN) {
+            return;
+        }
+        self.ticked = Some(now);
+        if let Some(bytes) = self.wire.as_mut().and_then(|w| w.tick(now)) {
+            self.transmit(now, bytes, out);
+        }
+    }
+
+    fn tick(&mut self, now: Instant, out: &mut Vec<Train>) -> Instant {
+        if self.wire.is_none() {
+            return Instant::NEVER;
+        }
+        self.wire_timers(now, out);
+        self.drop_old(now);
+        self.retry(now, out);
+        self.keep_alive(now, out);
+        self.due(now)
+    }
+
+    fn retry(&mut self, now: Instant, out: &mut Vec<Train>) {
+        let Some(attempt) = self.attempt else { return };
+        if now.since(attempt.began) >= HANDSHAKE_ATTEMPT_MAX {
+            self.attempt = None;
+            self.waiting.clear();
+        } else if now.since(attempt.sent) >= HANDSHAKE_RETRY {
+            // The control link has its own judge of silence; a pairing tries its candidates by itself.
+            let silent = now.since(attempt.endpoint_since) >= SILENCE_MAX && !self.has_session();
+            if silent && matches!(self.kind, PeerKind::Pairing(_)) && self.candidates.len() > 1 {
+                self.next_candidate();
+                self.attempt = Some(Attempt { endpoint_since: now, ..attempt });
+            }
+            self.initiate(now, out);
+        }
+    }
+
+    fn keep_alive(&mut self, now: Instant, out: &mut Vec<Train>) {
+        let Some(every) = self.keepalive else { return };
+        if now.since(self.last_sent) < every {
+            return;
+        }
+        if self.has_session() {
+            self.seal(now, &[], out);
+        } else {
+            self.begin(now, out);
+        }
+    }
+
+    fn due(&self, now: Instant) -> Instant {
+        let used = self.last_sent.max(self.status.last_received.unwrap_or(Instant(0)));
+        let active = self.attempt.is_some() || !self.waiting.is_empty() || now.since(used) < ACTIVE;
+        let mut due = now.plus(if active { TICK_ACTIVE } else { TICK_IDLE });
+        if let Some(attempt) = self.attempt {
+            due = due.min(attempt.sent.plus(HANDSHAKE_RETRY));
+        }
+        if let Some(every) = self.keepalive {
+            due = due.min(self.last_sent.plus(every));
+        }
+        due.max(now.plus(Duration::from_millis(10)))
+    }
+}

@@ -1,0 +1,300 @@
+//! Which peer is meant? Look-up by index, by keys, by id and by overlay address, and the bounds of all four.
+
+use crate::api::{self, PeerId, PeerKind};
+use crate::peer::Peer;
+use crate::silence::Silence;
+use crate::wire::{Door, is_low_order};
+use blake2::{Blake2s256, Digest};
+use model::key::PublicKey;
+use model::limits::{DATA_KEYS_MAX, PEERS_MAX, PROVISIONAL_LIFE, PROVISIONAL_MAX};
+use model::time::Instant;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Bits of an index that demultiplex; the eight below count a tunnel's sessions.
+const INDEX_BITS: u32 = 24;
+
+/// How many of each thing there may be; [`Bounds::default`] is what `model::limits` says.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Peers in all.
+    pub peers: usize,
+    /// Provisional ones among them.
+    pub provisional: usize,
+    /// Keys of ours besides the control key.
+    pub data_keys: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { peers: PEERS_MAX, provisional: PROVISIONAL_MAX, data_keys: DATA_KEYS_MAX }
+    }
+}
+
+/// All peers of one engine.
+pub struct Peers {
+    bounds: Bounds,
+    by_id: BTreeMap<PeerId, Arc<Peer>>,
+    by_index: BTreeMap<u32, Arc<Peer>>,
+    by_keys: BTreeMap<(PublicKey, PublicKey), Arc<Peer>>,
+    by_address: BTreeMap<IpAddr, Arc<Peer>>,
+    provisional: usize,
+    doors: BTreeMap<PublicKey, (Arc<dyn Door>, usize)>,
+    control: Arc<dyn Door>,
+    seed: [u8; 32],
+    drawn: u64,
+}
+
+impl Peers {
+    /// None yet. `control` is the door of the control key, `seed` is random.
+    pub fn new(bounds: Bounds, control: Arc<dyn Door>, seed: [u8; 32]) -> Self {
+        Self {
+            bounds,
+            by_id: BTreeMap::new(),
+            by_index: BTreeMap::new(),
+            by_keys: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            provisional: 0,
+            doors: BTreeMap::from([(control.public(), (control.clone(), 1))]),
+            control,
+            seed,
+            drawn: 0,
+        }
+    }
+
+    /// By id.
+    pub fn by_id(&self, id: &PeerId) -> Option<&Arc<Peer>> {
+        self.by_id.get(id)
+    }
+    /// By the receiver index of a message: its upper 24 bits.
+    pub fn by_receiver(&self, receiver: u32) -> Option<&Arc<Peer>> {
+        self.by_index.get(&(receiver >> (u32::BITS - INDEX_BITS)))
+    }
+    /// By our public key and the far end's.
+    pub fn by_keys(&self, local: PublicKey, remote: PublicKey) -> Option<&Arc<Peer>> {
+        self.by_keys.get(&(local, remote))
+    }
+    /// By an overlay address; pairings are not found so.
+    pub fn by_address(&self, address: IpAddr) -> Option<&Arc<Peer>> {
+        self.by_address.get(&address)
+    }
+    /// All, ordered by id.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.by_id.values()
+    }
+    /// Our keys at the socket, at most [`DATA_KEYS_MAX`] and the control key.
+    pub fn doors(&self) -> impl Iterator<Item = &Arc<dyn Door>> {
+        self.doors.values().map(|(door, _)| door)
+    }
+    /// The control key's.
+    pub fn control(&self) -> &Arc<dyn Door> {
+        &self.control
+    }
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Admits a tunnel. One with the same id and keys keeps its tunnel; so does a provisional peer whose key becomes a
+    /// node's; a node that knocks again may enrol again, and stays the node.
+    ///
+    /// `door` is that of the peer's local key; one that is known already is used instead.
+    pub fn admit(&mut self, now: Instant, door: Arc<dyn Door>, peer: &api::Peer) -> Result<Arc<Peer>, Silence> {
+        if is_low_order(&peer.remote) {
+            return Err(Silence::PeerLowOrder);
+        }
+        let door = self.doors.get(&door.public()).map_or(door, |(known, _)| known.clone());
+        let provisional = match peer.kind {
+            PeerKind::Provisional => {
+                let address = *peer.addresses.first().ok_or(Silence::PeerUnknown)?;
+                Some((address, now.plus(PROVISIONAL_LIFE)))
+            }
+            PeerKind::Control | PeerKind::Pairing(_) => None,
+        };
+        let same_keys = self.by_keys(door.public(), peer.remote).cloned();
+        let old = match same_keys {
+            Some(old) if old.id == peer.id && same_psk(&old.kind, &peer.kind) => Some(old),
+            Some(old) => match (&old.kind, &peer.kind) {
+                (PeerKind::Control, PeerKind::Provisional) => return Ok(self.may_enrol(&old, provisional)),
+                (PeerKind::Provisional, PeerKind::Control) => Some(old),
+                (PeerKind::Pairing(_), PeerKind::Pairing(_)) if old.id == peer.id => {
+                    self.remove(&peer.id);
+                    None
+                }
+                _ => return Err(Silence::PeerKeyTaken),
+            },
+            None => None,
+        };
+        let (addresses, grace) = match provisional {
+            Some(_) => (Vec::new(), provisional),
+            None => (peer.addresses.clone(), old.as_ref().and_then(|o| o.provisional)),
+        };
+        self.check(&old, peer, &door, &addresses, grace)?;
+        // The same id under other keys: an old tunnel of a node that changed its key.
+        self.remove(&peer.id);
+        let new = match old {
+            Some(old) => {
+                self.remove(&old.id);
+                old.described(peer.id, peer.kind.clone(), addresses, grace)
+            }
+            None => {
+                let index = self.unused_index();
+                let mut new = Peer::new(peer.id, peer.kind.clone(), door, peer.remote, index);
+                new.addresses = addresses;
+                new.provisional = grace;
+                new
+            }
+        };
+        new.settings().configure(&peer.endpoints, peer.keepalive);
+        Ok(self.insert(new))
+    }
+
+    fn check(
+        &self,
+        old: &Option<Arc<Peer>>,
+        peer: &api::Peer,
+        door: &Arc<dyn Door>,
+        addresses: &[IpAddr],
+        grace: Option<(IpAddr, Instant)>,
+    ) -> Result<(), Silence> {
+        let mine = |found: &Arc<Peer>| found.id == peer.id || old.as_ref().is_some_and(|o| o.id == found.id);
+        if !matches!(peer.kind, PeerKind::Pairing(_)) {
+            let wanted = addresses.iter().copied().chain(grace.map(|g| g.0));
+            if wanted.into_iter().any(|a| self.by_address(a).is_some_and(|found| !mine(found))) {
+                return Err(Silence::PeerAddressTaken);
+            }
+        }
+        if old.is_some() {
+            return Ok(());
+        }
+        if self.by_id.len() >= self.bounds.peers {
+            return Err(Silence::PeersFull);
+        }
+        if matches!(peer.kind, PeerKind::Provisional) && self.provisional >= self.bounds.provisional {
+            return Err(Silence::ProvisionalFull);
+        }
+        if !self.doors.contains_key(&door.public()) && self.doors.len() > self.bounds.data_keys {
+            return Err(Silence::DataKeysFull);
+        }
+        Ok(())
+    }
+
+    fn may_enrol(&mut self, peer: &Arc<Peer>, provisional: Option<(IpAddr, Instant)>) -> Arc<Peer> {
+        self.remove(&peer.id);
+        let new = peer.described(peer.id, peer.kind.clone(), peer.addresses.clone(), provisional);
+        self.insert(new)
+    }
+
+    /// Ends what is provisional and over; answers how many.
+    pub fn expire(&mut self, now: Instant) -> usize {
+        let over = |p: &&Arc<Peer>| p.provisional.is_some_and(|(_, until)| until <= now);
+        let gone: Vec<Arc<Peer>> = self.by_id.values().filter(over).cloned().collect();
+        for peer in &gone {
+            match peer.kind {
+                PeerKind::Provisional => {
+                    self.remove(&peer.id);
+                }
+                PeerKind::Control | PeerKind::Pairing(_) => {
+                    self.may_enrol(peer, None);
+                }
+            }
+        }
+        gone.len()
+    }
+
+    /// Is anything provisional over?
+    pub fn has_expired(&self, now: Instant) -> bool {
+        self.by_id.values().any(|p| p.provisional.is_some_and(|(_, until)| until <= now))
+    }
+
+    /// A provisional peer becomes a node's control tunnel; it may go on with its enrolment until its time ends.
+    pub fn promote(&mut self, key: &PublicKey, node: PeerId, address: IpAddr) -> Result<Arc<Peer>, Silence> {
+        let old = self.by_keys(self.control.public(), *key).cloned().ok_or(Silence::PeerUnknown)?;
+        if !matches!(old.id, PeerId::Provisional(_)) && old.id != node {
+            return Err(Silence::PeerKeyTaken);
+        }
+        if self.by_address(address).is_some_and(|p| p.id != node && p.id != old.id) {
+            return Err(Silence::PeerAddressTaken);
+        }
+        self.remove(&node);
+        self.remove(&old.id);
+        let new = old.described(node, PeerKind::Control, vec![address], old.provisional);
+        Ok(self.insert(new))
+    }
+
+    /// Forgets a peer; its tunnel ends with the last user of it.
+    pub fn remove(&mut self, id: &PeerId) -> Option<Arc<Peer>> {
+        let peer = self.by_id.remove(id)?;
+        self.by_index.remove(&peer.index);
+        let local = peer.door.public();
+        self.by_keys.remove(&(local, peer.remote));
+        for address in addresses(&peer) {
+            self.by_address.remove(&address);
+        }
+        if matches!(peer.kind, PeerKind::Provisional) {
+            self.provisional = self.provisional.saturating_sub(1);
+        }
+        if let Some((_, users)) = self.doors.get_mut(&local) {
+            *users = users.saturating_sub(1);
+            if *users == 0 {
+                self.doors.remove(&local);
+            }
+        }
+        Some(peer)
+    }
+
+    fn insert(&mut self, peer: Peer) -> Arc<Peer> {
+        let peer = Arc::new(peer);
+        let local = peer.door.public();
+        self.doors.entry(local).or_insert_with(|| (peer.door.clone(), 0)).1 += 1;
+        self.by_index.insert(peer.index, peer.clone());
+        self.by_keys.insert((local, peer.remote), peer.clone());
+        for address in addresses(&peer) {
+            self.by_address.insert(address, peer.clone());
+        }
+        if matches!(peer.kind, PeerKind::Provisional) {
+            self.provisional += 1;
+        }
+        self.by_id.insert(peer.id, peer.clone());
+        peer
+    }
+
+    /// Random, so that a stranger cannot guess it; the bound on peers is 1/160 of the space, so the loop is short.
+    fn unused_index(&mut self) -> u32 {
+        loop {
+            self.drawn = self.drawn.wrapping_add(1);
+            let digest = Blake2s256::new()
+                .chain_update("umbra index")
+                .chain_update(self.seed)
+                .chain_update(self.drawn.to_le_bytes())
+                .finalize();
+            let index = digest.iter().take(3).fold(0, |word, byte| word << 8 | u32::from(*byte));
+            if !self.by_index.contains_key(&index) {
+                return index;
+            }
+        }
+    }
+}
+
+fn same_psk(old: &PeerKind, new: &PeerKind) -> bool {
+    match (old, new) {
+        (PeerKind::Pairing(a), PeerKind::Pairing(b)) => a == b,
+        (PeerKind::Provisional, PeerKind::Provisional) | (PeerKind::Control, PeerKind::Control) => true,
+        _ => false,
+    }
+}
+
+/// What the look-up by address knows of a peer.
+fn addresses(peer: &Peer) -> Vec<IpAddr> {
+    match peer.kind {
+        PeerKind::Pairing(_) => Vec::new(),
+        PeerKind::Provisional | PeerKind::Control => {
+            peer.addresses.iter().copied().chain(peer.provisional.map(|p| p.0)).collect()
+        }
+    }
+}
