@@ -15,7 +15,7 @@ use crate::facts::Fact;
 use crate::index::Index;
 use crate::lint::{self, Warning};
 use crate::read::facts_read;
-use crate::scan::{position, scan};
+use crate::scan::{Source, scan};
 use crate::schema::{Kind, Vocabulary};
 use crate::scope::Scope;
 use crate::text::{is_hidden, printable};
@@ -119,11 +119,33 @@ pub fn compile<N: AsRef<str>, T: AsRef<str>>(files: &[(N, T)]) -> Result<PolicyS
 
 fn compile_here(files: &[(&str, &str)]) -> Result<PolicySet, Vec<Problem>> {
     let words = Vocabulary::shared().map_err(|reason| vec![at_start("(schema)", reason)])?;
+    let sources: Vec<Source<'_>> = files.iter().map(|(name, text)| Source::new(name, text)).collect();
     let mut compiler = Compiler { words, problems: Vec::new(), parsed: BTreeMap::new() };
-    for (file, text) in files {
-        compiler.read_file(file, text);
+    for source in &sources {
+        compiler.read_file(source);
     }
-    compiler.finish(files)
+    let mut warnings = compiler.validate();
+    let Compiler { mut problems, parsed, .. } = compiler;
+    let mut index = Index::default();
+    let mut rules = BTreeMap::new();
+    for (id, Parsed { rule, policy, .. }) in parsed {
+        if let Some(scope) = &rule.scope
+            && let Err(reason) = index.insert(scope, &rule, policy)
+        {
+            problems.push(at_start(&rule.file, reason));
+        }
+        rules.insert(id, rule);
+    }
+    if !problems.is_empty() {
+        problems.sort();
+        problems.dedup();
+        problems.truncate(POLICY_PROBLEMS_MAX);
+        return Err(problems);
+    }
+    warnings.extend(lint::warnings(&rules));
+    warnings.sort();
+    warnings.dedup();
+    Ok(PolicySet { words, rules, index, warnings })
 }
 
 fn at_start(file: &str, reason: String) -> Problem {
@@ -147,77 +169,81 @@ fn check_totals(files: &[(&str, &str)]) -> Result<(), Problem> {
     Ok(())
 }
 
-struct Compiler {
+struct Parsed<'a> {
+    rule: Rule,
+    policy: Policy,
+    source: &'a Source<'a>,
+}
+
+struct Compiler<'a> {
     words: &'static Vocabulary,
     problems: Vec<Problem>,
     /// By id.
-    parsed: BTreeMap<String, (Rule, Policy)>,
+    parsed: BTreeMap<String, Parsed<'a>>,
 }
 
-impl Compiler {
-    fn problem(&mut self, file: &str, text: &str, offset: usize, reason: &str) {
-        let (line, column) = position(text, offset);
-        self.problems.push(Problem { file: printable(file), line, column, reason: printable(reason) });
+impl<'a> Compiler<'a> {
+    fn problem(&mut self, source: &Source<'_>, offset: usize, reason: &str) {
+        let (line, column) = source.position(offset);
+        self.problems.push(Problem { file: source.name.clone(), line, column, reason: printable(reason) });
     }
 
-    fn read_file(&mut self, file: &str, text: &str) {
-        let starts = match scan(text) {
+    fn read_file(&mut self, source: &'a Source<'a>) {
+        let starts = match scan(source.text) {
             Ok(starts) => starts,
-            Err(refusal) => return self.problem(file, text, refusal.offset, &refusal.reason),
+            Err(refusal) => return self.problem(source, refusal.offset, &refusal.reason),
         };
         if self.parsed.len() + starts.len() > POLICIES_MAX {
             let reason = format!("more than {POLICIES_MAX} policies: use groups and tags instead of single names");
-            return self.problem(file, text, 0, &reason);
+            return self.problem(source, 0, &reason);
         }
-        let set: cedar_policy::PolicySet = match text.parse() {
+        let set: cedar_policy::PolicySet = match source.text.parse() {
             Ok(set) => set,
             Err(errors) => {
                 let errors: cedar_policy::ParseErrors = errors;
                 for error in errors.iter().take(POLICY_PROBLEMS_MAX) {
-                    self.problem(file, text, offset_of(error), &describe(error));
+                    self.problem(source, offset_of(error), &describe(error));
                 }
                 return;
             }
         };
+        // The scanner and Cedar must agree about where policies are; else one of them could go unseen.
+        if starts.len() != set.policies().count() + set.templates().count() {
+            return self.problem(source, 0, "the policies of this file cannot be told apart: end each with `;`");
+        }
         // Cedar numbers what it parses: `policy0`, `policy1`, in the order of the text.
         for (at, start) in starts.into_iter().enumerate() {
             let numbered = PolicyId::new(format!("policy{at}"));
             match set.policy(&numbered) {
-                Some(policy) => self.read_policy(file, text, at, start, policy),
-                None if set.template(&numbered).is_some() => {
+                Some(policy) => match self.read_policy(source, at, start, policy) {
+                    Ok(rule) => {
+                        let policy = policy.new_id(PolicyId::new(&rule.id));
+                        self.parsed.insert(rule.id.clone(), Parsed { rule, policy, source });
+                    }
+                    Err(reason) => self.problem(source, start, &reason),
+                },
+                None => {
                     let reason = "templates (`?principal`, `?resource`) are not supported: name a group or a tag";
-                    self.problem(file, text, start, reason);
+                    self.problem(source, start, reason);
                 }
-                None => self.problem(file, text, start, "this is not a policy"),
             }
-        }
-        // The scanner and Cedar must agree about where policies are; else one of them could go unseen.
-        let seen = set.policies().count() + set.templates().count();
-        if scan(text).map_or(0, |starts| starts.len()) != seen {
-            self.problem(file, text, 0, "the policies of this file cannot be told apart: end each with `;`");
         }
     }
 
-    fn read_policy(&mut self, file: &str, text: &str, at: usize, start: usize, policy: &Policy) {
+    fn read_policy(&self, source: &Source<'_>, at: usize, start: usize, policy: &Policy) -> Result<Rule, String> {
+        check_annotations(policy)?;
         let id = match policy.annotation("id") {
             Some(id) => id.to_owned(),
-            None => format!("{}#{}", printable(file), at + 1),
+            None => format!("{}#{}", source.name, at + 1),
         };
-        if let Err(reason) = check_annotations(policy) {
-            return self.problem(file, text, start, &reason);
+        if let Some(Parsed { rule, .. }) = self.parsed.get(&id) {
+            return Err(format!("the id `{id}` is taken by the policy at {}:{}", rule.file, rule.line));
         }
-        if let Some((rule, _)) = self.parsed.get(&id) {
-            let reason = format!("the id `{id}` is taken by the policy at {}:{}", rule.file, rule.line);
-            return self.problem(file, text, start, &reason);
-        }
-        let (reads, canonical) = match facts_read(policy).and_then(|reads| Ok((reads, canonical(policy)?))) {
-            Ok(read) => read,
-            Err(reason) => return self.problem(file, text, start, &reason),
-        };
-        let (line, column) = position(text, start);
-        let rule = Rule {
-            id: id.clone(),
-            file: printable(file),
+        let (line, column) = source.position(start);
+        let names = policy.entity_literals();
+        Ok(Rule {
+            id,
+            file: source.name.clone(),
             line,
             column,
             effect: match policy.effect() {
@@ -225,67 +251,45 @@ impl Compiler {
                 cedar_policy::Effect::Forbid => Effect::Forbid,
             },
             reason: policy.annotation("reason").map(str::to_owned),
-            reads,
+            reads: facts_read(policy)?,
             conditional: policy.has_non_scope_constraint(),
-            canonical,
+            canonical: canonical(policy)?,
             scope: Scope::of(policy, &self.words.connect),
-            names: policy
-                .entity_literals()
-                .iter()
-                .filter_map(|uid| Kind::of(uid).map(|(kind, name)| (kind, name.to_owned())))
-                .collect(),
-        };
-        self.parsed.insert(id.clone(), (rule, policy.new_id(PolicyId::new(id))));
+            names: names.iter().filter_map(Kind::of).map(|(kind, name)| (kind, name.to_owned())).collect(),
+        })
     }
 
-    /// Validates everything read so far, and indexes it.
-    fn finish(mut self, files: &[(&str, &str)]) -> Result<PolicySet, Vec<Problem>> {
-        let mut warnings = Vec::new();
-        match cedar_policy::PolicySet::from_policies(self.parsed.values().map(|(_, policy)| policy.clone())) {
-            Ok(all) => {
-                let result = Validator::new(self.words.schema.clone()).validate(&all, ValidationMode::Strict);
-                for error in result.validation_errors() {
-                    self.blame(files, error.policy_id(), offset_of(error), &describe(error));
-                }
-                for warning in result.validation_warnings() {
-                    let rule = self.parsed.get(AsRef::<str>::as_ref(warning.policy_id())).map(|(rule, _)| rule);
-                    warnings.extend(rule.map(|rule| Warning::of(rule, &printable(&describe(warning)))));
-                }
+    /// Checks all that was read against the schema; answers with Cedar's warnings.
+    fn validate(&mut self) -> Vec<Warning> {
+        let policies = self.parsed.values().map(|parsed| parsed.policy.clone());
+        let all = match cedar_policy::PolicySet::from_policies(policies) {
+            Ok(all) => all,
+            Err(error) => {
+                self.problems.push(at_start("(all files)", error.to_string()));
+                return Vec::new();
             }
-            Err(error) => self.problems.push(at_start("(all files)", error.to_string())),
-        }
-        let mut index = Index::default();
-        let mut rules = BTreeMap::new();
-        for (id, (rule, policy)) in std::mem::take(&mut self.parsed) {
-            if let Some(scope) = &rule.scope
-                && let Err(reason) = index.insert(scope, &rule, policy)
-            {
-                self.problems.push(at_start(&rule.file, reason));
-            }
-            rules.insert(id, rule);
-        }
-        if !self.problems.is_empty() {
-            self.problems.sort();
-            self.problems.dedup();
-            self.problems.truncate(POLICY_PROBLEMS_MAX);
-            return Err(self.problems);
-        }
-        warnings.extend(lint::warnings(&rules));
-        warnings.sort();
-        warnings.dedup();
-        Ok(PolicySet { words: self.words, rules, index, warnings })
-    }
-
-    /// Reports a problem of a policy that was parsed before.
-    fn blame(&mut self, files: &[(&str, &str)], id: &PolicyId, offset: usize, reason: &str) {
-        let Some((rule, _)) = self.parsed.get(AsRef::<str>::as_ref(id)) else {
-            return self.problems.push(at_start("(all files)", printable(reason)));
         };
-        let (file, line, column) = (rule.file.clone(), rule.line, rule.column);
-        match files.iter().find(|(name, _)| printable(name) == file) {
-            Some((name, text)) if offset > 0 => self.problem(name, text, offset, reason),
-            _ => self.problems.push(Problem { file, line, column, reason: printable(reason) }),
+        let result = Validator::new(self.words.schema.clone()).validate(&all, ValidationMode::Strict);
+        // Sorted before it is cut, so that the same files always have the same problems.
+        let errors: BTreeSet<(String, usize, String)> = result
+            .validation_errors()
+            .map(|error| (error.policy_id().to_string(), offset_of(error), describe(error)))
+            .collect();
+        for (id, offset, reason) in errors.into_iter().take(POLICY_PROBLEMS_MAX) {
+            match self.parsed.get(&id).map(|parsed| (parsed.source, parsed.rule.line, parsed.rule.column)) {
+                Some((source, _, _)) if offset > 0 => self.problem(source, offset, &reason),
+                Some((source, line, column)) => {
+                    let (file, reason) = (source.name.clone(), printable(&reason));
+                    self.problems.push(Problem { file, line, column, reason });
+                }
+                None => self.problems.push(at_start("(all files)", printable(&reason))),
+            }
         }
+        let warnings = result.validation_warnings().filter_map(|warning| {
+            let id: &str = warning.policy_id().as_ref();
+            self.parsed.get(id).map(|parsed| Warning::of(&parsed.rule, &printable(&describe(warning))))
+        });
+        warnings.collect()
     }
 }
 

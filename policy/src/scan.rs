@@ -6,6 +6,8 @@
 
 use model::limits::{POLICY_BYTES_MAX, POLICY_DEPTH_MAX, POLICY_OPERATORS_MAX};
 
+use crate::text::printable;
+
 /// Why a file is not parsed: where (byte) and what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -135,16 +137,30 @@ impl Scanner<'_> {
     }
 }
 
-/// Line and column of a byte, both from 1; columns count characters.
-pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
-    let mut end = offset.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
+/// A text and where its lines start, so that a place is found without reading the text again.
+pub(crate) struct Source<'a> {
+    /// The file's name, printable.
+    pub(crate) name: String,
+    pub(crate) text: &'a str,
+    lines: Vec<usize>,
+}
+
+impl<'a> Source<'a> {
+    pub(crate) fn new(name: &str, text: &'a str) -> Self {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        Self { name: printable(name), text, lines: std::iter::once(0).chain(ends).collect() }
     }
-    let before = text.get(..end).unwrap_or("");
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
-    (line, before.get(line_start..).unwrap_or("").chars().count() + 1)
+
+    /// Line and column of a byte, both from 1; columns count characters.
+    pub(crate) fn position(&self, offset: usize) -> (usize, usize) {
+        let mut end = offset.min(self.text.len());
+        while !self.text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let line = self.lines.partition_point(|start| *start <= end);
+        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        (line, self.text.get(start..end).unwrap_or("").chars().count() + 1)
+    }
 }
 
 #[cfg(test)]
@@ -178,7 +194,10 @@ mod tests {
 
     #[test]
     fn positions_count_lines_and_characters() {
+        let position = |text: &str, offset| Source::new("p", text).position(offset);
         assert_eq!(position("ab\ncé\nd", 0), (1, 1));
+        assert_eq!(position("ab\ncé\nd", 2), (1, 3));
+        assert_eq!(position("ab\ncé\nd", 3), (2, 1));
         assert_eq!(position("ab\ncéf\nd", 6), (2, 3));
         // In the middle of a character, and past the end.
         assert_eq!(position("é", 1), (1, 1));

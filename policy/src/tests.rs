@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use model::limits::{POLICY_BYTES_MAX, POLICY_DEPTH_MAX, POLICY_FILES_MAX, POLICY_OPERATORS_MAX, REASONS_MAX};
+use model::limits::{
+    NAME_MAX, POLICIES_MAX, POLICY_BYTES_MAX, POLICY_DEPTH_MAX, POLICY_FILES_MAX, POLICY_OPERATORS_MAX,
+    POLICY_PROBLEMS_MAX, POLICY_REASON_MAX, POLICY_TOTAL_BYTES_MAX, REASONS_MAX,
+};
 
 use crate::{Decision, Fact, Facts, PolicySet, Problem, Reason, compile, decide};
 
@@ -243,4 +246,23 @@ fn a_decision_does_not_depend_on_the_stack_of_its_caller() {
     let decision =
         std::thread::scope(|scope| small.spawn_scoped(scope, || decide(&set, &alice())).unwrap().join().unwrap());
     assert!(decision.is_permit(), "{decision:?}");
+}
+
+#[test]
+fn too_much_is_refused_exactly_past_its_limit() {
+    let many = "permit(principal,action,resource);".repeat(POLICIES_MAX + 1);
+    assert!(problems(&many)[0].reason.contains("policies"));
+    let blank = " ".repeat(POLICY_BYTES_MAX);
+    let files = |n: usize| -> Vec<(String, &str)> { (0..n).map(|i| (i.to_string(), blank.as_str())).collect() };
+    assert!(compile(&files(POLICY_TOTAL_BYTES_MAX / POLICY_BYTES_MAX)).is_ok());
+    assert!(compile(&files(POLICY_TOTAL_BYTES_MAX / POLICY_BYTES_MAX + 1)).is_err());
+    let bad = "permit(principal, action, resource) when { principal has x };\n".repeat(POLICY_PROBLEMS_MAX + 1);
+    assert_eq!(problems(&bad).len(), POLICY_PROBLEMS_MAX);
+    let invalid = "permit(principal, action, resource) when { principal.x };\n".repeat(POLICY_PROBLEMS_MAX + 1);
+    assert_eq!(problems(&invalid).len(), POLICY_PROBLEMS_MAX);
+    for (key, max) in [("id", NAME_MAX), ("reason", POLICY_REASON_MAX)] {
+        let annotated = |n: usize| format!("@{key}(\"{}\") permit(principal, action, resource);", "x".repeat(n));
+        assert!(compile(&[("p", annotated(max))]).is_ok());
+        assert!(compile(&[("p", annotated(max + 1))]).is_err());
+    }
 }
