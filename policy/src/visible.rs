@@ -57,6 +57,8 @@ mod tests {
             permit(principal in Group::"eng", action, resource in Tag::"db") when { context.login_age_s < 5 };
             permit(principal == User::"alice", action, resource == Resource::"wiki");
             permit(principal == Group::"alice", action, resource == Resource::"never");
+            permit(principal is Group, action, resource);
+            permit(principal, action, resource is Tag);
             forbid(principal, action, resource == Resource::"wiki");
             permit(principal is User in Group::"ops", action == Action::"connect", resource is Resource);
         "#;
