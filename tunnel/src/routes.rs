@@ -1,11 +1,23 @@
 //! The client's path: may this packet go out, through which pairing, and may that packet come in?
+//!
+//! For the engine: the resolver's and the controller's packets are taken out before these are called. Nothing here calls
+//! back; packets to be encrypted come out as a [`Verdict`] or as [`Replies`], everything for the kernel in `out.tun`.
 
-use crate::api::{Out, Routes};
-use crate::counters::Counters;
+use crate::api::{Event, FlowEnd, Out, RouteEntry, RouteState, Routes};
+use crate::counters::{Counters, Drop};
+use crate::flow::{Caps, ClientKey, FlowId, Opening, Table};
+use crate::headers::{Error, Packet, RST, Tcp, Transport};
+use crate::icmp::{self, Limiter, Reason};
+use crate::reset;
 use crate::site::Replies;
-use model::ids::PairingId;
+use model::ids::{DeviceId, GrantId, ID_LEN, PairingId, ResourceId};
+use model::limits::{DENY_HOLD, WAITING_MAX, WAITING_PACKETS_MAX, WAITING_QUEUES_MAX};
+use model::net::{Prefix, Protocol};
+use model::packet::Frame;
 use model::time::Instant;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the engine does with a packet from the TUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,36 +32,405 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct ClientPath {
     counters: Arc<Counters>,
+    state: Mutex<State>,
 }
+
+#[derive(Debug, Default)]
+struct State {
+    table: Table,
+    waiting: BTreeMap<ResourceId, Queue>,
+    wanted: BTreeMap<ResourceId, Instant>,
+    errors: Limiter,
+}
+
+#[derive(Debug)]
+struct Queue {
+    since: Instant,
+    packets: Vec<Vec<u8>>,
+}
+
+/// What the routes say of a destination now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Through this pairing, by this grant.
+    Open(PairingId, GrantId),
+    /// It must be asked for.
+    Ask(ResourceId),
+    /// No.
+    Shut(Drop),
+}
+
+/// A client has one device, itself.
+const SELF: DeviceId = DeviceId::from_bytes([0; ID_LEN]);
 
 impl ClientPath {
     /// No flows yet.
     pub fn new(counters: Arc<Counters>) -> Self {
-        Self { counters }
+        Self { counters, state: Mutex::new(State { table: Table::new(Caps::default()), ..State::default() }) }
     }
+
     /// A packet that the kernel routed into the TUN (not for the resolver, not for the controller: the engine takes those
-    /// first). On [`Verdict::Consumed`] the packet may have been taken.
+    /// first). On [`Verdict::Consumed`] the packet may have been taken; on [`Verdict::Send`] it is cut to its length.
     pub fn from_tun(&self, now: Instant, routes: &Routes, packet: &mut Vec<u8>, out: &mut Out) -> Verdict {
-        let _ = (now, routes, packet, out, &self.counters);
-        Verdict::Consumed
+        let parsed = Packet::parse(packet)
+            .and_then(|parsed| if routes.own.contains(&parsed.source) { Ok(parsed) } else { Err(Drop::SourceNotOwn) });
+        match parsed {
+            Ok(parsed) => {
+                packet.truncate(parsed.len);
+                self.state().send(now, routes, packet, &parsed, &self.counters, out)
+            }
+            Err(reason) => {
+                self.counters.count(reason);
+                Verdict::Consumed
+            }
+        }
     }
-    /// A packet that came out of a pairing's tunnel: true when it may be written to the TUN (cut to its own length).
+
+    /// A packet that came out of a pairing's tunnel: true when it may be written to the TUN (it is cut to its own
+    /// length). Only answers to flows that this client opened pass.
     pub fn from_gateway(&self, now: Instant, routes: &Routes, pairing: PairingId, packet: &mut Vec<u8>) -> bool {
-        let _ = (now, routes, pairing, packet);
-        false
+        match self.state().receive(now, routes, pairing, packet) {
+            Ok(()) => true,
+            Err(reason) => {
+                self.counters.count(reason);
+                false
+            }
+        }
     }
+
     /// New routes are in force: packets that waited leave (`replies`: through which pairing) or are answered in
     /// `out.tun`; local sockets of flows without a grant get RST.
     pub fn swap(&self, now: Instant, new: &Routes, out: &mut Out, replies: &mut Replies) {
-        let _ = (now, new, out, replies);
+        let mut state = self.state();
+        state.end_flows(now, new, out);
+        let still: BTreeSet<ResourceId> =
+            new.entries.values().flatten().filter(|e| asks(e.state, now)).map(|e| e.resource).collect();
+        state.wanted.retain(|resource, _| still.contains(resource));
+        let answered: Vec<ResourceId> = state.waiting.keys().filter(|r| !still.contains(r)).copied().collect();
+        for queue in answered.iter().filter_map(|r| state.waiting.remove(r)).collect::<Vec<_>>() {
+            for bytes in queue.packets {
+                let Ok(packet) = Packet::parse(&bytes) else { continue };
+                if let Verdict::Send(pairing) = state.send(now, new, &bytes, &packet, &self.counters, out) {
+                    replies.push((pairing, bytes));
+                }
+            }
+        }
     }
+
     /// Ends idle flows, answers packets that waited too long. Returns when it wants to be called next.
     pub fn expire(&self, now: Instant, out: &mut Out) -> Instant {
-        let _ = (now, out);
-        Instant::NEVER
+        let mut state = self.state();
+        let ended = state.table.expire(now);
+        out.events.extend(ended.into_iter().map(Event::FlowEnded));
+        let late: Vec<ResourceId> =
+            state.waiting.iter().filter(|(_, q)| now.since(q.since) >= WAITING_MAX).map(|(r, _)| *r).collect();
+        for queue in late.iter().filter_map(|r| state.waiting.remove(r)).collect::<Vec<_>>() {
+            for bytes in queue.packets {
+                self.counters.count(Drop::WaitingExpired);
+                if let Ok(packet) = Packet::parse(&bytes) {
+                    state.answer(now, &bytes, &packet, Reason::HostUnreachable, &self.counters, out);
+                }
+            }
+        }
+        let oldest = state.waiting.values().map(|q| q.since.plus(WAITING_MAX)).min().unwrap_or(Instant::NEVER);
+        state.table.next_deadline().min(oldest)
     }
+
     /// How many flows live.
     pub fn flows(&self) -> usize {
-        0
+        self.state().table.len()
     }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn send(
+        &mut self,
+        now: Instant,
+        routes: &Routes,
+        bytes: &[u8],
+        packet: &Packet,
+        counters: &Counters,
+        out: &mut Out,
+    ) -> Verdict {
+        match self.judge(now, routes, bytes, packet, out) {
+            Ok(Some(pairing)) => return Verdict::Send(pairing),
+            Ok(None) => {}
+            Err(reason) => {
+                counters.count(reason);
+                if matches!(reason, Drop::NoRoute | Drop::NotSpoken | Drop::Denied | Drop::WaitingQueues) {
+                    self.answer(now, bytes, packet, Reason::Prohibited, counters, out);
+                }
+            }
+        }
+        Verdict::Consumed
+    }
+
+    /// `Ok(None)`: it waits.
+    fn judge(
+        &mut self,
+        now: Instant,
+        routes: &Routes,
+        bytes: &[u8],
+        packet: &Packet,
+        out: &mut Out,
+    ) -> Result<Option<PairingId>, Drop> {
+        match packet.transport {
+            Transport::Error(error) => return self.judge_error(now, routes, packet, &error).map(Some),
+            Transport::Echo { request: false, .. } => return Err(Drop::IcmpKind),
+            _ => {}
+        }
+        let key = ClientKey {
+            device: SELF,
+            protocol: packet.protocol(),
+            client: packet.source,
+            client_port: packet.source_port(),
+            target: packet.destination,
+            port: packet.destination_port(),
+        };
+        let known = self.table.by_client(&key);
+        // The end of a connection that we do not know asks for nothing.
+        if known.is_none() && segment(packet).is_some_and(|t| t.has(RST)) {
+            return Err(Drop::NoFlow);
+        }
+        match look(routes, now, packet.destination, packet.protocol(), packet.destination_port()) {
+            Way::Open(pairing, grant) => {
+                self.carry(now, known, &key, (pairing, grant), packet, out)?;
+                Ok(Some(pairing))
+            }
+            Way::Ask(resource) => self.wait(now, resource, bytes, out).map(|()| None),
+            Way::Shut(reason) => Err(reason),
+        }
+    }
+
+    /// Opens the packet's flow, or counts it to the one it belongs to.
+    fn carry(
+        &mut self,
+        now: Instant,
+        known: Option<FlowId>,
+        key: &ClientKey,
+        (pairing, grant): (PairingId, GrantId),
+        packet: &Packet,
+        out: &mut Out,
+    ) -> Result<(), Drop> {
+        let id = match known {
+            Some(id) => id,
+            None => {
+                let opening = Opening { client: *key, real: key.target, nat: key.client, grant, pairing };
+                let (id, evicted) = self.table.open(now, &opening)?;
+                out.events.extend(evicted.iter().map(|flow| Event::FlowEnded(flow.summary(FlowEnd::Evicted))));
+                id
+            }
+        };
+        if self.table.flow(id).is_some_and(|flow| flow.grant != grant) {
+            self.table.adopt(id, grant);
+        }
+        self.table.carried_by(id, pairing, true);
+        self.table.touch(now, id, true, packet.len, segment(packet));
+        Ok(())
+    }
+
+    /// An ICMP error of the local kernel, about a packet that came through a flow's pairing.
+    fn judge_error(&self, now: Instant, routes: &Routes, packet: &Packet, error: &Error) -> Result<PairingId, Drop> {
+        let quote = &error.quote;
+        let echo = quote.protocol == Protocol::Icmp;
+        let key = ClientKey {
+            device: SELF,
+            protocol: quote.protocol,
+            client: quote.destination,
+            client_port: if echo { quote.source_port } else { quote.destination_port },
+            target: quote.source,
+            port: if echo { 0 } else { quote.source_port },
+        };
+        let flow = self.table.by_client(&key).and_then(|id| self.table.flow(id)).ok_or(Drop::IcmpNoFlow)?;
+        let fits = packet.source == quote.destination
+            && packet.destination == quote.source
+            && !(echo && quote.request)
+            && matches!(look(routes, now, key.target, key.protocol, key.port), Way::Open(..));
+        if fits { Ok(flow.pairing) } else { Err(Drop::IcmpNoFlow) }
+    }
+
+    fn wait(&mut self, now: Instant, resource: ResourceId, bytes: &[u8], out: &mut Out) -> Result<(), Drop> {
+        if !self.waiting.contains_key(&resource) && self.waiting.len() >= WAITING_QUEUES_MAX {
+            return Err(Drop::WaitingQueues);
+        }
+        let queue = self.waiting.entry(resource).or_insert_with(|| Queue { since: now, packets: Vec::new() });
+        if queue.packets.len() >= WAITING_PACKETS_MAX {
+            return Err(Drop::WaitingFull);
+        }
+        queue.packets.push(bytes.to_vec());
+        // Once until the state changes; again after a while, should the question have been lost.
+        if self.wanted.get(&resource).is_none_or(|at| now.since(*at) >= DENY_HOLD) {
+            if self.wanted.len() >= WAITING_QUEUES_MAX {
+                self.wanted.retain(|_, at| now.since(*at) < DENY_HOLD);
+            }
+            if self.wanted.len() < WAITING_QUEUES_MAX {
+                self.wanted.insert(resource, now);
+                out.events.push(Event::Want(resource));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the local sender in the destination's name. A connection that was established does not end by an ICMP error,
+    /// so it gets RST too.
+    fn answer(
+        &mut self,
+        now: Instant,
+        bytes: &[u8],
+        packet: &Packet,
+        reason: Reason,
+        counters: &Counters,
+        out: &mut Out,
+    ) {
+        let Some(error) = icmp::about(bytes, packet, reason) else { return };
+        if !self.errors.take(now) {
+            return counters.count(Drop::IcmpRate);
+        }
+        out.tun.push(Frame::packet(error));
+        if segment(packet).is_some_and(|t| !t.opens()) {
+            out.tun.extend(reset::answer(packet).map(Frame::packet));
+        }
+    }
+
+    fn receive(&mut self, now: Instant, routes: &Routes, pairing: PairingId, bytes: &mut Vec<u8>) -> Result<(), Drop> {
+        let packet = Packet::parse(bytes)?;
+        let (protocol, from, to) = (packet.protocol(), packet.source, packet.destination);
+        let key = match packet.transport {
+            // About a packet of ours: its quote is a flow as we sent it, and the error comes in its target's name.
+            Transport::Error(Error { quote, .. }) => {
+                let request = quote.protocol != Protocol::Icmp || quote.request;
+                if quote.source != to || quote.destination != from || !request {
+                    return Err(Drop::IcmpNoFlow);
+                }
+                let (client_port, port) = (quote.source_port, quote.destination_port);
+                ClientKey { device: SELF, protocol: quote.protocol, client: to, client_port, target: from, port }
+            }
+            Transport::Echo { request: true, .. } => return Err(Drop::Unasked),
+            Transport::Tcp(tcp) if tcp.opens() => return Err(Drop::Unasked),
+            _ => {
+                let (client_port, port) = (packet.destination_port(), packet.source_port());
+                ClientKey { device: SELF, protocol, client: to, client_port, target: from, port }
+            }
+        };
+        let id = self.table.by_client(&key).filter(|_| routes.own.contains(&to)).ok_or(Drop::Unasked)?;
+        let carrier = self.table.flow(id).map(|flow| flow.pairing);
+        // While a flow moves to a new pairing, answers still come through the old one, until our next packet.
+        let granted = match look(routes, now, key.target, key.protocol, key.port) {
+            Way::Open(current, _) => current == pairing || carrier == Some(pairing),
+            Way::Ask(_) | Way::Shut(_) => false,
+        };
+        if !granted {
+            return Err(Drop::Unasked);
+        }
+        bytes.truncate(packet.len);
+        if !matches!(packet.transport, Transport::Error(_)) {
+            self.table.touch(now, id, false, packet.len, segment(&packet));
+        }
+        Ok(())
+    }
+
+    /// Ends flows that no grant carries any more.
+    fn end_flows(&mut self, now: Instant, routes: &Routes, out: &mut Out) {
+        for id in self.table.all() {
+            let Some(flow) = self.table.flow(id) else { continue };
+            let ClientKey { client, protocol, target, port, .. } = flow.client;
+            let open = matches!(look(routes, now, target, protocol, port), Way::Open(..));
+            if open && routes.own.contains(&client) {
+                continue;
+            }
+            let Some(flow) = self.table.close(id) else { continue };
+            if protocol == Protocol::Tcp {
+                let (numbers, ack) = flow.reset_client();
+                let ends = flow.to_client();
+                out.tun.extend(numbers.iter().map(|seq| Frame::packet(reset::build(&ends, *seq, ack))));
+            }
+            out.events.push(Event::FlowEnded(flow.summary(FlowEnd::Grant)));
+        }
+    }
+}
+
+const fn segment(packet: &Packet) -> Option<&Tcp> {
+    match &packet.transport {
+        Transport::Tcp(tcp) => Some(tcp),
+        _ => None,
+    }
+}
+
+/// Is the resource to be asked for? A deny holds until its time, a grant too.
+fn asks(state: RouteState, now: Instant) -> bool {
+    match state {
+        RouteState::Ask => true,
+        RouteState::Denied(until) | RouteState::Granted { until, .. } => until <= now,
+    }
+}
+
+/// The longest prefix whose resource speaks of such a packet decides. Where several do, one that is granted goes before
+/// one that can be asked for, and that before one that was denied.
+fn look(routes: &Routes, now: Instant, to: IpAddr, protocol: Protocol, port: u16) -> Way {
+    let mut shut = Drop::NoRoute;
+    let mut below = Some(Prefix::host(to));
+    while let Some(prefix) = below.and_then(|bound| longest(routes, to, bound)) {
+        let entries = routes.entries.get(&prefix).map(Vec::as_slice).unwrap_or_default();
+        let way = entries.iter().filter(|e| speaks(e, protocol, port)).map(|e| way(e, now)).min_by_key(preference);
+        if let Some(way) = way {
+            return way;
+        }
+        shut = Drop::NotSpoken;
+        below = prefix.bits().checked_sub(1).map(|bits| Prefix::containing(to, bits));
+    }
+    Way::Shut(shut)
+}
+
+fn speaks(entry: &RouteEntry, protocol: Protocol, port: u16) -> bool {
+    entry.ports.iter().any(|(p, range)| *p == protocol && (protocol == Protocol::Icmp || range.contains(port)))
+}
+
+fn way(entry: &RouteEntry, now: Instant) -> Way {
+    match entry.state {
+        RouteState::Granted { pairing, grant, until } if until > now => Way::Open(pairing, grant),
+        RouteState::Denied(until) if until > now => Way::Shut(Drop::Denied),
+        _ => Way::Ask(entry.resource),
+    }
+}
+
+const fn preference(way: &Way) -> u8 {
+    match way {
+        Way::Open(..) => 0,
+        Way::Ask(_) => 1,
+        Way::Shut(_) => 2,
+    }
+}
+
+/// The longest prefix of the routes that contains `to` and is not longer than `bound`, which contains it too.
+///
+/// Prefixes are ordered by address, then length, so every candidate lies at or before `bound`. What is found there and does
+/// not contain `to` shares some first bits with it; whatever shares more would have come later, so the search goes on
+/// with exactly those bits. Each step shortens the bound: at most 129 steps, usually two.
+fn longest(routes: &Routes, to: IpAddr, bound: Prefix) -> Option<Prefix> {
+    let mut bound = bound;
+    loop {
+        let (found, _) = routes.entries.range(..=bound).next_back()?;
+        if found.contains(to) {
+            return Some(*found);
+        }
+        if found.address().is_ipv4() != to.is_ipv4() {
+            return None;
+        }
+        let common = common_bits(found.address(), to).min(found.bits());
+        bound = Prefix::containing(to, common.min(bound.bits().checked_sub(1)?));
+    }
+}
+
+/// How many first bits two addresses of one family share.
+fn common_bits(a: IpAddr, b: IpAddr) -> u8 {
+    let bits = match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u32::from(a) ^ u32::from(b)).leading_zeros(),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a) ^ u128::from(b)).leading_zeros(),
+        _ => 0,
+    };
+    u8::try_from(bits).unwrap_or(128)
 }

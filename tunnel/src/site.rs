@@ -1,16 +1,28 @@
 //! The gateway's path: what happens to a packet between a pairing and the service's network?
 //!
-//! Engine: call these without holding a peer's lock, send [`Replies`] afterwards. [`Site::swap`] is called when no thread
-//! uses the old view any more, so that no packet judged by it opens a flow afterwards.
+//! For the engine: nothing here calls back, so these may be called with a peer's lock held; packets for clients come out
+//! as [`Replies`], to be encrypted afterwards with no other peer's lock held. [`Site::swap`] is called after every thread
+//! has left the old view and before pairings are dropped, or a packet judged by the old view could open a flow after the
+//! revoke, and the RST for the client would find no tunnel.
 
-use crate::api::Out;
-use crate::counters::Counters;
-use grant::View;
-use model::ids::PairingId;
-use model::net::HostName;
+use crate::api::{Event, FlowEnd, Out};
+use crate::counters::{Counters, Drop};
+use crate::filter::{Filter, Pass};
+use crate::flow::{Caps, ClientKey, Flow, FlowId, Opening, ServiceKey, Table};
+use crate::headers::{Error, Packet, RST, Tcp, Transport};
+use crate::icmp::{self, Limiter, Reason};
+use crate::names::Names;
+use crate::reset;
+use crate::rewrite::{Ends, decrement_hops, rewrite, rewrite_quote};
+use grant::{VerifiedGrant, View};
+use model::ids::{DeviceId, GrantId, PairingId};
+use model::limits::{REFUSED_MEMORY_MAX, REFUSED_REPORT_EVERY};
+use model::net::{HostName, Prefix, Protocol, Rule, Target};
+use model::packet::Frame;
 use model::time::Instant;
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Packets for clients: through which pairing, and the IP packet. The caller encrypts and empties it.
@@ -20,15 +32,45 @@ pub type Replies = Vec<(PairingId, Vec<u8>)>;
 #[derive(Debug)]
 pub struct Site {
     counters: Arc<Counters>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    table: Table,
+    names: Names,
+    refused: BTreeMap<(GrantId, IpAddr), Instant>,
+    errors: Limiter,
+}
+
+/// Where packets and events go during one call.
+struct Io<'a> {
+    counters: &'a Counters,
+    out: &'a mut Out,
+    replies: &'a mut Replies,
+}
+
+/// One packet of a client on its way, with what admitted it.
+struct Admitted<'a> {
+    packet: &'a Packet,
+    pairing: PairingId,
+    device: DeviceId,
+    grant: &'a VerifiedGrant,
+    rule: &'a Rule,
 }
 
 impl Site {
     /// No flows yet.
     pub fn new(counters: Arc<Counters>) -> Self {
-        Self { counters }
+        Self::with_caps(counters, Caps::default())
     }
+    /// With other bounds on flows.
+    pub fn with_caps(counters: Arc<Counters>, caps: Caps) -> Self {
+        Self { counters, state: Mutex::new(State { table: Table::new(caps), ..State::default() }) }
+    }
+
     /// A packet that came out of a pairing's tunnel. Filtered, rewritten and put into `out.tun`, or dropped and counted;
-    /// `packet` is taken. ICMP answers to the client go to `replies`.
+    /// `packet` is taken. ICMP errors and RST for the client go to `replies`.
     pub fn from_client(
         &self,
         now: Instant,
@@ -38,18 +80,29 @@ impl Site {
         out: &mut Out,
         replies: &mut Replies,
     ) {
-        let _ = (now, view, pairing, packet, out, replies, &self.counters);
+        let mut io = Io { counters: &self.counters, out, replies };
+        self.state().client(now, view, pairing, std::mem::take(packet), &mut io);
     }
-    /// A packet that the kernel routed into the TUN, destined for the NAT pool. The rewritten packet goes to `replies`.
+
+    /// A packet that the kernel routed into the TUN, destined for the NAT pool. It belongs to a live flow and goes to
+    /// `replies` with virtual addresses, or is dropped and counted; `packet` is taken.
     pub fn from_service(&self, now: Instant, packet: &mut Vec<u8>, replies: &mut Replies) {
-        let _ = (now, packet, replies);
+        match self.state().service(now, std::mem::take(packet)) {
+            Ok(reply) => replies.push(reply),
+            Err(reason) => self.counters.count(reason),
+        }
     }
-    /// Ends what the new view does not admit any more: RST to both sides, `FlowEnded`, one `GrantClosed` per grant.
+
+    /// Ends what the new view does not admit any more: RST to both sides, `FlowEnded`, and one `GrantClosed` for each
+    /// grant that is gone.
     pub fn swap(&self, now: Instant, old: &View, new: &View, out: &mut Out, replies: &mut Replies) {
-        let _ = (now, old, new, out, replies);
+        let _ = now;
+        let mut io = Io { counters: &self.counters, out, replies };
+        self.state().swap(old, new, &mut io);
     }
+
     /// The answer to `Event::Resolve`: packets that waited go on.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments)] // the parts of one answer, then where things go
     pub fn resolved(
         &self,
         now: Instant,
@@ -61,15 +114,402 @@ impl Site {
         out: &mut Out,
         replies: &mut Replies,
     ) {
-        let _ = (now, view, name, v4, addresses, ttl, out, replies);
+        let mut io = Io { counters: &self.counters, out, replies };
+        let mut state = self.state();
+        let waiters = state.names.resolved(now, (name.clone(), v4), addresses, ttl);
+        for (pairing, bytes) in waiters {
+            // Judged again: its grant may have ended while it waited.
+            state.client(now, view, pairing, bytes, &mut io);
+        }
     }
+
     /// Ends idle flows and answers packets that waited too long. Returns when it wants to be called next.
     pub fn expire(&self, now: Instant, out: &mut Out, replies: &mut Replies) -> Instant {
-        let _ = (now, out, replies);
-        Instant::NEVER
+        let mut io = Io { counters: &self.counters, out, replies };
+        let mut state = self.state();
+        let ended = state.table.expire(now);
+        io.out.events.extend(ended.into_iter().map(Event::FlowEnded));
+        for (pairing, bytes) in state.names.expire(now) {
+            if let Ok(packet) = Packet::parse(&bytes) {
+                state.give_up(now, pairing, &bytes, &packet, Drop::WaitingExpired, &mut io);
+            }
+        }
+        state.table.next_deadline().min(state.names.next_deadline())
     }
+
     /// How many flows live.
     pub fn flows(&self) -> usize {
-        0
+        self.state().table.len()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn client(&mut self, now: Instant, view: &View, pairing: PairingId, mut bytes: Vec<u8>, io: &mut Io<'_>) {
+        let judged = Packet::parse(&bytes).and_then(|packet| Ok((packet, Filter::check(view, pairing, &packet)?)));
+        let (packet, pass) = match judged {
+            Ok(judged) => judged,
+            Err(reason) => return io.counters.count(reason),
+        };
+        bytes.truncate(packet.len);
+        match pass {
+            Pass::Error { pairing: view, error } => {
+                match self.client_error(pairing, view.pairing.device, &bytes, &packet, &error) {
+                    Ok(translated) => io.out.tun.push(Frame::packet(translated)),
+                    Err(reason) => io.counters.count(reason),
+                }
+            }
+            Pass::Flow { pairing: whose, grant, rule } => {
+                let admitted = Admitted { packet: &packet, pairing, device: whose.pairing.device, grant, rule };
+                self.forward(now, view, &admitted, bytes, io);
+            }
+        }
+    }
+
+    /// An admitted packet: its flow is found or opened, and it leaves for the service.
+    fn forward(&mut self, now: Instant, view: &View, admitted: &Admitted<'_>, mut bytes: Vec<u8>, io: &mut Io<'_>) {
+        let Admitted { packet, pairing, .. } = *admitted;
+        if packet.hops <= 1 {
+            io.counters.count(Drop::HopsExhausted);
+            return self.answer(now, pairing, &bytes, packet, Reason::TimeExceeded, io);
+        }
+        let id = match self.live(view, admitted, io) {
+            Some(id) => id,
+            None => match self.open(now, view, admitted, &bytes, io) {
+                Ok(Some(id)) => id,
+                Ok(None) => return,
+                // Its sender tries again soon, and those in front of it are about to be answered.
+                Err(reason @ Drop::WaitingFull) => return io.counters.count(reason),
+                Err(reason) => return self.give_up(now, pairing, &bytes, packet, reason, io),
+            },
+        };
+        let tcp = segment(packet);
+        self.table.touch(now, id, true, packet.len, tcp);
+        if let Some(ends) = self.table.flow(id).map(Flow::to_service) {
+            rewrite(&mut bytes, packet, &ends);
+            decrement_hops(&mut bytes, packet);
+            io.out.tun.push(Frame::packet(bytes));
+        }
+    }
+
+    /// The live flow that the packet continues, now carried by this pairing.
+    fn live(&mut self, view: &View, admitted: &Admitted<'_>, io: &mut Io<'_>) -> Option<FlowId> {
+        let id = self.table.by_client(&client_key(admitted.device, admitted.packet))?;
+        let flow = self.table.flow(id)?;
+        let own = flow.grant == admitted.grant.grant().id;
+        let reopened = flow.closed() && segment(admitted.packet).is_some_and(Tcp::opens);
+        if !reopened && (own || view.holds(flow.home, flow.grant)) {
+            self.table.carried_by(id, admitted.pairing, own);
+            return Some(id);
+        }
+        let end = if reopened { FlowEnd::Closed } else { FlowEnd::Grant };
+        io.out.events.extend(self.table.close(id).map(|flow| Event::FlowEnded(flow.summary(end))));
+        None
+    }
+
+    /// Opens a flow. `Ok(None)`: the packet waits for its name.
+    fn open(
+        &mut self,
+        now: Instant,
+        view: &View,
+        admitted: &Admitted<'_>,
+        bytes: &[u8],
+        io: &mut Io<'_>,
+    ) -> Result<Option<FlowId>, Drop> {
+        let Admitted { packet, pairing, device, grant, rule } = *admitted;
+        if segment(packet).is_some_and(|t| t.has(RST)) {
+            return Err(Drop::NoFlow);
+        }
+        let candidates = match &rule.target {
+            Target::Prefix(target) => vec![carry(packet.destination, target)],
+            Target::Name(name) => {
+                let question = (name.clone(), packet.source.is_ipv4());
+                match self.names.look(now, &question) {
+                    Some(addresses) => addresses.to_vec(),
+                    None => {
+                        let ask = self.names.wait(now, question, device, (pairing, bytes.to_vec()))?;
+                        if ask {
+                            io.out.events.push(Event::Resolve { name: name.clone(), v4: packet.source.is_ipv4() });
+                        }
+                        return Ok(None);
+                    }
+                }
+            }
+        };
+        let grant = grant.grant();
+        let real = self.admitted_target(now, view, grant.id, grant.on_gateway, &candidates, io)?;
+        let nat = if real.is_ipv4() { IpAddr::V4(grant.nat_v4) } else { IpAddr::V6(grant.nat_v6) };
+        let client = client_key(device, packet);
+        let (id, evicted) = self.table.open(now, &Opening { client, real, nat, grant: grant.id, pairing })?;
+        io.out.events.extend(evicted.iter().map(|flow| Event::FlowEnded(flow.summary(FlowEnd::Evicted))));
+        Ok(Some(id))
+    }
+
+    /// The first of the addresses that may be a final destination (design, 3.6); the refused ones are reported.
+    fn admitted_target(
+        &mut self,
+        now: Instant,
+        view: &View,
+        grant: GrantId,
+        on_gateway: bool,
+        candidates: &[IpAddr],
+        io: &mut Io<'_>,
+    ) -> Result<IpAddr, Drop> {
+        for target in candidates {
+            if view.scope.admits(*target, on_gateway) {
+                return Ok(*target);
+            }
+            if self.report_refused(now, (grant, *target)) {
+                io.out.events.push(Event::TargetRefused { grant, target: *target });
+            }
+        }
+        Err(if candidates.is_empty() { Drop::NameUnresolved } else { Drop::TargetRefused })
+    }
+
+    /// Is this refusal news? Each packet is counted, but the administrator is told once in a while.
+    fn report_refused(&mut self, now: Instant, what: (GrantId, IpAddr)) -> bool {
+        if self.refused.get(&what).is_some_and(|at| now.since(*at) < REFUSED_REPORT_EVERY) {
+            return false;
+        }
+        if self.refused.len() >= REFUSED_MEMORY_MAX {
+            self.refused.retain(|_, at| now.since(*at) < REFUSED_REPORT_EVERY);
+        }
+        let room = self.refused.len() < REFUSED_MEMORY_MAX;
+        if room {
+            self.refused.insert(what, now);
+        }
+        room
+    }
+
+    /// The gateway cannot carry this admitted packet on: a connection is reset, everything else gets an ICMP error.
+    fn give_up(
+        &mut self,
+        now: Instant,
+        pairing: PairingId,
+        bytes: &[u8],
+        packet: &Packet,
+        reason: Drop,
+        io: &mut Io<'_>,
+    ) {
+        io.counters.count(reason);
+        let goes_on = segment(packet).is_some_and(|t| !t.opens());
+        if goes_on {
+            io.replies.extend(reset::answer(packet).map(|rst| (pairing, rst)));
+        } else {
+            let answer = if packet.source.is_ipv6() { Reason::NoRoute } else { Reason::HostUnreachable };
+            self.answer(now, pairing, bytes, packet, answer, io);
+        }
+    }
+
+    fn answer(
+        &mut self,
+        now: Instant,
+        pairing: PairingId,
+        bytes: &[u8],
+        packet: &Packet,
+        reason: Reason,
+        io: &mut Io<'_>,
+    ) {
+        let Some(error) = icmp::about(bytes, packet, reason) else { return };
+        if self.errors.take(now) {
+            io.replies.push((pairing, error));
+        } else {
+            io.counters.count(Drop::IcmpRate);
+        }
+    }
+
+    /// An ICMP error from a client, about a packet that a service sent it through this very pairing.
+    fn client_error(
+        &self,
+        pairing: PairingId,
+        device: DeviceId,
+        bytes: &[u8],
+        packet: &Packet,
+        error: &Error,
+    ) -> Result<Vec<u8>, Drop> {
+        let quote = &error.quote;
+        let echo = quote.protocol == Protocol::Icmp;
+        let key = ClientKey {
+            device,
+            protocol: quote.protocol,
+            client: quote.destination,
+            client_port: if echo { quote.source_port } else { quote.destination_port },
+            target: quote.source,
+            port: if echo { 0 } else { quote.source_port },
+        };
+        let flow = self.table.by_client(&key).and_then(|id| self.table.flow(id)).ok_or(Drop::IcmpNoFlow)?;
+        let fits = flow.pairing == pairing
+            && packet.source == quote.destination
+            && packet.destination == quote.source
+            && !(echo && quote.request);
+        if !fits {
+            return Err(Drop::IcmpNoFlow);
+        }
+        let ends = flow.to_service();
+        let quoted = rewrite_quote(bytes, quote, &reversed(&ends));
+        let rest = icmp::kept(packet.source.is_ipv6(), error);
+        Ok(icmp::build((ends.source, ends.destination), (error.kind, error.code), rest, &quoted))
+    }
+
+    /// A packet from the services' side.
+    fn service(&mut self, now: Instant, mut bytes: Vec<u8>) -> Result<(PairingId, Vec<u8>), Drop> {
+        let packet = Packet::parse(&bytes)?;
+        bytes.truncate(packet.len);
+        match packet.transport {
+            Transport::Error(error) => return self.service_error(&bytes, &packet, &error),
+            Transport::Echo { request: true, .. } => return Err(Drop::NoFlow),
+            _ => {}
+        }
+        let key = ServiceKey {
+            protocol: packet.protocol(),
+            real: packet.source,
+            port: packet.source_port(),
+            nat: packet.destination,
+            nat_port: packet.destination_port(),
+        };
+        let id = self.table.by_service(&key).ok_or(Drop::NoFlow)?;
+        self.table.touch(now, id, false, packet.len, segment(&packet));
+        let flow = self.table.flow(id).ok_or(Drop::NoFlow)?;
+        rewrite(&mut bytes, &packet, &flow.to_client());
+        Ok((flow.pairing, bytes))
+    }
+
+    /// An ICMP error about a packet that the gateway sent to a service. Whichever router sent it, the client sees it come
+    /// from the virtual address.
+    fn service_error(&self, bytes: &[u8], packet: &Packet, error: &Error) -> Result<(PairingId, Vec<u8>), Drop> {
+        let quote = &error.quote;
+        let key = ServiceKey {
+            protocol: quote.protocol,
+            real: quote.destination,
+            port: quote.destination_port,
+            nat: quote.source,
+            nat_port: quote.source_port,
+        };
+        let flow = self.table.by_service(&key).and_then(|id| self.table.flow(id)).ok_or(Drop::IcmpNoFlow)?;
+        if packet.destination != quote.source || (quote.protocol == Protocol::Icmp && !quote.request) {
+            return Err(Drop::IcmpNoFlow);
+        }
+        let ends = flow.to_client();
+        let quoted = rewrite_quote(bytes, quote, &reversed(&ends));
+        let rest = icmp::kept(packet.source.is_ipv6(), error);
+        let translated = icmp::build((ends.source, ends.destination), (error.kind, error.code), rest, &quoted);
+        Ok((flow.pairing, translated))
+    }
+
+    fn swap(&mut self, old: &View, new: &View, io: &mut Io<'_>) {
+        let same_scope = Arc::ptr_eq(&old.scope, &new.scope) || old.scope == new.scope;
+        let mut kept: BTreeMap<GrantId, (PairingId, &Arc<VerifiedGrant>)> = BTreeMap::new();
+        let mut before: BTreeMap<GrantId, &Arc<VerifiedGrant>> = BTreeMap::new();
+        for (view, other, is_new) in [(old, new, false), (new, old, true)] {
+            for (id, pairing) in &view.pairings {
+                let twin = other.pairings.get(id).map(|p| p.grants.as_slice()).unwrap_or_default();
+                let unchanged = same_scope
+                    && twin.len() == pairing.grants.len()
+                    && twin.iter().zip(&pairing.grants).all(|(a, b)| Arc::ptr_eq(a, b));
+                for grant in pairing.grants.iter().filter(|_| !unchanged) {
+                    if is_new {
+                        kept.insert(grant.grant().id, (*id, grant));
+                    } else {
+                        before.insert(grant.grant().id, grant);
+                    }
+                }
+            }
+        }
+        for (id, was) in before {
+            let now = kept.get(&id).copied();
+            for flow in self.table.of_grant(id) {
+                self.settle(flow, new, now, io);
+            }
+            if now.is_none() {
+                let was = was.grant();
+                let nat = [IpAddr::V4(was.nat_v4), IpAddr::V6(was.nat_v6)];
+                io.out.events.push(Event::GrantClosed { grant: id, nat });
+            }
+        }
+    }
+
+    /// A flow of a grant that changed (`now`: what it is and in which pairing) goes on, or ends with RST to both sides.
+    fn settle(&mut self, id: FlowId, view: &View, now: Option<(PairingId, &Arc<VerifiedGrant>)>, io: &mut Io<'_>) {
+        let Some(flow) = self.table.flow(id) else { return };
+        if let Some((home, _)) = now.filter(|(_, grant)| still_admits(view, grant, flow)) {
+            // A pairing that went away carries nothing any more; the grant's own takes over.
+            let carrier = if view.pairings.contains_key(&flow.pairing) { flow.pairing } else { home };
+            self.table.carried_by(id, home, true);
+            self.table.carried_by(id, carrier, false);
+            return;
+        }
+        let Some(flow) = self.table.close(id) else { return };
+        if flow.client.protocol == Protocol::Tcp {
+            let (numbers, ack) = flow.reset_client();
+            let ends = flow.to_client();
+            io.replies.extend(numbers.iter().map(|seq| (flow.pairing, reset::build(&ends, *seq, ack))));
+            let (numbers, ack) = flow.reset_service();
+            let ends = flow.to_service();
+            io.out.tun.extend(numbers.iter().map(|seq| Frame::packet(reset::build(&ends, *seq, ack))));
+        }
+        io.out.events.push(Event::FlowEnded(flow.summary(FlowEnd::Grant)));
+    }
+}
+
+/// Does any rule of the grant, as it is now, still lead this flow to where it goes, from the same address?
+fn still_admits(view: &View, grant: &VerifiedGrant, flow: &Flow) -> bool {
+    let plain = grant.grant();
+    let nat = [IpAddr::V4(plain.nat_v4), IpAddr::V6(plain.nat_v6)];
+    let ClientKey { device, protocol, target, port, .. } = flow.client;
+    let leads = |rule: &Rule| match &rule.target {
+        Target::Prefix(to) => carry(target, to) == flow.service.real,
+        // A flow keeps the address that the name had when it began.
+        Target::Name(_) => true,
+    };
+    plain.device == device
+        && nat.contains(&flow.service.nat)
+        && view.scope.admits(flow.service.real, plain.on_gateway)
+        && plain.rules.iter().any(|rule| rule.matches(target, protocol, port) && leads(rule))
+}
+
+fn client_key(device: DeviceId, packet: &Packet) -> ClientKey {
+    ClientKey {
+        device,
+        protocol: packet.protocol(),
+        client: packet.source,
+        client_port: packet.source_port(),
+        target: packet.destination,
+        port: packet.destination_port(),
+    }
+}
+
+const fn segment(packet: &Packet) -> Option<&Tcp> {
+    match &packet.transport {
+        Transport::Tcp(tcp) => Some(tcp),
+        _ => None,
+    }
+}
+
+/// The other direction.
+const fn reversed(ends: &Ends) -> Ends {
+    Ends {
+        source: ends.destination,
+        source_port: ends.destination_port,
+        destination: ends.source,
+        destination_port: ends.source_port,
+    }
+}
+
+/// The address in `target` at the same place as `address` in the client's prefix: the bits behind the prefix are carried
+/// over. A checked rule has both sides of one family and length.
+fn carry(address: IpAddr, target: &Prefix) -> IpAddr {
+    match (address, target.address()) {
+        (IpAddr::V4(a), IpAddr::V4(t)) => {
+            let host = u32::MAX.checked_shr(u32::from(target.bits())).unwrap_or(0);
+            IpAddr::V4(Ipv4Addr::from(u32::from(t) | (u32::from(a) & host)))
+        }
+        (IpAddr::V6(a), IpAddr::V6(t)) => {
+            let host = u128::MAX.checked_shr(u32::from(target.bits())).unwrap_or(0);
+            IpAddr::V6(Ipv6Addr::from(u128::from(t) | (u128::from(a) & host)))
+        }
+        _ => target.address(),
     }
 }
