@@ -98,3 +98,95 @@ impl<D: Disk> Writer<D> {
             .unwrap_or_else(|_| Err("the database failed inside".to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Key;
+    use super::super::state::{Meta, State};
+    use super::*;
+
+    /// What the disk does wrong, and in which step.
+    #[derive(Debug, Clone, Copy)]
+    enum Fault {
+        ApplyFails,
+        ApplyPanics,
+        SyncFails,
+        SyncPanics,
+    }
+
+    struct Faulty {
+        fault: Fault,
+        good: u32,
+        applied: u32,
+    }
+    impl Disk for Faulty {
+        fn apply(&mut self, _: Vec<Write>) -> Result<(), String> {
+            self.applied += 1;
+            match self.fault {
+                Fault::ApplyFails if self.applied > self.good => Err("no space left".to_owned()),
+                Fault::ApplyPanics if self.applied > self.good => panic!("inside"),
+                _ => Ok(()),
+            }
+        }
+        fn sync(&mut self) -> Result<(), String> {
+            match self.fault {
+                Fault::SyncFails if self.applied > self.good => Err("input/output error".to_owned()),
+                Fault::SyncPanics if self.applied > self.good => panic!("inside"),
+                _ => Ok(()),
+            }
+        }
+        fn note(&mut self, _: Revision) {}
+    }
+
+    fn put(n: u32) -> Commit {
+        Commit::default().put(Key::of("user", n).unwrap(), "x")
+    }
+
+    #[test]
+    fn a_fault_in_any_step_halts_and_shows_nothing_that_may_be_lost() {
+        for fault in [Fault::ApplyFails, Fault::ApplyPanics, Fault::SyncFails, Fault::SyncPanics] {
+            let shared = Shared::new(State::new(Meta::new(1)));
+            let mut watcher = shared.watch(Revision { incarnation: 1, number: 0 });
+            let (sender, requests) = mpsc::channel(8);
+            let disk = Faulty { fault, good: 2, applied: 0 };
+            let mut writer =
+                Writer { disk, shared: Arc::clone(&shared), options: Options::default(), requests, halted: None };
+            let mut answers = Vec::new();
+            for n in 0..5 {
+                let (answer, mut answered) = oneshot::channel();
+                writer.commit(vec![Request { commit: put(n), answer }]);
+                answers.push(answered.try_recv().unwrap());
+            }
+            drop(sender);
+            assert!(answers[0].is_ok() && answers[1].is_ok(), "{fault:?}");
+            assert!(matches!(answers[2], Err(CommitError::Io(_))), "{fault:?} {:?}", answers[2]);
+            assert!(answers[3..].iter().all(|a| matches!(a, Err(CommitError::Halted(_)))), "{fault:?}");
+            assert_eq!(writer.disk.applied, 3, "nothing is written after the fault");
+            assert_eq!(shared.read().meta.number, 2);
+            assert!(shared.read().items.contains_key("user/1") && !shared.read().items.contains_key("user/2"));
+            assert!(watcher.poll().unwrap().is_some() && watcher.poll().unwrap().is_some());
+            assert_eq!(watcher.poll(), Ok(None), "a watcher is not told either");
+        }
+    }
+
+    #[test]
+    fn commits_of_one_group_see_each_other_and_are_judged_alone() {
+        let shared = Shared::new(State::new(Meta::new(1)));
+        let (_sender, requests) = mpsc::channel(8);
+        let disk = Faulty { fault: Fault::SyncFails, good: 100, applied: 0 };
+        let mut writer = Writer { disk, shared, options: Options::default(), requests, halted: None };
+        let key = || Key::of("user", 1).unwrap();
+        let commits = [put(1).expect(key(), 0), put(1).expect(key(), 0), put(1).expect(key(), 1), put(2)];
+        let (group, answers): (Vec<_>, Vec<_>) = commits
+            .into_iter()
+            .map(|commit| {
+                let (answer, answered) = oneshot::channel();
+                (Request { commit, answer }, answered)
+            })
+            .unzip();
+        writer.commit(group);
+        let numbers: Vec<_> = answers.into_iter().map(|mut a| a.try_recv().unwrap().map(|r| r.number).ok()).collect();
+        assert_eq!(numbers, [Some(1), None, Some(2), Some(3)]);
+        assert_eq!(writer.disk.applied, 1, "one flush for all");
+    }
+}

@@ -1,0 +1,288 @@
+//! Does the store keep its word when its process is killed, its disk is full, or its file is damaged?
+//!
+//! The test program starts itself again as a writer that prints each commit once it is acknowledged, and kills it.
+//! `UMBRA_CRASHES` sets how often (20 by default).
+
+// Helpers of a test may fail it; clippy allows that only inside of test functions.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use model::time::WallMs;
+use umbra_controller::audit::{Entry, Outcome};
+use umbra_controller::store::{Commit, CommitError, Key, OpenError, Options, SledStore, Store};
+
+const WORKERS: usize = 8;
+
+struct Folder(PathBuf);
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("umbra-crash-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn random(below: u64) -> u64 {
+    RandomState::new().build_hasher().finish() % below
+}
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+fn open(path: &Path) -> Result<SledStore, OpenError> {
+    match SledStore::open(path, Options::default()) {
+        Err(OpenError::Missing(_)) => SledStore::create(path, Options::default()),
+        other => other,
+    }
+}
+fn say(line: &str) {
+    // One write, so that a kill cannot leave half a line; past the capture of the test harness.
+    let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
+}
+
+/// This program again, in a role.
+fn role(name: &str, path: &Path, prefix: &[&str]) -> Command {
+    let exe = std::env::current_exe().unwrap();
+    let mut command = match prefix {
+        [] => Command::new(exe),
+        [shell, rest @ ..] => {
+            let mut command = Command::new(shell);
+            command.args(rest).arg(exe);
+            command
+        }
+    };
+    command.args(["--exact", name, "--ignored", "--nocapture"]).env("UMBRA_STORE", path);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// One commit of a worker: its counter goes up, a grant comes or goes, and the trail says so.
+fn step(worker: usize, n: u64) -> Commit {
+    let grant = key(&format!("grant/{worker}-{}", n / 2));
+    let value = if n.is_multiple_of(17) { "v".repeat(20_000) } else { "v".to_owned() };
+    let commit = Commit::default().put(key(&format!("worker/{worker}")), format!("{n} {value}")).audit(Entry::new(
+        WallMs(1),
+        format!("worker:{worker}"),
+        "step",
+        n.to_string(),
+        Outcome::Done,
+    ));
+    if n.is_multiple_of(2) { commit.put(grant, "live") } else { commit.delete(grant) }
+}
+
+async fn counter(store: &dyn Store, worker: usize) -> Option<u64> {
+    let item = store.get(&key(&format!("worker/{worker}"))).await.unwrap()?;
+    let text = String::from_utf8(item.value.to_vec()).unwrap();
+    text.split(' ').next().unwrap().parse().ok()
+}
+
+/// A role, not a test: writes until it is killed or refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a role that the other tests start"]
+async fn role_writer() {
+    let Some(path) = std::env::var_os("UMBRA_STORE") else { return };
+    let store = Arc::new(open(Path::new(&path)).unwrap());
+    say("\nopen");
+    let workers = (0..WORKERS).map(|worker| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            let mut n = counter(&*store, worker).await.map_or(0, |n| n + 1);
+            loop {
+                match store.commit(step(worker, n)).await {
+                    Ok(revision) => say(&format!("ack {worker} {n} {}", revision.number)),
+                    Err(refused) => return refused,
+                }
+                n += 1;
+            }
+        })
+    });
+    for worker in workers.collect::<Vec<_>>() {
+        match worker.await.unwrap() {
+            CommitError::Io(cause) => say(&format!("io {cause}")),
+            CommitError::Halted(_) => say("halted"),
+            other => say(&format!("other {other}")),
+        }
+    }
+}
+
+/// Kills it after some lines, and takes what it had said by then.
+fn kill_after(mut child: Child, lines: u64) -> BTreeMap<usize, (u64, u64)> {
+    let mut acked = BTreeMap::new();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut read = 0;
+    loop {
+        let mut line = String::new();
+        if read == lines {
+            child.kill().unwrap();
+        }
+        read += 1;
+        if output.read_line(&mut line).unwrap() == 0 {
+            break;
+        }
+        if let ["ack", worker, n, revision] = line.split_whitespace().collect::<Vec<_>>()[..] {
+            acked.insert(worker.parse().unwrap(), (n.parse().unwrap(), revision.parse().unwrap()));
+        }
+    }
+    child.wait().unwrap();
+    acked
+}
+
+/// Nothing acknowledged is lost, nothing is half done, the trail is whole.
+async fn check(path: &Path, acked: &BTreeMap<usize, (u64, u64)>) {
+    let store = open(path).unwrap();
+    for (worker, (n, revision)) in acked {
+        let found = counter(&store, *worker).await.unwrap_or_else(|| panic!("worker {worker} is lost at {n}"));
+        assert!(found >= *n, "worker {worker}: {n} was acknowledged, {found} is there");
+        assert!(store.revision().number >= *revision);
+    }
+    let mut live = Vec::new();
+    for worker in 0..WORKERS {
+        let counter = counter(&store, worker).await;
+        live.extend(counter.filter(|n| n.is_multiple_of(2)).map(|n| key(&format!("grant/{worker}-{}", n / 2))));
+    }
+    let grants: Vec<Key> = store.scan("grant").await.unwrap().items.into_iter().map(|(key, _)| key).collect();
+    live.sort();
+    assert_eq!(grants, live, "a grant that was ended is not alive again, and one that was made is there");
+    let verified = store.verify_audit().await.unwrap();
+    assert_eq!(verified.last, store.revision().number, "one record for each commit, and none without");
+    assert_eq!(fs::read_dir(path.join("sled/blobs")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn no_acknowledged_write_is_lost_when_the_process_is_killed() {
+    let folder = Folder::new("kill");
+    let path = folder.0.join("store");
+    let rounds = std::env::var("UMBRA_CRASHES").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
+    let mut acked = BTreeMap::new();
+    for round in 0..rounds {
+        let lines = if round % 5 == 4 { random(6) } else { random(400) };
+        let child = role("role_writer", &path, &[]).spawn().unwrap();
+        acked.extend(kill_after(child, lines));
+        println!("round {round}: killed after {lines} lines, acknowledged so far {acked:?}");
+        check(&path, &acked).await;
+    }
+    assert!(!acked.is_empty());
+}
+
+#[tokio::test]
+async fn a_full_disk_halts_the_store_and_loses_nothing() {
+    let folder = Folder::new("full");
+    let path = folder.0.join("store");
+    drop(open(&path).unwrap());
+    // A bound on the size of files stands for the full disk; without its signal a write fails with EFBIG.
+    let limited = r#"trap "" XFSZ; ulimit -f 4096; exec "$@""#;
+    let mut child = role("role_writer", &path, &["sh", "-c", limited, "sh"]).spawn().unwrap();
+    let mut said = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(child.wait().unwrap().success(), "{said}");
+    let acked = said.lines().filter_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        ["ack", worker, n, revision] => Some((worker.parse().ok()?, (n.parse().ok()?, revision.parse().ok()?))),
+        _ => None,
+    });
+    let acked: BTreeMap<usize, (u64, u64)> = acked.collect();
+    assert!(!acked.is_empty());
+    assert!(said.lines().any(|line| line.starts_with("io ")), "{said}");
+    assert!(!said.lines().any(|line| line.starts_with("other ")), "{said}");
+    check(&path, &acked).await;
+}
+
+/// A role, not a test: opens, reads everything, and says what it found.
+#[tokio::test]
+#[ignore = "a role that the other tests start"]
+async fn role_reader() {
+    let Some(path) = std::env::var_os("UMBRA_STORE") else { return };
+    match SledStore::open(Path::new(&path), Options::default()) {
+        Err(refused) => say(&format!("\nrefused {refused}")),
+        Ok(store) => match store.verify_audit().await {
+            Err(broken) => say(&format!("\nbroken {broken}")),
+            Ok(verified) => {
+                let mut sum = RandomlessSum::default();
+                for set in ["worker", "grant"] {
+                    for (key, item) in store.scan(set).await.unwrap().items {
+                        sum.add(key.as_str().as_bytes());
+                        sum.add(&item.value);
+                    }
+                }
+                say(&format!("\nwhole {} {} {}", store.revision(), verified.head, sum.0));
+            }
+        },
+    }
+}
+
+/// FNV-1a: the same in every process.
+#[derive(Default)]
+struct RandomlessSum(u64);
+impl RandomlessSum {
+    fn add(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.0 = (self.0 ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    }
+}
+
+fn read_in_a_process(path: &Path) -> String {
+    let output = role("role_reader", path, &[]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{} {said}\n{errors}", output.status);
+    let told = |line: &&str| ["refused ", "broken ", "whole "].iter().any(|word| line.starts_with(word));
+    said.lines().find(told).unwrap_or_else(|| panic!("{said}\n{errors}")).to_owned()
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir_all(to.join("sled/blobs")).unwrap();
+    for file in ["head", "sled/db", "sled/conf"] {
+        fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+    for entry in fs::read_dir(from.join("sled")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_string_lossy().starts_with("snap") {
+            fs::copy(entry.path(), to.join("sled").join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_refused_with_a_way_out_and_never_a_panic() {
+    let folder = Folder::new("flip");
+    let (path, damaged) = (folder.0.join("store"), folder.0.join("damaged"));
+    let store = open(&path).unwrap();
+    for n in 0..200 {
+        store.commit(step((n % 3) as usize, n / 3)).await.unwrap();
+    }
+    drop(store);
+    let whole = read_in_a_process(&path);
+    assert!(whole.starts_with("whole 1.200 "), "{whole}");
+    let db = fs::read(path.join("sled/db")).unwrap();
+    let used = db.iter().rposition(|b| *b != 0).unwrap() + 1;
+    let mut refused = 0;
+    for n in 0..40_usize {
+        copy(&path, &damaged);
+        let mut bytes = db.clone();
+        if n % 5 == 4 {
+            bytes.truncate(used * n / 40);
+        } else {
+            bytes[(used * n / 40 + random(500) as usize).min(used - 1)] ^= 1 << random(8);
+        }
+        fs::write(damaged.join("sled/db"), &bytes).unwrap();
+        let found = read_in_a_process(&damaged);
+        println!("{n}: {found}");
+        if found.starts_with("refused ") {
+            assert!(found.contains("restore"), "{found}");
+        }
+        assert!(found == whole || !found.starts_with("whole"), "damage went unnoticed: {found}");
+        refused += usize::from(found != whole);
+    }
+    assert!(refused >= 8, "at least the cut files: {refused}");
+}
