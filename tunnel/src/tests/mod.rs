@@ -1,6 +1,10 @@
 //! Engines that talk over a virtual network, with real cryptography.
 
 mod control;
+mod double;
+mod hostile;
+mod pairing;
+mod timing;
 
 use crate::api::*;
 use crate::engine::Engine;
