@@ -1,0 +1,91 @@
+//! What can one ask of `umbra-lab` on the command line?
+
+use crate::lab::topology::Name;
+use crate::lab::{fabric, holder, standing};
+use crate::{probe, service};
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "umbra-lab",
+    about = "Whole networks of Umbra's programs on this machine: to look at, to try, to test",
+    after_help = "Hosts: controller, gateway, gateway2, service, laptop, laptop2, stranger, neighbour.\n\
+                  State: $UMBRA_LAB_DIR, or umbra-lab-UID in the system's folder for temporary files.",
+    version
+)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Bring up a network that stays until `down`
+    Up(standing::Up),
+    /// Run a command on a host of the network that is up
+    Exec {
+        /// Which host
+        host: Name,
+        /// The command and its arguments, after `--`
+        #[arg(last = true, required = true)]
+        words: Vec<OsString>,
+    },
+    /// Take the network down, with everything that runs in it
+    Down,
+    /// List the hosts of the network that is up, with their addresses
+    Hosts {
+        /// For programs: one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// A client for the lab's services, where the machine has none
+    Probe(probe::Arguments),
+    #[command(name = "__fabric", hide = true)]
+    Fabric(fabric::Arguments),
+    #[command(name = "__host", hide = true)]
+    Host { name: Name, folder: PathBuf },
+    #[command(name = "__keep", hide = true)]
+    Keep(standing::Keep),
+    #[command(name = "__service", hide = true)]
+    Service(service::Arguments),
+    #[command(name = "__addresses", hide = true)]
+    Addresses,
+}
+
+/// The program. Nothing here may start a thread before `__fabric` and `exec` have changed their namespaces.
+pub fn main() -> ExitCode {
+    match run(Arguments::parse().what) {
+        Ok(code) => code,
+        Err(error) => {
+            // Where standard error is gone, too, nothing is left to be told.
+            let _ = writeln!(io::stderr(), "umbra-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(what: What) -> anyhow::Result<ExitCode> {
+    match what {
+        What::Up(options) => standing::up(&options)?,
+        What::Exec { host, words } => return Err(standing::exec(host, &words).into()),
+        What::Down => standing::down()?,
+        What::Hosts { json } => standing::hosts(json)?,
+        What::Probe(arguments) => return probe::run(&arguments),
+        What::Fabric(arguments) => fabric::run(&arguments)?,
+        What::Host { name, folder } => {
+            if let Err(error) = holder::hold(name, &folder) {
+                // The fabric reads the first line and repeats it.
+                writeln!(io::stdout(), "{error}")?;
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        What::Keep(options) => standing::keep(&options)?,
+        What::Service(arguments) => service::run(&arguments)?,
+        What::Addresses => standing::print_addresses()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,148 @@
+//! How does a test or a demonstration get a network of its own?
+
+use super::error::{LabError, check_tun};
+use super::fabric::Answer;
+use super::host::Host;
+use super::impairment::Impairment;
+use super::topology::Name;
+use host::namespace::Namespaces;
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The names under which the lab's program is put on PATH; under each it is that program.
+pub const PROGRAMS: [&str; 4] = ["umbra", "umbra-controller", "umbra-gateway", "umbra-lab"];
+
+/// What kind of world?
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The `umbra-lab` program. By default the running program, which must then be `umbra-lab` itself.
+    pub program: Option<PathBuf>,
+    /// Where its state goes: a folder that exists and is empty. By default a fresh one in the system's folder for such.
+    pub folder: Option<PathBuf>,
+    /// Whose outside link behaves badly, and how.
+    pub impaired: BTreeMap<Name, Impairment>,
+}
+
+/// A network with its hosts. All of it, and every process in it, ends when this is dropped or its process dies.
+#[derive(Debug)]
+pub struct World {
+    folder: PathBuf,
+    hosts: Vec<Host>,
+    fabric: Child,
+    orders: Option<ChildStdin>,
+    replies: BufReader<ChildStdout>,
+}
+
+impl World {
+    /// Builds a world; takes some tenths of a second. Errors: `Forbidden` where the system does not let this user.
+    pub fn start(options: &Options) -> Result<Self, LabError> {
+        check_tun()?;
+        let program = options.program.clone().map_or_else(std::env::current_exe, Ok);
+        let program = program.map_err(LabError::while_doing("/proc/self/exe"))?;
+        let folder = options.folder.clone().map_or_else(fresh_folder, Ok)?;
+        lay_out(&folder, &program).map_err(LabError::while_doing(folder.display().to_string()))?;
+        let mut command = Command::new(&program);
+        command.arg("__fabric").arg("--folder").arg(&folder);
+        for (name, impairment) in options.impaired.iter().filter(|(_, impairment)| !impairment.is_none()) {
+            command.arg("--impair").arg(format!("{name}={impairment}"));
+        }
+        let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut fabric = spawned.map_err(LabError::while_doing(format!("start {}", program.display())))?;
+        let orders = fabric.stdin.take();
+        let output = fabric.stdout.take().ok_or_else(|| LabError::Fabric("it has no output".to_owned()))?;
+        let mut world = Self { folder, hosts: Vec::new(), fabric, orders, replies: BufReader::new(output) };
+        for (name, pid) in world.await_ready()? {
+            let namespaces = Namespaces::of(pid).map_err(LabError::while_doing(format!("enter host {name}")))?;
+            world.hosts.push(Host::new(name, pid, namespaces, world.folder.clone()));
+        }
+        Ok(world)
+    }
+
+    fn await_ready(&mut self) -> Result<BTreeMap<Name, u32>, LabError> {
+        let line = self.reply()?;
+        let answer = serde_json::from_str(&line).map_err(|error| LabError::Fabric(format!("{error}: {line:?}")))?;
+        match answer {
+            Answer::Ready(holders) if Name::ALL.iter().all(|name| holders.contains_key(name)) => Ok(holders),
+            Answer::Ready(_) => Err(LabError::Fabric("a host is missing".to_owned())),
+            Answer::Forbidden(line) => Err(LabError::Forbidden(line)),
+            Answer::Failed(reason) => Err(LabError::Fabric(reason)),
+        }
+    }
+
+    fn reply(&mut self) -> Result<String, LabError> {
+        let mut line = String::new();
+        self.replies.read_line(&mut line).map_err(LabError::while_doing("read from the fabric"))?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// The handle on a host.
+    #[expect(clippy::indexing_slicing, reason = "`start` made one host per name, in the order of the names")]
+    pub fn host(&self, name: Name) -> &Host {
+        &self.hosts[name as usize]
+    }
+
+    /// All hosts.
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// Where everything of this world lies: `logs/`, `bin/`, `hosts/NAME/{etc,lib}`. Goes with the world.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The fabric's process: the world is gone when this is.
+    pub fn fabric_pid(&self) -> u32 {
+        self.fabric.id()
+    }
+
+    /// Plugs (`true`) or pulls the outside cable of a host.
+    pub fn plug(&mut self, name: Name, plugged: bool) -> Result<(), LabError> {
+        let order = format!("link {name} {}\n", if plugged { "up" } else { "down" });
+        let orders = self.orders.as_mut().ok_or_else(|| LabError::Fabric("it is ending".to_owned()))?;
+        orders.write_all(order.as_bytes()).map_err(LabError::while_doing("write to the fabric"))?;
+        match self.reply()?.as_str() {
+            "ok" => Ok(()),
+            other => Err(LabError::Fabric(other.to_owned())),
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // The end of its orders makes the fabric clean up and go.
+        drop(self.orders.take());
+        let _gone = self.fabric.wait();
+    }
+}
+
+/// A fresh folder that only this user can enter.
+fn fresh_folder() -> Result<PathBuf, LabError> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let parent = std::env::temp_dir();
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = parent.join(format!("umbra-world-{}-{number}", std::process::id()));
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Ok(()) => return Ok(folder),
+            // Left by a process that had our number before.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(LabError::StateFolder(folder, error.to_string())),
+        }
+    }
+}
+
+fn lay_out(folder: &Path, program: &Path) -> io::Result<()> {
+    for part in ["bin", "logs", "hosts"] {
+        fs::create_dir(folder.join(part))?;
+    }
+    for name in PROGRAMS {
+        symlink(program, folder.join("bin").join(name))?;
+    }
+    Ok(())
+}
