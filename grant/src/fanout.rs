@@ -138,7 +138,7 @@ impl Ledger {
 
     /// Answers "my table is this; may it live on?", received `at`. None when the tables differ: send a snapshot.
     ///
-    /// Grants past half of their life are extended, as far as `permitted` says how long what they stand on still holds
+    /// Grants with half of their lease left or less are extended, as far as `permitted` says how long what they stand on still holds
     /// (none: not extended; the caller ends what is denied).
     pub fn renew(
         &mut self,
@@ -153,7 +153,7 @@ impl Ledger {
         }
         let extended: Vec<(GrantId, Instant, Instant)> = self
             .present(gateway, at.now)
-            .filter(|l| lease::is_renewable(l.since, l.ends, at.now))
+            .filter(|l| lease::is_renewable(at.now, l.ends, l.grant.lease))
             .filter_map(|l| permitted(l).map(|until| (l, until)))
             .map(|(l, until)| (l.grant.id, until, lease::end(at.now, l.grant.lease, until)))
             .filter(|(id, _, ends)| self.grants.get(id).is_some_and(|l| l.ends != *ends))
@@ -161,7 +161,6 @@ impl Ledger {
         let mut renewal = Renewal { lives: Vec::new(), records: Vec::new() };
         for (id, until, ends) in extended {
             if let Some(live) = self.grants.get_mut(&id) {
-                live.since = at.now;
                 live.until = until;
                 live.ends = ends;
                 renewal.lives.push((id, ends.since(at.now)));

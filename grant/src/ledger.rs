@@ -276,7 +276,6 @@ impl Ledger {
             Some(live) => live,
             None => self.number(&permit)?,
         };
-        live.since = at.now;
         live.until = permit.until;
         live.ends = lease::end(at.now, permit.lease, permit.until);
         live.waiting = false;
@@ -318,7 +317,6 @@ impl Ledger {
             return Err(LedgerError::Busy);
         }
         let mut live = self.grants.get(&grant).filter(|l| l.ends > at.now).ok_or(LedgerError::Gone(grant))?.clone();
-        live.since = at.now;
         live.until = terms.until;
         live.ends = lease::end(at.now, terms.lease, terms.until);
         live.grant.rules = terms.rules;
@@ -508,7 +506,6 @@ impl Ledger {
             session: permit.session,
             user: permit.user,
             ends: Instant(0),
-            since: Instant(0),
             until: permit.until,
             waiting: false,
             number,

@@ -27,4 +27,10 @@ pub use verified::{GrantError, Scope, VerifiedGrant};
 pub use view::{PairingView, View};
 
 #[cfg(test)]
+mod ledger_tests;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod testkit;

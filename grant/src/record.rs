@@ -27,8 +27,6 @@ pub struct Live {
     pub user: UserId,
     /// When it ends unless renewed.
     pub ends: Instant,
-    /// From when on it has its present life.
-    pub since: Instant,
     /// Beyond which it is never renewed: the end of what it stands on.
     pub until: Instant,
     /// Its pairing ended (the gateway started anew): it goes to no gateway until the client connects again, and only
@@ -52,7 +50,6 @@ impl Live {
             nat_number: self.number,
             lease_ms: millis(self.grant.lease),
             on_gateway: self.grant.on_gateway,
-            since: at.to_wall(self.since),
             ends: at.to_wall(self.ends),
             until: at.to_wall(self.until),
         }
@@ -67,7 +64,6 @@ impl Live {
             session: r.session,
             user: r.user,
             ends: at.to_instant(r.ends).min(lease::end(at.now, lease, until)),
-            since: at.to_instant(r.since).min(at.now),
             until,
             waiting: r.pairing.is_none(),
             number: r.nat_number,
@@ -117,8 +113,6 @@ pub struct GrantRecord {
     pub lease_ms: u64,
     /// May packets end at the gateway's own addresses?
     pub on_gateway: bool,
-    /// From when on it has its present life.
-    pub since: WallMs,
     /// When it ends unless renewed.
     pub ends: WallMs,
     /// Beyond which it is never renewed.
