@@ -32,6 +32,11 @@ pub const ENDPOINTS_MAX: usize = 8;
 pub const HANDSHAKE_ATTEMPT_MAX: Duration = Duration::from_secs(90);
 /// Initiations and knocks whose MAC1 held, handled in a second; beyond it, cookies (WireGuard paper, section 5.3).
 pub const HANDSHAKES_PER_SECOND: u64 = 1_000;
+/// Of these, how many one source address (IPv4 address, IPv6 /64) may use when the limit is reached. Laptops behind one
+/// NAT share it.
+pub const HANDSHAKES_PER_SOURCE: u16 = 125;
+/// Slots in which sources are counted; sources that fall together share their count.
+pub const HANDSHAKE_SOURCES: usize = 4_096;
 
 // -- knocks ----------------------------------------------------------------------------------------------------------
 /// Provisional peers of a controller at once.

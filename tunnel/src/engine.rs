@@ -10,7 +10,7 @@ use crate::control;
 use crate::counters::{Counters, Drop};
 use crate::headers::Packet;
 use crate::knock;
-use crate::limiter::PerSecond;
+use crate::limiter::{PerSecond, Sources};
 use crate::peer::{Peer, Sent};
 use crate::peers::{Bounds, Peers};
 use crate::routes::{ClientPath, Verdict as RouteVerdict};
@@ -31,6 +31,9 @@ use std::time::Duration;
 
 /// The engine wants to be called at least this often: load is counted by the second.
 const TICK_MAX: Duration = Duration::from_secs(1);
+
+/// Peers that are ticked under one lock of the state.
+const SWEEP_MAX: usize = 1_024;
 
 /// Counts the changes that [`Engine::apply`] made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +58,7 @@ pub struct Engine {
     /// When seconds were counted last.
     second: Mutex<Instant>,
     knocks: PerSecond,
+    sources: Sources,
     site: Site,
     client: ClientPath,
     drops: Arc<Counters>,
@@ -63,9 +67,6 @@ pub struct Engine {
 
 /// An endpoint and the local side that it was seen at.
 type Source = (SocketAddr, Local);
-
-/// An IP packet and whose tunnel it came out of.
-type Inner = (Arc<Peer>, Vec<u8>);
 
 impl Engine {
     /// An engine without peers.
@@ -77,6 +78,7 @@ impl Engine {
     pub fn with(config: Config, doors: Arc<dyn Doors>, bounds: Bounds) -> Self {
         let control = doors.door(&config.key);
         let drops = Arc::new(Counters::default());
+        let sources = Sources::new(config.seed);
         let state = State {
             generation: 0,
             peers: Peers::new(bounds, control.clone(), config.seed),
@@ -91,6 +93,7 @@ impl Engine {
             changing: Mutex::new(()),
             second: Mutex::new(Instant(0)),
             knocks: PerSecond::new(KNOCKS_PER_SECOND),
+            sources,
             site: Site::new(drops.clone()),
             client: ClientPath::new(drops.clone()),
             drops,
@@ -110,9 +113,19 @@ impl Engine {
         let state = self.state.read();
         let from = (train.addr, train.local);
         let mut replies = Replies::new();
-        for datagram in train.datagrams() {
-            match self.open(&state, now, from, datagram, out) {
-                Ok(Some((peer, packet))) => self.inbound(&state, now, &peer, packet, out, &mut replies),
+        let mut packets = Vec::new();
+        let mut datagrams = train.datagrams().peekable();
+        while let Some(first) = datagrams.next() {
+            match self.open(&state, now, from, first, out) {
+                Ok(Some(peer)) => {
+                    // Data of one tunnel, back to back, is opened under one lock.
+                    let run = std::iter::once(first)
+                        .chain(std::iter::from_fn(|| datagrams.next_if(|next| same_tunnel(first, next))));
+                    self.receive(&peer, now, from, run, &mut packets, out);
+                    for packet in packets.drain(..) {
+                        self.inbound(&state, now, &peer, packet, out, &mut replies);
+                    }
+                }
                 Ok(None) => {}
                 Err(reason) => self.silences.count(reason),
             }
@@ -120,6 +133,7 @@ impl Engine {
         self.send_replies(&state, now, &mut replies, out);
     }
 
+    /// Whose datagram is it? Handshakes are judged here; nothing is opened yet.
     fn open(
         &self,
         state: &State,
@@ -127,35 +141,66 @@ impl Engine {
         from: Source,
         datagram: &[u8],
         out: &mut Out,
-    ) -> Result<Option<Inner>, Silence> {
+    ) -> Result<Option<Arc<Peer>>, Silence> {
         let Some(message) = Message::read(datagram) else {
             return self.stranger(now, from, datagram, out).map(|()| None);
         };
+        let by_index = |index| state.peers.by_receiver(index).cloned().ok_or(Silence::UnknownIndex);
         let peer = match message {
-            Message::Initiation => self.initiator(state, from, datagram, out)?,
+            Message::Initiation => self.initiator(state, now, from, datagram, out)?,
             Message::Response(index) => {
-                let peer = state.peers.by_receiver(index).ok_or(Silence::UnknownIndex)?;
+                let peer = by_index(index)?;
                 judge(peer.door.as_ref(), from, datagram, out)?;
-                peer.clone()
+                peer
             }
-            Message::Cookie(index) | Message::Data(index, _) => {
-                state.peers.by_receiver(index).ok_or(Silence::UnknownIndex)?.clone()
-            }
+            Message::Cookie(index) | Message::Data(index, _) => by_index(index)?,
         };
-        let received = peer.lock()?.receive(now, from, datagram, &mut out.udp)?;
-        if let Some((endpoint, theirs)) = received.handshake {
-            out.events.push(Event::Handshake { peer: peer.id, endpoint, theirs });
+        Ok(Some(peer))
+    }
+
+    fn receive<'a>(
+        &self,
+        peer: &Peer,
+        now: Instant,
+        from: Source,
+        datagrams: impl Iterator<Item = &'a [u8]>,
+        packets: &mut Vec<Vec<u8>>,
+        out: &mut Out,
+    ) {
+        let mut tunnel = match peer.lock() {
+            Ok(tunnel) => tunnel,
+            Err(error) => return self.silences.count(error.into()),
+        };
+        for datagram in datagrams {
+            match tunnel.receive(now, from, datagram, &mut out.udp) {
+                Ok(received) => {
+                    packets.extend(received.packet);
+                    if let Some((endpoint, theirs)) = received.handshake {
+                        out.events.push(Event::Handshake { peer: peer.id, endpoint, theirs });
+                    }
+                }
+                Err(error) => self.silences.count(error.into()),
+            }
         }
-        Ok(received.packet.map(|packet| (peer, packet)))
     }
 
     /// Whose initiation is it? MAC1 under each key of ours, then the load, then one Diffie-Hellman.
-    fn initiator(&self, state: &State, from: Source, datagram: &[u8], out: &mut Out) -> Result<Arc<Peer>, Silence> {
+    fn initiator(
+        &self,
+        state: &State,
+        now: Instant,
+        from: Source,
+        datagram: &[u8],
+        out: &mut Out,
+    ) -> Result<Arc<Peer>, Silence> {
         for door in state.peers.doors() {
             match judge(door.as_ref(), from, datagram, out) {
                 Err(Silence::Mac1) => {}
                 Err(reason) => return Err(reason),
                 Ok(()) => {
+                    if !self.sources.admit(now, from.0.ip()) {
+                        return Err(Silence::SourceRate);
+                    }
                     let sender = door.sender(datagram).ok_or(Silence::Forged)?;
                     return state.peers.by_keys(door.public(), sender).cloned().ok_or(Silence::UnknownSender);
                 }
@@ -439,11 +484,21 @@ impl Engine {
             let _one = self.changing.lock();
             self.state.write().peers.expire(now);
         }
-        let state = self.state.read();
         let mut due = now.plus(TICK_MAX);
-        for peer in state.peers.all() {
-            due = due.min(peer.tick(now, &mut out.udp));
+        let mut last = None;
+        loop {
+            // In parts, so that a change never waits for a sweep of all.
+            let state = self.state.read();
+            let before = last;
+            for peer in state.peers.after(last).take(SWEEP_MAX) {
+                due = due.min(peer.tick(now, &mut out.udp));
+                last = Some(peer.id);
+            }
+            if last == before {
+                break;
+            }
         }
+        let state = self.state.read();
         let mut replies = Replies::new();
         due = due.min(match self.config.role {
             Role::Controller => Instant::NEVER,
@@ -496,6 +551,14 @@ fn side(now: Instant, peer: &Peer, address: IpAddr) -> (PeerId, Vec<IpAddr>) {
     match peer.provisional {
         Some((own, until)) if own == address && until > now => (PeerId::Provisional(peer.remote), vec![own]),
         _ => (peer.id, peer.addresses.clone()),
+    }
+}
+
+/// Do two datagrams bring data for one tunnel of ours?
+fn same_tunnel(first: &[u8], next: &[u8]) -> bool {
+    match (Message::read(first), Message::read(next)) {
+        (Some(Message::Data(a, _)), Some(Message::Data(b, _))) => a == b,
+        _ => false,
     }
 }
 

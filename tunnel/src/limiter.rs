@@ -1,7 +1,12 @@
-//! How many of a thing may happen in a second? Knocks; handshakes are counted by each door.
+//! How many of a thing may happen in a second? Knocks, and under load the handshakes of one source.
+//!
+//! The load itself, and cookies, are counted by each door.
 
+use model::limits::{HANDSHAKE_SOURCES, HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SOURCE};
 use model::time::Instant;
 use parking_lot::Mutex;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// A count that starts anew each second. Not exact at the seams, which is good enough against floods.
@@ -27,6 +32,54 @@ impl PerSecond {
     }
 }
 
+/// Handshakes by source address. A cookie proves an address and omits the port, so whoever has one real address could
+/// otherwise ask for as many Diffie-Hellmans as fit through his line.
+pub struct Sources {
+    seed: [u8; 32],
+    state: Mutex<Counted>,
+}
+
+struct Counted {
+    since: Instant,
+    all: u64,
+    slots: Vec<u16>,
+}
+
+impl Sources {
+    /// `seed` is random: nobody chooses with whom he shares a slot.
+    pub fn new(seed: [u8; 32]) -> Self {
+        Self { seed, state: Mutex::new(Counted { since: Instant(0), all: 0, slots: vec![0; HANDSHAKE_SOURCES] }) }
+    }
+
+    /// One more handshake, its cookie checked if one was asked for: is it within its source's share?
+    pub fn admit(&self, now: Instant, source: IpAddr) -> bool {
+        let slot = self.slot(source);
+        let mut state = self.state.lock();
+        if now.since(state.since) >= Duration::from_secs(1) {
+            state.since = now;
+            state.all = 0;
+            state.slots.fill(0);
+        }
+        state.all = state.all.saturating_add(1);
+        let load = state.all > HANDSHAKES_PER_SECOND;
+        state.slots.get_mut(slot).is_some_and(|count| {
+            *count = count.saturating_add(1);
+            !load || *count <= HANDSHAKES_PER_SOURCE
+        })
+    }
+
+    fn slot(&self, source: IpAddr) -> usize {
+        let mut hasher = DefaultHasher::new();
+        self.seed.hash(&mut hasher);
+        match source {
+            IpAddr::V4(a) => a.hash(&mut hasher),
+            // Whoever has one address of a /64 has all of them.
+            IpAddr::V6(a) => a.octets().get(..8).hash(&mut hasher),
+        }
+        usize::try_from(hasher.finish() % HANDSHAKE_SOURCES as u64).unwrap_or(0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,5 +92,24 @@ mod tests {
         assert_eq!(admitted, 3);
         assert!(!limiter.admit(at(5_999)));
         assert!(limiter.admit(at(6_000)));
+    }
+
+    #[test]
+    fn under_load_a_source_has_its_share_and_others_theirs() {
+        let sources = Sources::new([7; 32]);
+        let now = Instant(5_000_000_000);
+        let (flood, laptop) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([198, 51, 100, 1]));
+        let admitted = (0..HANDSHAKES_PER_SECOND * 3).filter(|_| sources.admit(now, flood)).count() as u64;
+        assert_eq!(admitted, HANDSHAKES_PER_SECOND, "without load nobody is counted");
+        assert!(sources.admit(now, laptop));
+        assert!(sources.admit(now.plus(Duration::from_secs(1)), flood));
+    }
+
+    #[test]
+    fn an_ipv6_source_is_its_64() {
+        let sources = Sources::new([7; 32]);
+        let at = |last: u16, net: u16| IpAddr::from([0x2001, 0xdb8, 0, net, 0, 0, 0, last]);
+        assert_eq!(sources.slot(at(1, 1)), sources.slot(at(2, 1)));
+        assert!((2..20).any(|net| sources.slot(at(1, net)) != sources.slot(at(1, 1))));
     }
 }

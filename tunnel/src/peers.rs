@@ -10,6 +10,7 @@ use model::limits::{DATA_KEYS_MAX, PEERS_MAX, PROVISIONAL_LIFE, PROVISIONAL_MAX}
 use model::time::Instant;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// Bits of an index that demultiplex; the eight below count a tunnel's sessions.
@@ -40,6 +41,8 @@ pub struct Peers {
     by_keys: BTreeMap<(PublicKey, PublicKey), Arc<Peer>>,
     by_address: BTreeMap<IpAddr, Arc<Peer>>,
     provisional: usize,
+    /// No provisional time ends before this.
+    expires: Instant,
     doors: BTreeMap<PublicKey, (Arc<dyn Door>, usize)>,
     control: Arc<dyn Door>,
     seed: [u8; 32],
@@ -56,6 +59,7 @@ impl Peers {
             by_keys: BTreeMap::new(),
             by_address: BTreeMap::new(),
             provisional: 0,
+            expires: Instant::NEVER,
             doors: BTreeMap::from([(control.public(), (control.clone(), 1))]),
             control,
             seed,
@@ -82,6 +86,11 @@ impl Peers {
     /// All, ordered by id.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.by_id.values()
+    }
+    /// Those that come after `last` in the order of ids; all without it.
+    pub fn after(&self, last: Option<PeerId>) -> impl Iterator<Item = &Arc<Peer>> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_id.range((from, Bound::Unbounded)).map(|(_, peer)| peer)
     }
     /// Our keys at the socket, at most [`DATA_KEYS_MAX`] and the control key.
     pub fn doors(&self) -> impl Iterator<Item = &Arc<dyn Door>> {
@@ -204,12 +213,13 @@ impl Peers {
                 }
             }
         }
+        self.expires = self.by_id.values().filter_map(|p| p.provisional).map(|p| p.1).min().unwrap_or(Instant::NEVER);
         gone.len()
     }
 
-    /// Is anything provisional over?
+    /// May anything provisional be over?
     pub fn has_expired(&self, now: Instant) -> bool {
-        self.by_id.values().any(|p| p.provisional.is_some_and(|(_, until)| until <= now))
+        self.expires <= now
     }
 
     /// A provisional peer becomes a node's control tunnel; it may go on with its enrolment until its time ends.
@@ -256,6 +266,9 @@ impl Peers {
         self.by_keys.insert((local, peer.remote), peer.clone());
         for address in addresses(&peer) {
             self.by_address.insert(address, peer.clone());
+        }
+        if let Some((_, until)) = peer.provisional {
+            self.expires = self.expires.min(until);
         }
         if matches!(peer.kind, PeerKind::Provisional) {
             self.provisional += 1;

@@ -240,3 +240,26 @@ fn a_removed_peer_is_a_stranger() {
     assert!(net.log[before..].iter().all(|(from, _, _)| *from == addr(NODE)), "the controller said nothing");
     assert_eq!((net.counter(0, "udp_unknown_index"), net.counter(0, "udp_unknown_sender")), (1, 1));
 }
+
+#[test]
+fn a_train_of_many_datagrams_is_taken_whole_and_in_order() {
+    let mut net = pair();
+    net.tun(1, &request(CONTROL_PORT));
+    net.run();
+    net.taken(0);
+    let segment =
+        |n: u8| tcp6(address_of_node(&pool(), &device()), 40_000, pool().controller(), CONTROL_PORT, ACK, &[n; 8]);
+    for n in 0..20 {
+        net.tun(1, &segment(n));
+    }
+    let sent: Vec<Vec<u8>> = net.wire.drain(..).map(|t| t.bytes).collect();
+    let mut bytes = sent.concat();
+    // A stranger's datagram of the same size, and a shorter one at the end.
+    bytes.splice(0..0, vec![4; sent[0].len()]);
+    bytes.extend([4, 0, 0, 0]);
+    let mut train = Train { stride: sent[0].len(), ..Train::datagram(addr(NODE), Local::default(), bytes) };
+    let mut out = Out::default();
+    net.hosts[0].engine.from_udp(net.now, &mut train, &mut out);
+    assert_eq!(out.tun.into_iter().map(|f| f.bytes).collect::<Vec<_>>(), (0..20).map(segment).collect::<Vec<_>>());
+    assert_eq!(net.counter(0, "udp_not_wireguard"), 2);
+}

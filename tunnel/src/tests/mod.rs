@@ -1,5 +1,6 @@
 //! Engines that talk over a virtual network, with real cryptography.
 
+mod change;
 mod control;
 mod double;
 mod hostile;
