@@ -32,6 +32,8 @@ use std::time::Duration;
 /// The engine wants to be called at least this often: load is counted by the second.
 const TICK_MAX: Duration = Duration::from_secs(1);
 
+/// And not more often than this, whatever is due.
+const TICK_MIN: Duration = Duration::from_millis(10);
 /// Peers that are ticked under one lock of the state.
 const SWEEP_MAX: usize = 1_024;
 
@@ -506,7 +508,7 @@ impl Engine {
             Role::Client => self.client.expire(now, out),
         });
         self.send_replies(&state, now, &mut replies, out);
-        due
+        due.max(now.plus(TICK_MIN))
     }
 
     /// Starts a new second of load; answers whether a provisional peer's time is over.

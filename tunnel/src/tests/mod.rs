@@ -5,6 +5,7 @@ mod control;
 mod double;
 mod hostile;
 mod pairing;
+mod path;
 mod timing;
 
 use crate::api::*;
