@@ -6,10 +6,16 @@ pub mod accounts;
 pub mod checks;
 pub mod clock;
 mod cmsg;
+pub mod conntrack;
 pub mod entropy;
+pub mod forwarding;
 pub mod keyfile;
 pub mod local;
 pub mod namespace;
+pub mod netlink;
+pub mod nft;
+pub mod resolv;
+pub mod sysctl;
 pub mod tun;
 pub mod udp;
 

@@ -19,6 +19,98 @@ pub fn enter_fresh_namespace() {
     assert_eq!(done, 0, "unshare: {}", std::io::Error::last_os_error());
 }
 
+/// Moves the calling thread, and nothing else, into a mount namespace whose changes stay there.
+pub fn enter_fresh_mounts() {
+    // SAFETY: unshare takes flags by value and changes only the calling thread's view.
+    let done = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    assert_eq!(done, 0, "unshare: {}", std::io::Error::last_os_error());
+    let status = std::process::Command::new("mount").args(["--make-rprivate", "/"]).status().expect("mount runs");
+    assert!(status.success(), "mount --make-rprivate /");
+}
+
+/// A machine of its own: a thread in a fresh network namespace, with loopback up, that does what it is told.
+pub struct Host {
+    jobs: Option<std::sync::mpsc::Sender<Job>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    thread_id: i32,
+}
+
+type Job = Box<dyn FnOnce(&tokio::runtime::Runtime) + Send>;
+
+impl Host {
+    /// Makes one.
+    pub fn new() -> Self {
+        let (jobs, inbox) = std::sync::mpsc::channel::<Job>();
+        let (ready, started) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            enter_fresh_namespace();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            ip("link set lo up");
+            // SAFETY: gettid has no preconditions.
+            ready.send(unsafe { libc::gettid() }).expect("the maker waits");
+            for job in inbox {
+                job(&runtime);
+            }
+        });
+        let thread_id = started.recv().expect("a namespace");
+        Self { jobs: Some(jobs), thread: Some(thread), thread_id }
+    }
+
+    /// Runs `work` there and waits for it. A panic there is a panic here.
+    pub fn run<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> R {
+        self.block_on(|| async { work() })
+    }
+
+    /// Runs the future there, under a runtime that stays on that thread.
+    pub fn block_on<F, R>(&self, work: impl FnOnce() -> F + Send + 'static) -> R
+    where
+        F: Future<Output = R>,
+        R: Send + 'static,
+    {
+        let (reply, answer) = std::sync::mpsc::channel();
+        let job: Job = Box::new(move |runtime| {
+            let body = std::panic::AssertUnwindSafe(|| runtime.block_on(async { work().await }));
+            let _ = reply.send(std::panic::catch_unwind(body));
+        });
+        self.jobs.as_ref().expect("running").send(job).expect("the host runs");
+        match answer.recv().expect("an answer") {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// Joins this host's `name` to the other's `peer_name` with a cable of two link ends, up, with these addresses.
+    pub fn cable(&self, name: &'static str, addresses: &'static str, other: &Self, peer: (&'static str, &'static str)) {
+        let far = other.thread_id;
+        let (peer_name, peer_addresses) = peer;
+        self.run(move || ip(&format!("link add {name} type veth peer name {peer_name} netns {far}")));
+        for (host, name, addresses) in [(self, name, addresses), (other, peer_name, peer_addresses)] {
+            host.run(move || {
+                for address in addresses.split_whitespace() {
+                    let nodad = if address.contains(':') { " nodad" } else { "" };
+                    ip(&format!("addr add {address} dev {name}{nodad}"));
+                }
+                ip(&format!("link set {name} up"));
+            });
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Runs `ip` in the calling thread's namespace.
+pub fn ip(arguments: &str) {
+    let status = std::process::Command::new("ip").args(arguments.split_whitespace()).status().expect("ip runs");
+    assert!(status.success(), "ip {arguments}");
+}
+
 /// A folder of mode 0700 that goes with the value.
 pub struct Folder(std::path::PathBuf);
 

@@ -158,14 +158,8 @@ fn set_mtu(label: &CString, mtu: u16) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{enter_fresh_namespace, privileged};
-    use std::process::Command;
+    use crate::test_support::{enter_fresh_namespace, ip, privileged};
     use std::sync::Arc;
-
-    fn ip(arguments: &str) {
-        let status = Command::new("ip").args(arguments.split_whitespace()).status().expect("ip runs");
-        assert!(status.success(), "ip {arguments}");
-    }
 
     #[test]
     fn bad_names_are_refused_before_the_driver_cuts_them() {

@@ -1,0 +1,93 @@
+//! How do a grant's flows leave the kernel? Its address is the original source of each of their connection tracking
+//! entries: all of those are deleted, over ctnetlink, without a program.
+
+use crate::checks::{self, CheckError};
+use nlink::netlink::netfilter::ConntrackFilter;
+use nlink::netlink::{Connection, Netfilter};
+use std::net::IpAddr;
+
+/// Why entries could not be deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConntrackError {
+    /// Not allowed.
+    #[error(transparent)]
+    Machine(#[from] CheckError),
+    /// The kernel's refusal.
+    #[error("cannot delete the connection tracking entries of {address}: {source}")]
+    Kernel {
+        /// The original source.
+        address: IpAddr,
+        /// The answer.
+        source: nlink::netlink::Error,
+    },
+    /// No connection to the kernel.
+    #[error("cannot open connection tracking ({0}): load it with `modprobe nf_conntrack_netlink`")]
+    Open(#[source] nlink::netlink::Error),
+}
+
+/// A connection to the kernel's connection tracking. Kept open: a revoke waits for it.
+pub struct Conntrack(Connection<Netfilter>);
+
+impl Conntrack {
+    /// Opens it, in the calling thread's network namespace. Needs a tokio runtime.
+    pub fn open() -> Result<Self, ConntrackError> {
+        Connection::<Netfilter>::new().map(Self).map_err(ConntrackError::Open)
+    }
+
+    /// Deletes every entry whose original source is `address`. The caller has stopped the flows first: one that begins
+    /// meanwhile may be missed.
+    ///
+    /// IPv4 is one request where the kernel can filter (6.12). IPv6 is a dump and a request for each entry: the
+    /// kernel's own comparison of IPv6 addresses cannot be used.
+    pub async fn delete_by_source(&self, address: IpAddr) -> Result<(), ConntrackError> {
+        let filter = ConntrackFilter::new().orig_src(address);
+        self.0.flush_conntrack_matching(&filter).await.map_err(|source| {
+            if source.is_permission_denied() && checks::net_admin().is_err() {
+                return ConntrackError::Machine(CheckError::NoNetAdmin);
+            }
+            ConntrackError::Kernel { address, source }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nft::Dark;
+    use crate::test_support::{Host, ip, privileged};
+    use std::net::{SocketAddr, UdpSocket};
+
+    async fn count(conntrack: &Conntrack, source: IpAddr) -> usize {
+        let filter = ConntrackFilter::new().orig_src(source);
+        conntrack.0.get_conntrack_matching(&filter).await.expect("list").len()
+    }
+
+    #[test]
+    fn every_entry_of_one_source_goes_and_no_other() {
+        if !privileged() {
+            return;
+        }
+        Host::new().block_on(|| async {
+            ip("addr add fd00:198::5/128 dev lo nodad");
+            ip("addr add fd00:198::6/128 dev lo nodad");
+            // A table that asks for connection states switches tracking on.
+            let dark =
+                Dark { program: "test".to_owned(), tun: "umbra-t0".to_owned(), udp_port: 1, allow_in: Vec::new() };
+            dark.apply().await.expect("apply");
+            let conntrack = Conntrack::open().expect("open");
+            for [gone, other] in [["127.0.0.5", "127.0.0.6"], ["fd00:198::5", "fd00:198::6"]] {
+                let [gone, other] = [gone, other].map(|text| text.parse::<IpAddr>().expect("address"));
+                for (source, flows) in [(gone, 20), (other, 3)] {
+                    let socket = UdpSocket::bind(SocketAddr::new(source, 0)).expect("bind");
+                    for port in 0..flows {
+                        socket.send_to(b"x", SocketAddr::new(source, 9_000 + port)).expect("send");
+                    }
+                }
+                assert_eq!((count(&conntrack, gone).await, count(&conntrack, other).await), (20, 3));
+                conntrack.delete_by_source(gone).await.expect("delete");
+                assert_eq!((count(&conntrack, gone).await, count(&conntrack, other).await), (0, 3));
+                conntrack.delete_by_source(gone).await.expect("nothing there");
+            }
+        });
+    }
+}

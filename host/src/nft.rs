@@ -1,0 +1,130 @@
+//! Which packets may the kernel pass around us? nftables tables of our own, set over netlink, without the `nft` program.
+//!
+//! A program owns up to four tables, named after it: `umbra-PROGRAM` (families inet and arp, [`Guard`]),
+//! `umbra-PROGRAM-forward` ([`Gateway`] or [`Client`]) and `umbra-PROGRAM-dark` ([`Dark`]). Each is replaced whole, in one
+//! batch: the kernel has the old rules or the new ones, never none.
+
+mod batch;
+mod client;
+mod dark;
+mod gateway;
+mod guard;
+
+pub use client::Client;
+pub use dark::{AllowIn, Dark};
+pub use gateway::Gateway;
+pub use guard::Guard;
+
+use crate::checks::CheckError;
+use batch::Batch;
+use model::net::Prefix;
+use nlink::netlink::nftables::Family;
+
+/// Prefixes of one description; an organisation has two, and two pools.
+pub const PREFIXES_MAX: usize = 64;
+/// Bytes of a program's name within a table's.
+const PROGRAM_BYTES_MAX: usize = 32;
+
+/// Why the tables are not as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// Not allowed.
+    #[error(transparent)]
+    Machine(#[from] CheckError),
+    /// The program's name cannot be part of a table's.
+    #[error("'{0}' cannot name a table: take 1 to {PROGRAM_BYTES_MAX} small letters, digits and '-'")]
+    Program(String),
+    /// The interface's name is empty or too long.
+    #[error("'{0}' is no interface name: it would match other interfaces, or none")]
+    Interface(String),
+    /// Too many, or one that covers everything.
+    #[error("cannot guard {0}: give at most {PREFIXES_MAX} prefixes, none of them of length 0")]
+    Prefixes(String),
+    /// No nftables, or not all of it.
+    #[error(
+        "this kernel lacks a part of nftables that the table '{table}' needs ({source}): load it with `modprobe -a \
+         nf_tables nft_ct nft_fib_inet nft_masq nft_chain_nat`, or use a kernel that has it"
+    )]
+    Unsupported {
+        /// The table.
+        table: String,
+        /// The answer.
+        source: nlink::netlink::Error,
+    },
+    /// The kernel's refusal.
+    #[error("cannot set the nftables table '{table}': {source}")]
+    Kernel {
+        /// The table.
+        table: String,
+        /// The answer.
+        source: nlink::netlink::Error,
+    },
+}
+
+/// Removes the program's tables, but [`Dark`]'s: it stays while the service restarts. What is not there is no error.
+pub async fn remove(program: &str) -> Result<(), NftError> {
+    let (guard, forward) = (table(program, "")?, table(program, "-forward")?);
+    Batch::open(&guard)?
+        .remove(&guard, Family::Inet)
+        .remove(&guard, Family::Arp)
+        .remove(&forward, Family::Inet)
+        .commit()
+        .await
+}
+
+/// Removes the table that keeps the machine dark.
+pub async fn remove_dark(program: &str) -> Result<(), NftError> {
+    let name = table(program, "-dark")?;
+    Batch::open(&name)?.remove(&name, Family::Inet).commit().await
+}
+
+/// The name of a program's table.
+fn table(program: &str, suffix: &str) -> Result<String, NftError> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if program.is_empty() || program.len() > PROGRAM_BYTES_MAX || !program.bytes().all(plain) {
+        return Err(NftError::Program(program.to_owned()));
+    }
+    Ok(format!("umbra-{program}{suffix}"))
+}
+
+/// A name that matches one interface: a trailing '*' would match many.
+fn interface(name: &str) -> Result<&str, NftError> {
+    let good = (1..=crate::tun::NAME_BYTES_MAX).contains(&name.len()) && !name.contains(['*', '\0', '/']);
+    if good { Ok(name) } else { Err(NftError::Interface(name.to_owned())) }
+}
+
+/// Prefixes within the bound. One of length 0 would cut the machine off.
+fn prefixes(prefixes: &[Prefix]) -> Result<(), NftError> {
+    if prefixes.len() > PREFIXES_MAX {
+        return Err(NftError::Prefixes(format!("{} prefixes", prefixes.len())));
+    }
+    match prefixes.iter().find(|prefix| prefix.bits() == 0) {
+        Some(prefix) => Err(NftError::Prefixes(prefix.to_string())),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[path = "nft/tests.rs"]
+mod kernel_tests;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions_that_would_match_the_wrong_things_are_refused() {
+        for program in ["", "Gateway", "a b", "a/b", &"x".repeat(33)] {
+            assert!(matches!(table(program, ""), Err(NftError::Program(_))), "{program}");
+        }
+        assert_eq!(table("gateway", "-dark").expect("good"), "umbra-gateway-dark");
+        for name in ["", "umbra*", "a-name-of-16-xxx"] {
+            assert!(matches!(interface(name), Err(NftError::Interface(_))), "{name}");
+        }
+        let default = "0.0.0.0/0".parse().expect("prefix");
+        assert!(matches!(prefixes(&[default]), Err(NftError::Prefixes(_))));
+        let one: Prefix = "10.0.0.0/8".parse().expect("prefix");
+        assert!(prefixes(&[one; PREFIXES_MAX]).is_ok());
+        assert!(prefixes(&[one; PREFIXES_MAX + 1]).is_err());
+    }
+}

@@ -1,0 +1,90 @@
+//! What makes a machine silent? An input chain that lets in what the machine needs and what it asked for, and drops the
+//! rest, so that not even a closed port answers.
+
+use super::batch::{Batch, accept_rule, drop_rule};
+use super::{NftError, interface, table};
+use model::net::{PortRange, Protocol};
+use nlink::netlink::nftables::{
+    BaseChain, CmpOp, CtState, Expr, Family, Field, FilterHook, Match, PayloadBase, Policy, Priority, Register,
+    RuleSpec, Value, Verdict,
+};
+
+/// Neighbour discovery and router advertisements: solicitations and advertisements, 133 to 136 (RFC 4861, section 4).
+const DISCOVERY: [u8; 4] = [133, 134, 135, 136];
+/// Offset of the hop limit in the IPv6 header, bytes (RFC 8200, section 3).
+const HOP_LIMIT_OFFSET: u32 = 7;
+/// What a discovery packet has that no router passed on (RFC 4861, section 6.1).
+const HOP_LIMIT_ON_LINK: u8 = 255;
+/// Exceptions of one machine.
+const ALLOW_IN_MAX: usize = 64;
+
+/// A port that stays open to the outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AllowIn {
+    /// TCP or UDP; nothing else has ports, and nothing else is let in.
+    pub protocol: Protocol,
+    /// The ports.
+    pub ports: PortRange,
+}
+
+/// What still reaches a dark machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dark {
+    /// Whose table.
+    pub program: String,
+    /// The TUN's name.
+    pub tun: String,
+    /// Our own port.
+    pub udp_port: u16,
+    /// The administrator's exceptions.
+    pub allow_in: Vec<AllowIn>,
+}
+
+impl Dark {
+    /// Sets the table, in place of the program's earlier one.
+    pub async fn apply(&self) -> Result<(), NftError> {
+        let name = table(&self.program, "-dark")?;
+        let tun = interface(&self.tun)?;
+        let base = BaseChain::filter(FilterHook::Input, Priority::Filter).policy(Policy::Drop);
+        let batch = Batch::open(&name)?.replace(&name, Family::Inet).chain(&name, Family::Inet, "input", base);
+        let batch =
+            self.rules(tun).into_iter().fold(batch, |batch, rule| batch.rule(&name, Family::Inet, "input", rule));
+        batch.commit().await
+    }
+
+    fn rules(&self, tun: &str) -> Vec<RuleSpec> {
+        let answers = CtState::ESTABLISHED | CtState::RELATED;
+        let mut rules = vec![
+            accept_rule([Match::eq(Field::Iifname, "lo")]),
+            accept_rule([Match::eq(Field::Iifname, tun)]),
+            accept_rule([Match::eq(Field::CtState, answers)]),
+        ];
+        rules.extend(DISCOVERY.map(discovery_rule));
+        // DHCP answers: to a broadcast request, so connection tracking does not know them (RFC 2131, RFC 8415).
+        for (server, client) in [(67_u16, 68_u16), (547, 546)] {
+            rules.push(accept_rule([Match::eq(Field::UdpSport, server), Match::eq(Field::UdpDport, client)]));
+        }
+        rules.push(accept_rule([Match::eq(Field::UdpDport, self.udp_port)]));
+        for allowed in self.allow_in.iter().take(ALLOW_IN_MAX) {
+            let field = match allowed.protocol {
+                Protocol::Tcp => Field::TcpDport,
+                Protocol::Udp => Field::UdpDport,
+                Protocol::Icmp => continue,
+            };
+            let ports = Value::range(allowed.ports.first, allowed.ports.last);
+            rules.push(accept_rule([Match::eq(field, ports)]));
+        }
+        // The policy would do; this one counts.
+        rules.push(drop_rule([]));
+        rules
+    }
+}
+
+fn discovery_rule(kind: u8) -> RuleSpec {
+    let (sreg, dreg) = (Register::R0, Register::R0);
+    RuleSpec::new()
+        .then(Match::eq(Field::Icmp6Type, kind))
+        .then(Expr::Payload { dreg, base: PayloadBase::Network, offset: HOP_LIMIT_OFFSET, len: 1 })
+        .then(Expr::Cmp { sreg, op: CmpOp::Eq, data: vec![HOP_LIMIT_ON_LINK] })
+        .then(Verdict::Accept)
+}

@@ -1,0 +1,101 @@
+//! What may a gateway forward? From the TUN to the service side, and the replies to that; it is a router for nobody.
+
+use super::batch::{Batch, accept_rule, all, drop_rule, source_in};
+use super::{NftError, interface, prefixes, table};
+use model::net::Prefix;
+use nlink::netlink::nftables::{
+    BaseChain, CtDirection, CtState, Family, FibFlags, FibResult, Field, FilterHook, Match, NatHook, Priority,
+    RuleSpec, Stmt, Value, Verdict,
+};
+use nlink::netlink::types::route::RouteType;
+
+/// The connection mark of flows that the TUN opened: "umbr".
+pub const MARK: u32 = 0x756d_6272;
+/// Behind destination NAT (-100), where a reply has its true destination again, and before routing.
+const AFTER_NAT: Priority = Priority::Custom(-90);
+
+/// A gateway's forwarding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Whose table.
+    pub program: String,
+    /// The TUN's name.
+    pub tun: String,
+    /// Where the addresses of grants come from: every packet out of the TUN that is forwarded has such a source.
+    pub nat_pools: Vec<Prefix>,
+}
+
+impl Gateway {
+    /// Sets the table, in place of the program's earlier forwarding. Set it before forwarding is enabled.
+    pub async fn apply(&self) -> Result<(), NftError> {
+        let name = table(&self.program, "-forward")?;
+        let tun = interface(&self.tun)?;
+        prefixes(&self.nat_pools)?;
+        let prerouting = |priority| BaseChain::filter(FilterHook::Prerouting, priority);
+        let chains = [
+            ("spoofed", prerouting(Priority::Raw), self.spoofed(tun)),
+            ("transit", prerouting(AFTER_NAT), transit(tun)),
+            ("forward", BaseChain::filter(FilterHook::Forward, Priority::Filter), self.forward(tun)),
+            ("postrouting", BaseChain::nat(NatHook::Postrouting, Priority::SrcNat), self.masquerade(tun)),
+        ];
+        let mut batch = Batch::open(&name)?.replace(&name, Family::Inet);
+        for (chain, base, rules) in chains {
+            batch = batch.chain(&name, Family::Inet, chain, base);
+            for rule in rules {
+                batch = batch.rule(&name, Family::Inet, chain, rule);
+            }
+        }
+        batch.commit().await
+    }
+
+    /// A grant's address from elsewhere than the TUN is a forgery: it could ride on a live flow's mark.
+    fn spoofed(&self, tun: &str) -> Vec<RuleSpec> {
+        let rule = |pool| drop_rule([Match::ne(Field::Iifname, tun), source_in(pool)]);
+        self.nat_pools.iter().map(rule).collect()
+    }
+
+    /// Marks what the TUN sends, lets replies back, drops everything else, whatever its interfaces.
+    fn forward(&self, tun: &str) -> Vec<RuleSpec> {
+        let from_tun = Match::eq(Field::Iifname, tun);
+        let mut rules = vec![
+            drop_rule([Match::eq(Field::CtState, CtState::INVALID)]),
+            drop_rule([from_tun.clone(), Match::eq(Field::Oifname, tun)]),
+        ];
+        for pool in &self.nat_pools {
+            rules.push(all([from_tun.clone(), source_in(pool)]).then(Stmt::SetCtMark(MARK)).then(Verdict::Accept));
+        }
+        rules.push(accept_rule([vec![Match::eq(Field::Oifname, tun)], reply()].concat()));
+        rules.push(drop_rule([]));
+        rules
+    }
+
+    /// The service side sees the gateway's own address.
+    fn masquerade(&self, tun: &str) -> Vec<RuleSpec> {
+        let rule = |pool| all([source_in(pool), Match::ne(Field::Oifname, tun)]).then(Stmt::Masquerade);
+        self.nat_pools.iter().map(rule).collect()
+    }
+}
+
+/// Drops what would be forwarded for strangers before it is routed: routing itself answers, with ICMP "time exceeded"
+/// or "unreachable", before the forward hook is asked.
+fn transit(tun: &str) -> Vec<RuleSpec> {
+    let ours = |kind: RouteType| {
+        let field = Field::Fib { flags: FibFlags::DADDR, result: FibResult::AddrType };
+        accept_rule([Match::eq(field, kind)])
+    };
+    vec![
+        accept_rule([Match::eq(Field::Iifname, "lo")]),
+        accept_rule([Match::eq(Field::Iifname, tun)]),
+        accept_rule(reply()),
+        ours(RouteType::Local),
+        ours(RouteType::Broadcast),
+        ours(RouteType::Multicast),
+        ours(RouteType::Anycast),
+        drop_rule([]),
+    ]
+}
+
+/// The packet answers a flow that the TUN opened.
+fn reply() -> Vec<Match> {
+    vec![Match::eq(Field::CtDirection, Value::CtDirection(CtDirection::Reply)), Match::eq(Field::CtMark, MARK)]
+}
