@@ -451,3 +451,6 @@ fn remove_ranked<K: Ord>(ranking: &mut Ranking<K>, key: &K, entry: (Instant, Flo
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -425,3 +425,6 @@ fn parse_quote(bytes: &[u8], start: usize, v6: bool) -> Result<Quote, Drop> {
         request,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,3 +126,57 @@ impl Limiter {
         self.used <= ICMP_ERRORS_PER_SECOND
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::craft::{addresses, assert_sums, echo, ip, port_unreachable, udp};
+
+    fn answer(bytes: &[u8]) -> Option<Vec<u8>> {
+        about(bytes, &Packet::parse(bytes).unwrap(), Reason::Prohibited)
+    }
+
+    #[test]
+    fn errors_quote_what_fits_and_come_from_the_destination() {
+        for (from, to, most, codes) in [("10.0.0.1", "10.0.0.2", 576, [3, 13]), ("fd00::1", "fd00::2", 1280, [1, 1])] {
+            for size in [0, 100, 1300] {
+                let bytes = udp((ip(from), 5), (ip(to), 6), &vec![7; size]);
+                let error = answer(&bytes).unwrap();
+                assert_sums(&error);
+                assert_eq!(addresses(&error), (ip(to), ip(from)));
+                let head = if from.contains(':') { 40 } else { 20 };
+                assert_eq!(error.len(), (head + 8 + bytes.len()).min(most));
+                assert_eq!(error[head..head + 2], codes);
+                let Transport::Error(e) = Packet::parse(&error).unwrap().transport else { panic!() };
+                assert_eq!((e.quote.source_port, e.quote.destination_port), (5, 6));
+            }
+        }
+    }
+
+    #[test]
+    fn no_error_about_errors_or_addresses_of_many() {
+        let inner = udp((ip("10.0.0.2"), 5), (ip("10.0.0.1"), 6), b"");
+        assert_eq!(answer(&port_unreachable(ip("10.0.0.1"), ip("10.0.0.2"), &inner)), None);
+        for (from, to) in [
+            ("10.0.0.1", "224.0.0.251"),
+            ("10.0.0.1", "255.255.255.255"),
+            ("224.0.0.1", "10.0.0.1"),
+            ("0.0.0.0", "10.0.0.1"),
+            ("fd00::1", "ff02::fb"),
+            ("::", "fd00::1"),
+        ] {
+            assert_eq!(answer(&udp((ip(from), 5), (ip(to), 6), b"")), None, "{from} {to}");
+        }
+        assert!(answer(&echo(ip("10.0.0.1"), ip("10.0.0.2"), true, 1, b"")).is_some());
+    }
+
+    #[test]
+    fn the_rate_is_bounded_and_comes_back() {
+        let mut limiter = Limiter::default();
+        let start = Instant(5);
+        let sent = (0..2 * ICMP_ERRORS_PER_SECOND).filter(|_| limiter.take(start)).count();
+        assert_eq!(sent as u64, ICMP_ERRORS_PER_SECOND);
+        assert!(!limiter.take(start.plus(Duration::from_millis(999))));
+        assert!(limiter.take(start.plus(Duration::from_secs(1))));
+    }
+}

@@ -25,6 +25,9 @@ pub mod site;
 pub mod wire;
 
 #[cfg(test)]
+mod craft;
+
+#[cfg(test)]
 mod tests;
 
 pub use address::{address_of_key, address_of_node};

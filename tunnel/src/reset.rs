@@ -38,3 +38,42 @@ pub fn answer(packet: &Packet) -> Option<Vec<u8>> {
     };
     Some(if tcp.has(ACK) { build(&back, ack, None) } else { build(&back, 0, Some(seq.wrapping_add(length))) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::craft::{assert_sums, ip, tcp};
+    use crate::headers::{FIN, SYN};
+
+    fn answered(flags: u8, payload: &[u8]) -> Option<Tcp> {
+        for (from, to) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
+            let bytes = tcp((ip(from), 5), (ip(to), 6), flags, (100, 200), payload);
+            let rst = answer(&Packet::parse(&bytes).unwrap());
+            if let Some(rst) = &rst {
+                assert_sums(rst);
+            }
+            let parsed = rst.map(|rst| Packet::parse(&rst).unwrap());
+            assert!(parsed.is_none_or(|p| (p.source, p.destination) == (ip(to), ip(from))));
+            if from.contains(':') {
+                return parsed.map(|p| match p.transport {
+                    Transport::Tcp(tcp) => tcp,
+                    other => panic!("{other:?}"),
+                });
+            }
+        }
+        None
+    }
+
+    /// RFC 9293 section 3.10.7.1, case by case.
+    #[test]
+    fn a_segment_to_nowhere_is_answered_by_the_book() {
+        let rst = answered(SYN, b"").unwrap();
+        assert_eq!((rst.flags, rst.seq, rst.ack), (RST | ACK, 0, 101));
+        let rst = answered(ACK, b"abc").unwrap();
+        assert_eq!((rst.flags, rst.seq), (RST, 200));
+        assert_eq!((rst.source_port, rst.destination_port), (6, 5));
+        assert_eq!(answered(FIN | ACK, b"").unwrap().seq, 200);
+        assert_eq!(answered(RST, b""), None);
+        assert_eq!(answered(RST | ACK, b""), None);
+    }
+}

@@ -133,3 +133,86 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
         field.copy_from_slice(value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::craft::{assert_sums, echo, tcp, udp};
+    use crate::headers::{ACK, SYN};
+    use proptest::prelude::*;
+
+    fn ends(v6: bool) -> impl Strategy<Value = Ends> {
+        let address = move || {
+            any::<u128>().prop_map(move |a| {
+                if v6 { IpAddr::from(a.to_be_bytes()) } else { IpAddr::from((a as u32).to_be_bytes()) }
+            })
+        };
+        (address(), 1u16.., address(), 1u16..).prop_map(|(source, source_port, destination, destination_port)| Ends {
+            source,
+            source_port,
+            destination,
+            destination_port,
+        })
+    }
+
+    /// TCP, UDP, UDP without checksum, echo request, echo reply.
+    fn made(kind: usize, e: &Ends, payload: &[u8]) -> Vec<u8> {
+        let (from, to) = ((e.source, e.source_port), (e.destination, e.destination_port));
+        match kind {
+            0 => tcp(from, to, SYN | ACK, (1, 2), payload),
+            1 => udp(from, to, payload),
+            2 if e.source.is_ipv4() => {
+                let mut bytes = udp(from, to, payload);
+                bytes[26..28].fill(0);
+                bytes
+            }
+            3 => echo(e.source, e.destination, false, e.destination_port, payload),
+            _ => echo(e.source, e.destination, true, e.source_port, payload),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1024))]
+
+        #[test]
+        fn new_ends_equal_a_packet_made_with_them(
+            (from, to) in any::<bool>().prop_flat_map(|v6| (ends(v6), ends(v6))),
+            kind in 0usize..5,
+            payload in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let original = made(kind, &from, &payload);
+            let mut bytes = original.clone();
+            bytes.extend([0; 9]);
+            let packet = Packet::parse(&bytes).unwrap();
+            rewrite(&mut bytes, &packet, &to);
+            assert_sums(&bytes);
+            prop_assert_eq!(&bytes, &made(kind, &to, &payload));
+            let packet = Packet::parse(&bytes).unwrap();
+            rewrite(&mut bytes, &packet, &from);
+            prop_assert_eq!(bytes, original);
+        }
+
+        #[test]
+        fn hops_go_down_with_a_right_checksum(from in any::<bool>().prop_flat_map(ends), hops in 1u8..) {
+            let mut bytes = made(0, &from, b"x");
+            let at = if from.source.is_ipv4() { 8 } else { 7 };
+            bytes[at] = hops;
+            if from.source.is_ipv4() {
+                crate::craft::seal_v4(&mut bytes);
+            }
+            let packet = Packet::parse(&bytes).unwrap();
+            decrement_hops(&mut bytes, &packet);
+            prop_assert_eq!(bytes[at], hops - 1);
+            assert_sums(&bytes);
+        }
+
+        #[test]
+        fn damage_stays_visible((from, to) in any::<bool>().prop_flat_map(|v6| (ends(v6), ends(v6)))) {
+            let mut bytes = made(0, &from, b"hello");
+            *bytes.last_mut().unwrap() ^= 0x40;
+            let packet = Packet::parse(&bytes).unwrap();
+            rewrite(&mut bytes, &packet, &to);
+            prop_assert_ne!(bytes, made(0, &to, b"hello"));
+        }
+    }
+}
