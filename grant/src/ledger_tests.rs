@@ -28,6 +28,18 @@ fn a_grant_joins_the_tunnel_that_the_client_holds() {
 }
 
 #[test]
+fn a_tunnel_about_to_go_is_not_joined() {
+    let mut ledger = ledger();
+    let first = give(&mut ledger, at(10), permit(1, 1, 1, 1));
+    // The gateway, which counts from earlier, may have dropped it already; it never makes it again.
+    let nearly = Moment { now: Instant(at(70).now.0 - 1_000_000), ..at(70) };
+    for (n, when) in [(2, nearly), (3, at(70))] {
+        let second = ledger.grant(when, Permit { held: vec![first.pairing], ..permit(1, n, 1, n) }).unwrap();
+        assert!(second.new_pairing.is_some());
+    }
+}
+
+#[test]
 fn a_second_request_extends_and_takes_the_rules_of_now() {
     let mut ledger = ledger();
     let first = give(&mut ledger, at(10), permit(1, 1, 1, 1));

@@ -352,7 +352,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
     #[test]
     fn the_table_becomes_what_the_ledger_says(steps in proptest::collection::vec(step(), 1..120)) {
         let mut world = World::new();

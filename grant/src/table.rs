@@ -76,7 +76,6 @@ pub struct Table {
     due: BTreeSet<(Instant, GrantId)>,
     gone: BTreeSet<PairingId>,
     gone_order: VecDeque<PairingId>,
-    renewed_from: Instant,
     digest: Option<Digest>,
     view: Option<Arc<View>>,
 }
@@ -97,7 +96,6 @@ impl Table {
             due: BTreeSet::new(),
             gone: BTreeSet::new(),
             gone_order: VecDeque::new(),
-            renewed_from: Instant(0),
             digest: None,
             view: None,
         }
@@ -385,10 +383,9 @@ impl Table {
     pub fn renewed(&mut self, now: Instant, sent_at: Instant, lives: &[(GrantId, Duration)]) -> Vec<Ended> {
         let mut ended = Vec::new();
         self.expire(now, &mut ended);
-        if sent_at < self.renewed_from || sent_at > now {
+        if sent_at > now {
             return ended;
         }
-        self.renewed_from = sent_at;
         for (id, life) in lives {
             let Some(held) = self.held.get(id).filter(|h| h.base <= sent_at) else { continue };
             let ends = lease::end_on_gateway(sent_at, *life, held.grant.grant().lease);

@@ -252,9 +252,10 @@ fn a_narrower_scope_ends_what_no_longer_fits() {
 #[test]
 fn the_table_fills_and_says_so() {
     let (p, g) = pair();
+    let pool = nat();
     let grants: Vec<Grant> = (1..=GRANTS_PER_GATEWAY_MAX as u32 + 2)
         .map(|n| {
-            let (nat_v4, nat_v6) = nat().pair(n).unwrap();
+            let (nat_v4, nat_v6) = pool.pair(n).unwrap();
             Grant { id: grant_id(u64::from(n)), nat_v4, nat_v6, ..g.clone() }
         })
         .collect();
