@@ -6,7 +6,7 @@
 
 mod packet;
 
-pub use packet::{PacketSocket, wait_readable};
+pub use packet::{PacketSocket, open_echo_socket, wait_readable};
 
 use std::ffi::CString;
 use std::fs::{self, File};

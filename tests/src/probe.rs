@@ -5,10 +5,16 @@
 
 use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
+use host::namespace::open_echo_socket;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+
+/// RFC 792
+const ICMP_ECHO_REQUEST: u8 = 8;
+/// RFC 4443
+const ICMPV6_ECHO_REQUEST: u8 = 128;
 
 /// How a probe is called.
 #[derive(Debug, clap::Args)]
@@ -38,6 +44,8 @@ enum What {
     Echo { to: String, lines: Vec<String> },
     /// Send one datagram and print what comes back
     Udp { to: String, text: String },
+    /// Send one ICMP echo request and wait for its reply
+    Ping { to: String },
     /// Ask for numbered datagrams and print how many came, and the milliseconds from the first to the last
     Stream {
         to: String,
@@ -57,6 +65,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         What::Http { url, count, most } => fetch(url, *count, *most, patience)?,
         What::Echo { to, lines } => converse(to, lines, patience)?,
         What::Udp { to, text } => send(to, text, patience)?,
+        What::Ping { to } => ping(to, patience)?,
         What::Stream { to, rate, count, verbose } => stream(to, *rate, *count, *verbose, patience)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -168,6 +177,19 @@ fn send(to: &str, text: &str, patience: Duration) -> anyhow::Result<()> {
     let socket = socket_to(to, patience)?;
     socket.send(text.as_bytes())?;
     Ok(writeln!(io::stdout(), "{}", receive(&socket)?)?)
+}
+
+fn ping(to: &str, patience: Duration) -> anyhow::Result<()> {
+    let address = resolve(&format!("{to}:0")).or_else(|_| resolve(&format!("[{to}]:0")))?;
+    let socket = open_echo_socket(address.is_ipv6())?;
+    socket.connect(address).with_context(|| format!("send to {}", address.ip()))?;
+    socket.set_read_timeout(Some(patience))?;
+    let kind = if address.is_ipv6() { ICMPV6_ECHO_REQUEST } else { ICMP_ECHO_REQUEST };
+    let started = Instant::now();
+    // Type, code, checksum, identifier (both the kernel's to set), number, and some data.
+    socket.send(&[&[kind, 0, 0, 0, 0, 0, 0, 1][..], b"umbra-lab probe"].concat())?;
+    receive(&socket)?;
+    Ok(writeln!(io::stdout(), "{} answered in {} us", address.ip(), started.elapsed().as_micros())?)
 }
 
 fn stream(to: &str, rate: u64, count: u64, verbose: bool, patience: Duration) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -74,6 +75,20 @@ impl PacketSocket {
         let count = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         if count < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
+}
+
+/// A socket whose datagrams are ICMP or ICMPv6 messages: it sends echo requests and receives their replies (the kernel
+/// sets identifier and checksum). Errors: EACCES outside `net.ipv4.ping_group_range`.
+pub fn open_echo_socket(ipv6: bool) -> io::Result<UdpSocket> {
+    let (family, protocol) =
+        if ipv6 { (libc::AF_INET6, libc::IPPROTO_ICMPV6) } else { (libc::AF_INET, libc::IPPROTO_ICMP) };
+    // SAFETY: integers only.
+    let fd = unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, protocol) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made and nothing else owns it.
+    Ok(UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 /// Waits until one of the two sockets has a frame or `timeout` has passed (none: for ever).

@@ -176,7 +176,10 @@ impl Fabric {
             let fabric = Connection::<Route>::new()?;
             fabric.set_link_state(near(OUTSIDE_LINK, name).as_str(), up).await?;
             if up {
-                await_running(&inside(holder)?, OUTSIDE_LINK).await?;
+                let host = inside(holder)?;
+                await_running(&host, OUTSIDE_LINK).await?;
+                // A question asked without a cable would soon fail, and fail what is sent by then, too.
+                let _answered_meanwhile = host.flush_neighbors(OUTSIDE_LINK).await;
             }
             Ok(())
         })

@@ -3,7 +3,14 @@
 //! Each test starts its own world, so they run side by side. Where the system does not allow that, they fail and say
 //! what to do.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    missing_docs
+)]
 
 mod network;
 mod support;

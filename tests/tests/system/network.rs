@@ -16,8 +16,11 @@ fn reach(world: &World, host: Name, address: &str, from: &[Name]) -> Vec<Name> {
     command.args(["__service", "echo", "--listen", address]);
     let echo = world.host(host).start("reach", command).unwrap();
     echo.wait_for_line("listening", SOON).unwrap();
-    let answers =
-        |name: &&Name| probe(world, **name, &["--patience=3000", "echo", address, "hello"]).stdout == "hello\n";
+    let answers = |name: &&Name| {
+        let asked = probe(world, **name, &["--patience=3000", "echo", address, "hello"]);
+        println!("{name}: {:?} {}", asked.took, asked.stderr);
+        asked.stdout == "hello\n"
+    };
     from.iter().filter(answers).copied().collect()
 }
 
@@ -44,6 +47,9 @@ fn services_answer_on_both_families() {
     assert_eq!(ask(&["http", "http://web.corp.example/bytes/100000"]).len(), 100_000);
     assert_eq!(ask(&["echo", "[fd20::10]:7", "one", "two"]), "one\ntwo\n");
     assert_eq!(ask(&["udp", "10.20.0.12:9000", "hello"]), "hello\n");
+    assert!(ask(&["ping", "10.20.0.10"]).starts_with("10.20.0.10 answered"));
+    assert!(ask(&["ping", "fd20::10"]).starts_with("fd20::10 answered"));
+    assert!(!probe(&world, Name::Neighbour, &["--patience=100", "ping", "10.20.0.99"]).success());
     assert!(ask(&["stream", "[fd20::12]:9000", "1000", "50"]).starts_with("50 of 50"));
     let counted = ask(&["http", "http://10.20.0.10/download?rate=10000000", "--count=1000000", "--most=3000000"]);
     assert!(counted.lines().last().unwrap().starts_with("3000000 bytes in "), "{counted}");

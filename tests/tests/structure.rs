@@ -1,0 +1,200 @@
+//! Does the code keep to its own architecture?
+//!
+//! Who may depend on whom, where unsafe code and wire types may occur, what the pure crates may not touch, and whether
+//! the places that ARCHITECTURE.md names exist.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Who may depend on whom. Tests may depend on anything.
+const MAY_DEPEND: [(&str, &[&str]); 10] = [
+    ("model", &[]),
+    ("policy", &["model"]),
+    ("grant", &["model"]),
+    ("proto", &["model"]),
+    ("host", &["model"]),
+    ("tunnel", &["model", "grant"]),
+    ("node", &["model", "grant", "tunnel", "proto", "host"]),
+    ("controller", &["node", "policy", "model", "grant", "tunnel", "proto", "host"]),
+    ("gateway", &["node", "model", "grant", "tunnel", "proto", "host"]),
+    ("client", &["node", "model", "grant", "tunnel", "proto", "host"]),
+];
+
+/// Where is ...? A file, and what stands in it.
+const WHERE_IS: [(&str, &str); 5] = [
+    ("policy/src/decide.rs", "pub fn decide("),
+    ("tunnel/src/filter.rs", "pub fn check"),
+    ("grant/src/revoke.rs", "pub fn revoke("),
+    ("grant/src/table.rs", "pub fn handle_timeout("),
+    ("model/src/limits.rs", "pub const "),
+];
+
+/// Crates of which two versions at once would mean two types of one name, or two copies of one engine.
+const ONE_VERSION: [&str; 15] = [
+    "boringtun",
+    "x25519-dalek",
+    "tokio",
+    "tonic",
+    "prost",
+    "rustls",
+    "rcgen",
+    "x509-parser",
+    "sled",
+    "tun-tap",
+    "cedar-policy",
+    "hickory-proto",
+    "smoltcp",
+    "nlink",
+    "clap",
+];
+
+/// Crates without clock, entropy, disk, sockets and accidental order.
+const PURE: [&str; 4] = ["model", "policy", "grant", "tunnel"];
+
+/// What would break their purity.
+const IMPURE: [&str; 11] = [
+    "std::time::Instant",
+    "SystemTime",
+    "Instant::now(",
+    "HashMap",
+    "HashSet",
+    "std::fs",
+    "std::env",
+    "std::net::Udp",
+    "std::net::Tcp",
+    "tokio::",
+    "getrandom::",
+];
+
+/// File and word that may meet all the same.
+const EXCUSED: [(&str, &str); 1] = [
+    // Cedar's `Entity::new` takes its parents in this type; nobody walks it.
+    ("policy/src/decide.rs", "HashSet"),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every Rust file below `folder`, by its path from the root, with its text.
+fn sources(folder: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{folder} holds no code: look again");
+    found
+}
+
+/// The lines of code of a file: no comments, and nothing after the start of its tests.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    code.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+fn is_test_code(file: &str) -> bool {
+    file.contains("/tests/") || file.contains("/benches/") || file.ends_with("/tests.rs") || file.contains("test_")
+}
+
+fn has_word(line: &str, word: &str) -> bool {
+    let part_of_name = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word)
+        .any(|(at, _)| !line[..at].ends_with(part_of_name) && !line[at + word.len()..].starts_with(part_of_name))
+}
+
+#[test]
+fn crates_depend_on_each_other_as_drawn() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = Command::new(cargo);
+    command.args(["metadata", "--format-version=1", "--no-deps", "--offline"]).current_dir(root());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let ours = |value: &serde_json::Value| value["name"].as_str()?.strip_prefix("umbra-").map(str::to_owned);
+    let mut seen = BTreeSet::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = ours(package).unwrap();
+        seen.insert(name.clone());
+        let Some((_, allowed)) = MAY_DEPEND.iter().find(|(who, _)| *who == name) else {
+            assert_eq!(name, "tests", "the table says nothing about {name}");
+            continue;
+        };
+        for dependency in package["dependencies"].as_array().unwrap().iter().filter_map(ours) {
+            assert!(allowed.contains(&dependency.as_str()), "{name} may not depend on {dependency}");
+        }
+    }
+    assert_eq!(seen.len(), MAY_DEPEND.len() + 1, "the table names crates that are not there");
+}
+
+#[test]
+fn the_places_that_the_map_names_exist() {
+    for (file, symbol) in WHERE_IS {
+        let text = fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(text.contains(symbol), "{file} has no `{symbol}`");
+    }
+}
+
+#[test]
+fn only_host_holds_unchecked_code() {
+    // In two parts, so that this file does not find itself.
+    let word = concat!("un", "safe");
+    for (folder, _) in MAY_DEPEND.iter().filter(|(name, _)| *name != "host").chain([&("tests", &[][..])]) {
+        for (file, text) in sources(folder) {
+            let found = text.lines().filter(|line| !line.trim_start().starts_with("//")).find(|line| {
+                has_word(line, word) && !line.contains('"') || line.contains(concat!("allow(un", "safe_code"))
+            });
+            assert_eq!(found, None, "{file}");
+        }
+    }
+    let host = sources("host");
+    assert!(host.values().any(|text| has_word(text, word)), "the search finds nothing anywhere: look again");
+}
+
+#[test]
+fn wire_types_stay_in_the_rpc_modules() {
+    let is_rpc = |file: &str| file.contains("/rpc/") || file.ends_with("/rpc.rs");
+    let folders = ["model", "policy", "grant", "tunnel", "host", "node", "controller", "gateway", "client"];
+    for (file, text) in folders.iter().flat_map(|folder| sources(folder)).filter(|(file, _)| !is_rpc(file)) {
+        if is_test_code(&file) {
+            continue;
+        }
+        let grouped = |line: &str| line.contains("proto::{") && (has_word(line, "v1") || has_word(line, "admin"));
+        let found = code(&text).find(|line| {
+            line.contains("proto::v1") || line.contains("proto::admin") || has_word(line, "prost") || grouped(line)
+        });
+        assert_eq!(found, None, "{file} holds wire types; only proto and the rpc modules may");
+    }
+}
+
+#[test]
+fn pure_crates_touch_nothing_outside() {
+    for (file, text) in PURE.iter().flat_map(|folder| sources(&format!("{folder}/src"))) {
+        if is_test_code(&file) {
+            continue;
+        }
+        for word in IMPURE.into_iter().filter(|word| !EXCUSED.contains(&(file.as_str(), word))) {
+            assert_eq!(code(&text).find(|line| line.contains(word)), None, "{file} uses {word}");
+        }
+    }
+}
+
+#[test]
+fn no_crate_that_matters_is_there_twice() {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    for name in ONE_VERSION {
+        let count = lock.lines().filter(|line| *line == format!("name = \"{name}\"")).count();
+        assert_eq!(count, 1, "{name}");
+    }
+}
