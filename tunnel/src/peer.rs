@@ -113,6 +113,10 @@ impl Peer {
             return due;
         }
         let mut tunnel = self.tunnel.tunnel.lock();
+        if tunnel.wire.is_none() && tunnel.keepalive.is_some() {
+            // Kept alive, it comes up by itself; all others wait for their first use.
+            tunnel.wire = self.door.open(&self.remote, &self.kind, self.index).ok();
+        }
         let due = tunnel.tick(now, out);
         // Stored under the lock: who comes next and has more to do must overwrite it, not the other way round.
         self.tunnel.due.store(due.0, Ordering::Relaxed);

@@ -72,7 +72,7 @@ fn strangers_hear_nothing() {
 #[test]
 fn a_flood_is_asked_for_cookies_and_the_living_go_on() {
     let mut net = Net::new();
-    net.host_with(Role::Controller, 1, Boring { handshakes_per_second: 3 }, Bounds::default());
+    net.host_with(Role::Controller, 1, Arc::new(Boring { handshakes_per_second: 3 }), Bounds::default());
     net.host(Role::Client, 2);
     net.apply(0, Change::AddPeer(to_node()));
     net.apply(1, Change::AddPeer(to_controller()));
@@ -97,6 +97,20 @@ fn a_flood_is_asked_for_cookies_and_the_living_go_on() {
     assert_eq!(net.hosts[1].events.len(), 1);
     // A stranger's cookie is not sent to a type 2 of somebody else's index, and garbage does not count as load.
     assert!(!net.deliver(0, addr(STRANGER), &initiation(STRANGER, 9)));
+}
+
+#[test]
+fn handshakes_are_counted_once_and_not_by_each_tunnel() {
+    let mut net = Net::new();
+    net.host_with(Role::Controller, 1, Arc::new(Boring { handshakes_per_second: 40 }), Bounds::default());
+    net.host(Role::Client, 2);
+    net.apply(0, Change::AddPeer(to_node()));
+    net.apply(1, Change::AddPeer(to_controller()));
+    for _ in 0..40 {
+        net.apply(1, Change::ForceHandshake(PeerId::Node(NodeId::Controller)));
+        net.run();
+    }
+    assert_eq!((net.hosts[1].events.len(), net.counter(0, "udp_cookie_asked")), (40, 0));
 }
 
 #[test]
@@ -176,7 +190,7 @@ fn the_endpoint_follows_the_peer_and_not_its_replayers() {
 fn tables_of_peers_are_bounded() {
     let mut net = Net::new();
     let bounds = Bounds { peers: 5, provisional: 3, ..Bounds::default() };
-    net.host_with(Role::Controller, 1, Boring::default(), bounds);
+    net.host_with(Role::Controller, 1, Arc::new(Boring::default()), bounds);
     let provisional = |n: u8| Peer {
         id: PeerId::Provisional(public(n)),
         kind: PeerKind::Provisional,

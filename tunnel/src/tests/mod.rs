@@ -6,12 +6,13 @@ mod double;
 mod hostile;
 mod pairing;
 mod path;
+mod simulation;
 mod timing;
 
 use crate::api::*;
 use crate::engine::Engine;
 use crate::peers::Bounds;
-use crate::wire::Boring;
+use crate::wire::{Boring, Doors};
 use boringtun::x25519;
 use model::key::{PrivateKey, PublicKey};
 use model::packet::{Frame, Local, Train};
@@ -63,12 +64,12 @@ impl Net {
 
     /// Adds a host with control key and address `n`.
     pub fn host(&mut self, role: Role, n: u8) -> usize {
-        self.host_with(role, n, Boring::default(), Bounds::default())
+        self.host_with(role, n, Arc::new(Boring::default()), Bounds::default())
     }
 
-    pub fn host_with(&mut self, role: Role, n: u8, boring: Boring, bounds: Bounds) -> usize {
+    pub fn host_with(&mut self, role: Role, n: u8, doors: Arc<dyn Doors>, bounds: Bounds) -> usize {
         let config = Config { role, pool: pool(), key: key(n), seed: [n; 32] };
-        let engine = Engine::with(config, Arc::new(boring), bounds);
+        let engine = Engine::with(config, doors, bounds);
         self.hosts.push(Host { engine, addr: addr(n), tun: Vec::new(), local: Vec::new(), events: Vec::new() });
         self.hosts.len() - 1
     }
