@@ -513,3 +513,6 @@ fn carry(address: IpAddr, target: &Prefix) -> IpAddr {
         _ => target.address(),
     }
 }
+
+#[cfg(test)]
+mod tests;
