@@ -73,7 +73,7 @@ pub fn explain_refusal(step: &str, error: &io::Error) -> String {
     } else {
         "run it with sudo; inside a container, start the container with --privileged"
     };
-    format!("umbra-lab needs network namespaces, and this system refused them ({step}: {error}): {remedy}")
+    format!("the lab needs network namespaces, and this system refused them ({step}: {error}): {remedy}")
 }
 
 /// Checks that TUN devices can be made; the error is one line that says what to do.
@@ -84,5 +84,5 @@ pub fn check_tun() -> Result<(), LabError> {
         io::ErrorKind::PermissionDenied => "run it with sudo, or allow it with `sudo chmod 0666 /dev/net/tun`",
         _ => "the kernel needs TUN support (CONFIG_TUN); inside a container, pass `--device /dev/net/tun`",
     };
-    Err(LabError::Forbidden(format!("umbra-lab needs /dev/net/tun, and it cannot be opened ({error}): {remedy}")))
+    Err(LabError::Forbidden(format!("the lab needs /dev/net/tun, and it cannot be opened ({error}): {remedy}")))
 }
