@@ -128,6 +128,20 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
+    fn each_reason_is_met_by_a_test() {
+        let tests = [
+            include_str!("headers/tests.rs"),
+            include_str!("flow/tests.rs"),
+            include_str!("site/tests.rs"),
+            include_str!("routes/tests.rs"),
+            include_str!("filter.rs").split("mod tests").last().unwrap(),
+            include_str!("control.rs").split("mod tests").last().unwrap(),
+        ];
+        let missing = |r: &&Drop| !tests.iter().any(|t| t.contains(&format!("Drop::{r:?}")));
+        assert_eq!(Drop::ALL.iter().filter(missing).collect::<Vec<_>>(), Vec::<&Drop>::new());
+    }
+
+    #[test]
     fn each_reason_has_its_own_counter_and_name() {
         let counters = Counters::default();
         for (i, reason) in Drop::ALL.iter().enumerate() {

@@ -434,3 +434,6 @@ fn common_bits(a: IpAddr, b: IpAddr) -> u8 {
     };
     u8::try_from(bits).unwrap_or(128)
 }
+
+#[cfg(test)]
+mod tests;
