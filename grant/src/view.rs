@@ -30,8 +30,9 @@ impl PairingView {
     pub fn find(&self, destination: IpAddr, protocol: Protocol, port: u16) -> Option<(&Arc<VerifiedGrant>, &Rule)> {
         self.grants
             .iter()
-            .filter_map(|g| g.rule(destination, protocol, port).map(|r| (g, r)))
-            .max_by_key(|(_, r)| r.client.bits())
+            .flat_map(|grant| grant.grant().rules.iter().map(move |rule| (grant, rule)))
+            .filter(|(_, rule)| rule.matches(destination, protocol, port))
+            .max_by_key(|(_, rule)| rule.client.bits())
     }
 }
 
