@@ -156,6 +156,8 @@ pub const LOGIN_FAILURES_MAX: u32 = 10;
 pub const LOGIN_WINDOW: Duration = Duration::from_secs(900);
 /// Life of the one-time owner token.
 pub const OWNER_TOKEN_LIFE: Duration = Duration::from_secs(900);
+/// Bytes of the key that seals secrets in the store.
+pub const SEAL_KEY_LEN: usize = 32;
 /// Uses of one join key.
 pub const JOIN_KEY_USES_MAX: u32 = 1_000;
 /// Life of a join key when none is given.
@@ -176,6 +178,8 @@ pub const CHANGE_TRIES_MAX: usize = 16;
 pub const CHANGE_SEEN_MAX: Duration = Duration::from_secs(5);
 /// Policy revisions that are kept for a roll-back.
 pub const POLICY_HISTORY_MAX: u64 = 20;
+/// Machines that call themselves the same and get `-2`, `-3`, ... behind their names.
+pub const LIKE_NAMES_MAX: u32 = 10_000;
 /// Groups of one user, tags of one resource.
 pub const GROUPS_MAX: usize = 256;
 /// Life of the certificate authority.

@@ -1,0 +1,101 @@
+//! What must be unique? Each such thing has a key of its own, claimed in the transaction that makes its owner.
+
+use crate::store::Record;
+use model::pool::{DEVICE_V4_COUNT, VIRTUAL_COUNT};
+use serde::{Deserialize, Serialize};
+
+/// Says whose a unique thing is. The id is the thing, behind its set: `user-name/ann`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The owner's key in the store.
+    pub key: String,
+}
+
+/// Sets of unique things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unique {
+    /// Names of users.
+    UserName,
+    /// Names of sites.
+    SiteName,
+    /// Names of gateways.
+    GatewayName,
+    /// Names of devices.
+    DeviceName,
+    /// Names of resources.
+    ResourceName,
+    /// Host names and suffixes (`*.` in front) of resources: a name leads to one resource.
+    Host,
+    /// Numbers of virtual addresses.
+    Virtual,
+    /// Numbers of devices' IPv4 addresses.
+    DeviceV4,
+    /// WireGuard keys of nodes, in hexadecimal: a revoked node's key stays taken.
+    NodeKey,
+    /// Overlay addresses of nodes.
+    NodeAddress,
+}
+
+impl Unique {
+    /// The set of its keys.
+    pub const fn set(self) -> &'static str {
+        match self {
+            Self::UserName => "user-name",
+            Self::SiteName => "site-name",
+            Self::GatewayName => "gateway-name",
+            Self::DeviceName => "device-name",
+            Self::ResourceName => "resource-name",
+            Self::Host => "host",
+            Self::Virtual => "virtual",
+            Self::DeviceV4 => "device-v4",
+            Self::NodeKey => "node-key",
+            Self::NodeAddress => "node-address",
+        }
+    }
+}
+
+/// The next number to try. Numbers go round, so that one that was just given back is not given to somebody else at once:
+/// a client may still hold the old name's address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// The next number.
+    pub next: u32,
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Virtual addresses.
+    Virtual,
+    /// IPv4 addresses of devices.
+    DeviceV4,
+}
+
+impl Counted {
+    /// The counter's id.
+    pub const fn id(self) -> &'static str {
+        match self {
+            Self::Virtual => "virtual",
+            Self::DeviceV4 => "device-v4",
+        }
+    }
+    /// How many numbers there are.
+    pub const fn count(self) -> u32 {
+        match self {
+            Self::Virtual => VIRTUAL_COUNT,
+            Self::DeviceV4 => DEVICE_V4_COUNT,
+        }
+    }
+    /// Where they are claimed.
+    pub const fn unique(self) -> Unique {
+        match self {
+            Self::Virtual => Unique::Virtual,
+            Self::DeviceV4 => Unique::DeviceV4,
+        }
+    }
+}
+
+impl Record for Counter {
+    const KIND: &'static str = "counter";
+    type Id = str;
+}

@@ -1,0 +1,270 @@
+//! What is true now? All facts of the organisation, in memory, each with the key and the revision under which it lies.
+//!
+//! A [`Directory`] is immutable; [`Reader`] holds the newest and swaps it whole as the store changes. What a decision
+//! reads here it names in its commit by key and revision, so that a stale snapshot can cost a second try and nothing
+//! else. One noun a file; [`change`] is the one way in which facts change.
+
+pub mod change;
+pub mod device;
+pub mod encode;
+pub mod gateway;
+pub mod group;
+pub mod index;
+pub mod join_key;
+pub mod name;
+pub mod org;
+pub mod policy;
+pub mod reader;
+pub mod resource;
+pub mod session;
+pub mod site;
+pub mod table;
+pub mod user;
+
+pub use change::{Draft, Refusal};
+pub use device::{Device, NodeState};
+pub use gateway::{Gateway, GatewaySeen};
+pub use group::Group;
+pub use index::{Counted, Counter, Unique};
+pub use join_key::{JoinKey, JoinKeyState, Redeemed};
+pub use name::{Name, NameError};
+pub use org::{Org, OwnerToken, SealedSecret};
+pub use policy::{PastPolicy, PolicyFile, PolicyRevision};
+pub use reader::{Reader, StartError};
+pub use resource::{Resource, SuffixName};
+pub use session::Session;
+pub use site::Site;
+pub use table::{Fact, Table};
+pub use user::{PasswordHash, User};
+
+use crate::store::{Change, Item, Key, ReadError, Record};
+use model::ids::{DeviceId, GatewayId, JoinKeyId, NodeId, ResourceId, SessionId, SiteId, UserId};
+use model::key::PublicKey;
+use model::limits::LIKE_NAMES_MAX;
+use model::revision::Revision;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// SHA-256.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.iter_mut()
+        .zip(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
+        .for_each(|(o, i)| *o = *i);
+    out
+}
+
+/// All facts at one revision. Cloning is cheap: tables are shared until they change.
+#[derive(Debug, Clone, Default)]
+pub struct Directory {
+    /// The revision.
+    pub revision: Revision,
+    /// The organisation; absent only before `init` has finished.
+    pub org: Option<Fact<Org>>,
+    /// Accounts.
+    pub users: Table<UserId, User>,
+    /// Groups, by name.
+    pub groups: Table<Name, Group>,
+    /// Sites.
+    pub sites: Table<SiteId, Site>,
+    /// Gateways.
+    pub gateways: Table<GatewayId, Gateway>,
+    /// What gateways said of themselves.
+    pub gateways_seen: Table<GatewayId, GatewaySeen>,
+    /// Devices.
+    pub devices: Table<DeviceId, Device>,
+    /// Resources.
+    pub resources: Table<ResourceId, Resource>,
+    /// Names below suffixes, by their id in the store.
+    pub suffix_names: Table<String, SuffixName>,
+    /// Log-ins.
+    pub sessions: Table<SessionId, Session>,
+    /// Join keys.
+    pub join_keys: Table<JoinKeyId, JoinKey>,
+    /// The policy in force; absent: nobody may reach anything.
+    pub policy: Option<Fact<PolicyRevision>>,
+    /// The same, compiled. `None` with a policy in force: it does not compile with this release, and all is denied.
+    pub compiled: Option<Arc<::policy::PolicySet>>,
+    /// Counters.
+    pub counters: Table<String, Counter>,
+    /// The token of `init`.
+    pub owner_token: Option<Fact<OwnerToken>>,
+    heads: BTreeMap<String, u64>,
+    taken: Arc<BTreeMap<Key, u64>>,
+}
+
+/// Sets that a directory holds, in the order in which they are read.
+pub(crate) const SETS: [&str; 25] = [
+    Org::KIND,
+    User::KIND,
+    Group::KIND,
+    Site::KIND,
+    Gateway::KIND,
+    GatewaySeen::KIND,
+    Device::KIND,
+    Resource::KIND,
+    SuffixName::KIND,
+    Session::KIND,
+    JoinKey::KIND,
+    PolicyRevision::KIND,
+    Counter::KIND,
+    OwnerToken::KIND,
+    Unique::UserName.set(),
+    Unique::SiteName.set(),
+    Unique::GatewayName.set(),
+    Unique::DeviceName.set(),
+    Unique::ResourceName.set(),
+    Unique::Host.set(),
+    Unique::Virtual.set(),
+    Unique::DeviceV4.set(),
+    Unique::NodeKey.set(),
+    Unique::NodeAddress.set(),
+    PastPolicy::KIND,
+];
+
+impl Directory {
+    /// The revision of the last change to any member of a set (`User::KIND`): to be expected by a commit that stands on
+    /// the whole set. 0 when there never was one.
+    pub fn head(&self, set: &str) -> u64 {
+        self.heads.get(set).copied().unwrap_or(0)
+    }
+
+    /// Is a unique thing taken?
+    pub fn is_taken(&self, key: &Key) -> bool {
+        self.taken.contains_key(key)
+    }
+
+    /// A name like what the machine calls itself that nobody has; `None` when very many have names like it.
+    pub fn free_name(&self, unique: Unique, machine: &str) -> Option<Name> {
+        let wished = Name::from_machine(machine);
+        let free = |name: &Name| Key::of(unique.set(), name).is_ok_and(|key| !self.is_taken(&key));
+        let numbered = (2..=LIKE_NAMES_MAX).map(|number| wished.numbered(number));
+        std::iter::once(wished.clone()).chain(numbered).find(free)
+    }
+
+    /// The node that has this WireGuard key, revoked ones included.
+    pub fn node_of_key(&self, key: &PublicKey) -> Option<NodeId> {
+        let device = self.devices.values().find(|d| d.record.key == *key).map(|d| NodeId::Device(d.record.id));
+        device.or_else(|| self.gateways.values().find(|g| g.record.key == *key).map(|g| NodeId::Gateway(g.record.id)))
+    }
+
+    /// The user with this name.
+    pub fn user(&self, name: &str) -> Option<&Fact<User>> {
+        self.users.named(name)
+    }
+
+    /// The resource that owns a host name: declared exactly, or the one whose suffix is the longest above it.
+    pub fn resource_of_host(&self, host: &model::net::HostName) -> Option<&Fact<Resource>> {
+        let exact = self.resources.values().find(|r| r.record.hosts.contains_key(host));
+        exact.or_else(|| {
+            let below = |s: &model::net::HostName| s != host && host.is_in(s);
+            let depth =
+                |r: &&Fact<Resource>| r.record.suffixes.iter().filter(|s| below(s)).map(|s| s.as_str().len()).max();
+            self.resources.values().filter(|r| depth(r).is_some()).max_by_key(depth)
+        })
+    }
+
+    /// Takes one record in. An older one than is held is ignored.
+    pub(crate) fn put(&mut self, key: &Key, item: &Item) -> Result<(), ReadError> {
+        let head = self.heads.entry(key.set().to_owned()).or_default();
+        *head = (*head).max(item.revision);
+        match key.set() {
+            Org::KIND => self.org = newer(self.org.take(), key, item)?,
+            User::KIND => self.users.put(key, item)?,
+            Group::KIND => self.groups.put(key, item)?,
+            Site::KIND => self.sites.put(key, item)?,
+            Gateway::KIND => self.gateways.put(key, item)?,
+            GatewaySeen::KIND => self.gateways_seen.put(key, item)?,
+            Device::KIND => self.devices.put(key, item)?,
+            Resource::KIND => self.resources.put(key, item)?,
+            SuffixName::KIND => self.suffix_names.put(key, item)?,
+            Session::KIND => self.sessions.put(key, item)?,
+            JoinKey::KIND => self.join_keys.put(key, item)?,
+            PolicyRevision::KIND => {
+                self.policy = newer(self.policy.take(), key, item)?;
+                self.compiled = self.policy.as_ref().and_then(|fact| compile(&fact.record));
+            }
+            Counter::KIND => self.counters.put(key, item)?,
+            OwnerToken::KIND => self.owner_token = newer(self.owner_token.take(), key, item)?,
+            set if is_unique(set) => {
+                Arc::make_mut(&mut self.taken).insert(key.clone(), item.revision);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Takes one record out, unless it is newer than `revision`.
+    pub(crate) fn delete(&mut self, key: &Key, revision: u64) {
+        let head = self.heads.entry(key.set().to_owned()).or_default();
+        *head = (*head).max(revision);
+        match key.set() {
+            User::KIND => self.users.delete(key, revision),
+            Group::KIND => self.groups.delete(key, revision),
+            Site::KIND => self.sites.delete(key, revision),
+            Gateway::KIND => self.gateways.delete(key, revision),
+            GatewaySeen::KIND => self.gateways_seen.delete(key, revision),
+            Device::KIND => self.devices.delete(key, revision),
+            Resource::KIND => self.resources.delete(key, revision),
+            SuffixName::KIND => self.suffix_names.delete(key, revision),
+            Session::KIND => self.sessions.delete(key, revision),
+            JoinKey::KIND => self.join_keys.delete(key, revision),
+            PolicyRevision::KIND => {
+                self.policy = self.policy.take().filter(|fact| fact.revision > revision);
+                self.compiled = self.policy.as_ref().and_then(|fact| compile(&fact.record));
+            }
+            OwnerToken::KIND => self.owner_token = self.owner_token.take().filter(|fact| fact.revision > revision),
+            set if is_unique(set) && self.taken.get(key).is_some_and(|held| *held <= revision) => {
+                Arc::make_mut(&mut self.taken).remove(key);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a whole commit in. A record that does not decode is taken out: absent means denied.
+    pub(crate) fn apply(&mut self, change: &Change) {
+        let number = change.revision.number;
+        for (key, value) in &change.puts {
+            if let Err(error) = self.put(key, &Item { revision: number, value: value.clone() }) {
+                tracing::error!(%key, %error, "a record is left out of every decision");
+                self.delete(key, number);
+            }
+        }
+        for key in &change.deletes {
+            self.delete(key, number);
+        }
+        self.revision = self.revision.max(change.revision);
+    }
+
+    /// Sets the head of a set as a scan told it.
+    pub(crate) fn set_head(&mut self, set: &str, revision: u64) {
+        let head = self.heads.entry(set.to_owned()).or_default();
+        *head = (*head).max(revision);
+    }
+}
+
+fn is_unique(set: &str) -> bool {
+    SETS.iter().skip(14).take(10).any(|unique| *unique == set)
+}
+
+fn newer<R: Record>(held: Option<Fact<R>>, key: &Key, item: &Item) -> Result<Option<Fact<R>>, ReadError> {
+    match held {
+        Some(held) if held.revision >= item.revision => Ok(Some(held)),
+        _ => table::decode(key, item).map(Some),
+    }
+}
+
+fn compile(revision: &PolicyRevision) -> Option<Arc<::policy::PolicySet>> {
+    let files: Vec<_> = revision.files.iter().map(|f| (f.name.as_str(), f.text.as_str())).collect();
+    match ::policy::compile(&files) {
+        Ok(set) => Some(Arc::new(set)),
+        Err(problems) => {
+            let first = problems.first().map(ToString::to_string).unwrap_or_default();
+            tracing::error!(first, "the policy in force does not compile with this release: everything is denied");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

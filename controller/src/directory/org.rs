@@ -1,0 +1,90 @@
+//! What is true of the organisation as a whole? Written once by `init`.
+
+use super::encode;
+use crate::store::Record;
+use model::key::PublicKey;
+use model::net::HostName;
+use model::pool::Pool;
+use model::time::WallMs;
+use serde::{Deserialize, Serialize};
+
+/// The organisation. There is one: its id is [`Org::ID`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Org {
+    /// The SPIFFE trust domain.
+    pub trust_domain: HostName,
+    /// Overlay addresses.
+    pub pool: Pool,
+    /// When `init` made it.
+    pub created: WallMs,
+    /// Where nodes reach the controller: `HOST:PORT`, best first.
+    pub endpoints: Vec<String>,
+    /// Zones in which resources may have names, the trust domain's first.
+    pub zones: Vec<HostName>,
+    /// Those among the zones that are the organisation's alone: what is not declared there does not exist.
+    pub private_zones: Vec<HostName>,
+    /// The controller's WireGuard key.
+    #[serde(with = "encode::key")]
+    pub key: PublicKey,
+    /// The CA's certificate, DER.
+    #[serde(with = "encode::bytes")]
+    pub ca: Vec<u8>,
+}
+
+impl Org {
+    /// The one id.
+    pub const ID: &'static str = "self";
+}
+
+impl Record for Org {
+    const KIND: &'static str = "org";
+    type Id = str;
+}
+
+/// A secret of the controller itself, sealed (`crate::seal`) for the place where it lies.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SealedSecret {
+    /// What the sealer made.
+    #[serde(with = "encode::bytes")]
+    pub sealed: Vec<u8>,
+}
+
+impl SealedSecret {
+    /// The CA's private key (PKCS #8, DER).
+    pub const CA_KEY: &'static str = "ca-key";
+    /// The controller's WireGuard key (32 bytes).
+    pub const CONTROL_KEY: &'static str = "control-key";
+    /// The place to which a secret is bound: its key in the store.
+    pub fn place(id: &str) -> String {
+        format!("{}/{id}", Self::KIND)
+    }
+}
+
+impl Record for SealedSecret {
+    const KIND: &'static str = "secret";
+    type Id = str;
+}
+
+/// The one-time token of `init`, see `crate::owner`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OwnerToken {
+    /// SHA-256 of the token.
+    #[serde(with = "encode::array")]
+    pub hash: [u8; 32],
+    /// Its end by the wall clock.
+    pub expires: WallMs,
+    /// Its end by the clock of this boot of the machine, milliseconds.
+    pub expires_boot_ms: u64,
+    /// Which boot that is.
+    pub boot_id: String,
+}
+
+impl OwnerToken {
+    /// The one id.
+    pub const ID: &'static str = "token";
+}
+
+impl Record for OwnerToken {
+    const KIND: &'static str = "owner";
+    type Id = str;
+}

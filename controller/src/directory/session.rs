@@ -1,0 +1,35 @@
+//! Who is logged in, on which device, until when?
+
+use crate::store::Record;
+use model::ids::{DeviceId, SessionId, UserId};
+use model::time::WallMs;
+use serde::{Deserialize, Serialize};
+
+/// A log-in of a user on a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Its id.
+    pub id: SessionId,
+    /// Who.
+    pub user: UserId,
+    /// Where.
+    pub device: DeviceId,
+    /// When the password was given: the age of the log-in counts from here.
+    pub created: WallMs,
+    /// When it ends by itself.
+    pub ends: WallMs,
+    /// It was ended before.
+    pub ended: bool,
+}
+
+impl Session {
+    /// Does it live at `now`?
+    pub fn is_live(&self, now: WallMs) -> bool {
+        !self.ended && now < self.ends
+    }
+}
+
+impl Record for Session {
+    const KIND: &'static str = "session";
+    type Id = SessionId;
+}

@@ -1,0 +1,41 @@
+//! Who has an account?
+
+use super::name::Name;
+use crate::store::Record;
+use model::ids::UserId;
+use model::time::WallMs;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// An argon2id hash in PHC form. It has no `Debug` of its contents: a hash in a log can be guessed at.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PasswordHash(pub String);
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hash]")
+    }
+}
+
+/// A local account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Its id.
+    pub id: UserId,
+    /// Its name, unique; what policies call it.
+    pub name: Name,
+    /// Its password.
+    pub password: PasswordHash,
+    /// Groups that it is in.
+    pub groups: BTreeSet<Name>,
+    /// A disabled user has no session and cannot get one.
+    pub disabled: bool,
+    /// When it was made.
+    pub created: WallMs,
+}
+
+impl Record for User {
+    const KIND: &'static str = "user";
+    type Id = UserId;
+}
