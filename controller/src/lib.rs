@@ -1,12 +1,31 @@
 //! The controller: authenticates people, devices and workloads, decides, and arranges.
 
+pub mod arrange;
 pub mod audit;
+pub mod authn;
+pub mod authz;
+pub mod ca;
+mod cli;
+pub mod config;
+pub mod directory;
+pub mod init;
+pub mod local;
+pub mod organisation;
+pub mod owner;
+pub mod rpc;
 pub mod seal;
+pub mod serve;
 pub mod store;
+
+#[cfg(test)]
+mod test_support;
 
 /// The program `umbra-controller`.
 pub fn main() -> std::process::ExitCode {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "umbra-controller: not built yet");
-    std::process::ExitCode::FAILURE
+    main_with(std::env::args_os())
+}
+
+/// The same with arguments of the caller's choice, the program's name first.
+pub fn main_with(args: impl IntoIterator<Item = std::ffi::OsString>) -> std::process::ExitCode {
+    cli::main(args)
 }

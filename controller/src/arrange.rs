@@ -1,0 +1,36 @@
+//! Has a change reached those who enforce it? The seam between administrators' calls, which only commit facts, and the
+//! part of the controller that re-decides grants and tells gateways when facts change.
+
+use model::ids::GatewayId;
+use model::revision::Revision;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// What is known about one gateway that held grants which a change ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirmation {
+    /// Which gateway.
+    pub gateway: GatewayId,
+    /// It acknowledged: published, reset, connection tracking deleted. The gateway says so.
+    pub confirmed: bool,
+    /// When it did not: how long the longest of the ended grants' leases still runs.
+    pub ends_in: Duration,
+}
+
+/// Arranges on gateways what facts demand.
+pub trait Arranger: Send + Sync {
+    /// Waits until every gateway concerned has acknowledged all changes up to `revision`, at most
+    /// [`REVOKE_WAIT_MAX`](model::limits::REVOKE_WAIT_MAX), and tells what is known then.
+    fn settled(&self, revision: Revision) -> Pin<Box<dyn Future<Output = Vec<Confirmation>> + Send + '_>>;
+}
+
+/// Knows no gateway.
+#[derive(Debug, Clone, Copy)]
+pub struct NoGateways;
+
+impl Arranger for NoGateways {
+    fn settled(&self, _: Revision) -> Pin<Box<dyn Future<Output = Vec<Confirmation>> + Send + '_>> {
+        Box::pin(async { Vec::new() })
+    }
+}

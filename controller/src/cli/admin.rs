@@ -1,0 +1,340 @@
+//! Which call does each command make, and how is its answer shown?
+
+mod show;
+
+use super::args::{
+    AdminCommand, AuditCommand, DeviceCommand, GatewayCommand, GroupCommand, JoinKeyArgs, JoinKeyCommand,
+    PolicyCommand, ResourceArgs, ResourceCommand, SessionCommand, SiteCommand, UserCommand,
+};
+use super::connect::Client;
+use super::input;
+use super::output::{Output, span};
+use super::{Exit, Failure};
+use host::clock::SystemClock;
+use host::keyfile;
+use model::time::Clock as _;
+use proto::admin as wire;
+use proto::convert::millis;
+
+/// The wall clock, for telling moments to people.
+fn wall() -> i64 {
+    SystemClock::new().wall().0
+}
+
+/// Makes the call of a command and shows its answer.
+pub(super) async fn run(client: &mut Client, command: AdminCommand, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        AdminCommand::Status => {
+            let reply = client.status(wire::StatusRequest {}).await?.into_inner();
+            show::status(&reply, output)
+        }
+        AdminCommand::ClaimOwner { name, token_file, password_file } => {
+            let token = input::secret("token", Some(&token_file))?.expose().clone();
+            let password = input::secret("password", Some(&password_file))?.expose().clone();
+            let reply = client.claim_owner(wire::ClaimOwnerRequest { token, name, password }).await?.into_inner();
+            done(&reply, output, "owner made: user")
+        }
+        AdminCommand::User(command) => user(client, command, output).await,
+        AdminCommand::Group(command) => group(client, command, output).await,
+        AdminCommand::Site(command) => site(client, command, output).await,
+        AdminCommand::Gateway(command) => gateway(client, command, output).await,
+        AdminCommand::Resource(command) => resource(client, command, output).await,
+        AdminCommand::Policy(command) => policy(client, command, output).await,
+        AdminCommand::JoinKey(command) => join_key(client, command, output).await,
+        AdminCommand::Device(command) => device(client, command, output).await,
+        AdminCommand::Session(command) => session(client, command, output).await,
+        AdminCommand::Audit(command) => audit(client, command, output).await,
+    }
+}
+
+/// Tells a change that is durable, and for a revoke who has confirmed it and when the rest ends.
+fn done(reply: &wire::Changed, output: &mut Output, what: &str) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let name =
+        if reply.name.is_empty() || reply.name == reply.id { String::new() } else { format!(" `{}`", reply.name) };
+    output.line(format!("{what}{name} ({})", reply.id))?;
+    for one in &reply.confirmations {
+        output.line(if one.confirmed {
+            format!("  gateway `{}` confirms: nothing passes any more", one.gateway)
+        } else {
+            format!(
+                "  gateway `{}` has not confirmed: ends there by itself in {} at the latest",
+                one.gateway,
+                span(one.ends_in_ms)
+            )
+        })?;
+    }
+    Ok(())
+}
+
+async fn user(client: &mut Client, command: UserCommand, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        UserCommand::Add { name, groups, password_file } => {
+            let password = input::secret("password", password_file.as_deref())?.expose().clone();
+            let reply = client.add_user(wire::AddUserRequest { name, password, groups }).await?.into_inner();
+            done(&reply, output, "user made")
+        }
+        UserCommand::List => show::users(&client.list_users(wire::ListUsersRequest {}).await?.into_inner(), output),
+        UserCommand::Passwd { user, password_file } => {
+            let password = input::secret("password", password_file.as_deref())?.expose().clone();
+            let reply = client.set_password(wire::SetPasswordRequest { user, password }).await?.into_inner();
+            done(&reply, output, "password set, sessions ended: user")
+        }
+        UserCommand::Disable { user } => {
+            let reply =
+                client.set_user_enabled(wire::SetUserEnabledRequest { user, enabled: false }).await?.into_inner();
+            done(&reply, output, "user disabled, sessions ended:")
+        }
+        UserCommand::Enable { user } => {
+            let reply =
+                client.set_user_enabled(wire::SetUserEnabledRequest { user, enabled: true }).await?.into_inner();
+            done(&reply, output, "user enabled:")
+        }
+        UserCommand::Delete { user } => {
+            let reply = client.delete_user(wire::DeleteUserRequest { user }).await?.into_inner();
+            done(&reply, output, "user deleted, sessions ended, devices revoked:")
+        }
+    }
+}
+
+async fn group(client: &mut Client, command: GroupCommand, output: &mut Output) -> Result<(), Failure> {
+    let (member, group, user) = match command {
+        GroupCommand::Add { name } => {
+            let reply = client.add_group(wire::AddGroupRequest { name }).await?.into_inner();
+            return done(&reply, output, "group made:");
+        }
+        GroupCommand::List => {
+            return show::groups(&client.list_groups(wire::ListGroupsRequest {}).await?.into_inner(), output);
+        }
+        GroupCommand::Delete { group } => {
+            let reply = client.delete_group(wire::DeleteGroupRequest { group }).await?.into_inner();
+            return done(&reply, output, "group deleted:");
+        }
+        GroupCommand::AddMember { group, user } => (true, group, user),
+        GroupCommand::RemoveMember { group, user } => (false, group, user),
+    };
+    let what =
+        if member { format!("user `{user}` added to group") } else { format!("user `{user}` removed from group") };
+    let reply = client.set_member(wire::SetMemberRequest { group, user, member }).await?.into_inner();
+    done(&reply, output, &what)
+}
+
+async fn site(client: &mut Client, command: SiteCommand, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        SiteCommand::Add { name, prefixes } => {
+            let prefixes = prefixes.iter().map(ToString::to_string).collect();
+            let reply = client.add_site(wire::AddSiteRequest { name, prefixes }).await?.into_inner();
+            done(&reply, output, "site made:")
+        }
+        SiteCommand::List => show::sites(&client.list_sites(wire::ListSitesRequest {}).await?.into_inner(), output),
+        SiteCommand::Delete { site } => {
+            let reply = client.delete_site(wire::DeleteSiteRequest { site }).await?.into_inner();
+            done(&reply, output, "site deleted:")
+        }
+    }
+}
+
+async fn gateway(client: &mut Client, command: GatewayCommand, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        GatewayCommand::List => {
+            show::gateways(&client.list_gateways(wire::ListGatewaysRequest {}).await?.into_inner(), wall(), output)
+        }
+        GatewayCommand::Confirm { gateway, fingerprint } => {
+            let fingerprint = fingerprint.unwrap_or_default();
+            let reply =
+                client.confirm_gateway(wire::ConfirmGatewayRequest { gateway, fingerprint }).await?.into_inner();
+            done(&reply, output, "gateway confirmed:")
+        }
+        GatewayCommand::Revoke { gateway } => {
+            let reply = client.revoke_gateway(wire::RevokeGatewayRequest { gateway }).await?.into_inner();
+            done(&reply, output, "gateway revoked:")
+        }
+    }
+}
+
+async fn resource(client: &mut Client, command: ResourceCommand, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        ResourceCommand::Add(args) => {
+            let reply = client.add_resource(resource_request(args)).await?.into_inner();
+            done(&reply, output, "resource made:")
+        }
+        ResourceCommand::List => {
+            show::resources(&client.list_resources(wire::ListResourcesRequest {}).await?.into_inner(), output)
+        }
+        ResourceCommand::Show { resource } => {
+            let all = client.list_resources(wire::ListResourcesRequest {}).await?.into_inner().resources;
+            let found = all.into_iter().find(|one| one.name == resource || one.id == resource);
+            show::resource(&found.ok_or_else(|| no_such_resource(&resource))?, output)
+        }
+        ResourceCommand::Delete { resource } => {
+            let reply = client.delete_resource(wire::DeleteResourceRequest { resource }).await?.into_inner();
+            done(&reply, output, "resource deleted:")
+        }
+    }
+}
+
+fn no_such_resource(name: &str) -> Failure {
+    Failure::failed(format!("there is no resource `{name}`: `umbra-controller resource list` shows what there is"))
+}
+
+fn resource_request(args: ResourceArgs) -> wire::AddResourceRequest {
+    let addresses = args.addresses.iter().map(ToString::to_string);
+    wire::AddResourceRequest {
+        name: args.name,
+        site: args.site,
+        hosts: args.hosts,
+        addresses: addresses.chain(args.cidrs.iter().map(ToString::to_string)).collect(),
+        tcp: args.tcp,
+        udp: args.udp,
+        icmp: args.icmp,
+        lease_ms: args.lease.map_or(0, millis),
+        on_gateway: args.on_gateway,
+        tags: args.tags,
+    }
+}
+
+async fn policy(client: &mut Client, command: PolicyCommand, output: &mut Output) -> Result<(), Failure> {
+    let (verdict, apply) = match command {
+        PolicyCommand::Show => {
+            return show::policy(&client.show_policy(wire::ShowPolicyRequest {}).await?.into_inner(), wall(), output);
+        }
+        PolicyCommand::Check { files } => {
+            let files = wire::PolicyFiles { files: input::policy_files(&files)? };
+            (client.check_policy(files).await?.into_inner(), false)
+        }
+        PolicyCommand::Apply { files } => {
+            let files = wire::PolicyFiles { files: input::policy_files(&files)? };
+            (client.apply_policy(files).await?.into_inner(), true)
+        }
+    };
+    let json = output.json(&verdict)?;
+    let told = |finding: &wire::PolicyFinding, kind: &str| {
+        format!("{}:{}: {kind}{}", finding.file, finding.line, finding.reason)
+    };
+    if !json {
+        verdict.warnings.iter().for_each(|finding| output.note(told(finding, "warning: ")));
+        verdict.problems.iter().for_each(|finding| output.note(told(finding, "")));
+    }
+    if !verdict.problems.is_empty() {
+        let count = verdict.problems.len();
+        let kept = if apply { "; the policy in force stays as it was" } else { "" };
+        return Err(Failure::failed(format!("the policy has {count} problem(s){kept}")));
+    }
+    match (apply, &verdict.changed) {
+        (true, Some(changed)) if !json => {
+            output.line(format!(
+                "policy revision {} is in force: {} policies",
+                verdict.policy_revision, verdict.policies
+            ))?;
+            let named = wire::Changed { id: changed.id.clone(), name: String::new(), ..changed.clone() };
+            if named.confirmations.is_empty() { Ok(()) } else { done(&named, output, "policy applied:") }
+        }
+        _ => output.line(format!("the policy is valid: {} policies", verdict.policies)),
+    }
+}
+
+async fn join_key(client: &mut Client, command: JoinKeyCommand, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        JoinKeyCommand::Create(args) => create_join_key(client, args, output).await,
+        JoinKeyCommand::List => {
+            show::join_keys(&client.list_join_keys(wire::ListJoinKeysRequest {}).await?.into_inner(), wall(), output)
+        }
+        JoinKeyCommand::Revoke { join_key } => {
+            let reply = client.revoke_join_key(wire::RevokeJoinKeyRequest { join_key }).await?.into_inner();
+            done(&reply, output, "join key revoked:")
+        }
+    }
+}
+
+async fn create_join_key(client: &mut Client, args: JoinKeyArgs, output: &mut Output) -> Result<(), Failure> {
+    if let Some(path) = args.out.as_deref().filter(|path| path.exists()) {
+        // Before the key is made: a key without its file is only litter.
+        return Err(Failure::failed(format!(
+            "{} exists already: nothing was changed; name another file",
+            path.display()
+        )));
+    }
+    let kind = if args.device { "device" } else { "gateway" };
+    let request = wire::CreateJoinKeyRequest {
+        kind: kind.to_owned(),
+        site: args.site.unwrap_or_default(),
+        uses: args.uses,
+        life_ms: millis(args.life),
+    };
+    let reply = client.create_join_key(request).await?.into_inner();
+    let changed = reply.changed.unwrap_or_default();
+    let file = model::secret::Secret::new(reply.join_file);
+    let Some(path) = args.out else {
+        let text = std::str::from_utf8(file.expose()).map_err(Failure::failed)?;
+        output.note("the join file follows: whoever reads it can join until it is used up or expires");
+        return output.raw(text);
+    };
+    if let Err(error) = keyfile::create(&path, file.expose()) {
+        let id = changed.id.clone();
+        let taken_back = client.revoke_join_key(wire::RevokeJoinKeyRequest { join_key: id }).await.is_ok();
+        let word = if taken_back { "the new join key was revoked" } else { "revoke the new join key" };
+        return Err(Failure::new(Exit::Failed, format!("{error}; {word} ({})", changed.id)));
+    }
+    let uses = if args.uses == 1 { "once".to_owned() } else { format!("{} times", args.uses) };
+    let what = format!(
+        "join file for a {kind} written to {}, usable {uses} for {}: key",
+        path.display(),
+        span(millis(args.life))
+    );
+    done(&changed, output, &what)
+}
+
+async fn device(client: &mut Client, command: DeviceCommand, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        DeviceCommand::List => {
+            show::devices(&client.list_devices(wire::ListDevicesRequest {}).await?.into_inner(), wall(), output)
+        }
+        DeviceCommand::Confirm { device } => {
+            let reply = client.confirm_device(wire::ConfirmDeviceRequest { device }).await?.into_inner();
+            done(&reply, output, "device confirmed:")
+        }
+        DeviceCommand::Revoke { device } => {
+            let reply = client.revoke_device(wire::RevokeDeviceRequest { device }).await?.into_inner();
+            done(&reply, output, "device revoked:")
+        }
+    }
+}
+
+async fn session(client: &mut Client, command: SessionCommand, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        SessionCommand::List { all } => {
+            show::sessions(&client.list_sessions(wire::ListSessionsRequest { all }).await?.into_inner(), wall(), output)
+        }
+        SessionCommand::Revoke { session } => {
+            let reply = client.revoke_session(wire::RevokeSessionRequest { session }).await?.into_inner();
+            done(&reply, output, "session ended:")
+        }
+    }
+}
+
+async fn audit(client: &mut Client, command: AuditCommand, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        AuditCommand::List { limit, since, actor, action, object } => {
+            let since = since.and_then(|since| i64::try_from(since.as_millis()).ok());
+            let since_ms = since.map_or(0, |since| wall().saturating_sub(since));
+            let request = wire::ListAuditRequest { limit, since_ms, actor, action, object };
+            show::audit(&client.list_audit(request).await?.into_inner(), output)
+        }
+        AuditCommand::Verify => {
+            let reply = client.verify_audit(wire::VerifyAuditRequest {}).await?.into_inner();
+            let json = output.json(&reply)?;
+            if !reply.whole {
+                return Err(Failure::failed(reply.problem));
+            }
+            if json {
+                return Ok(());
+            }
+            output.line(format!(
+                "the audit trail is whole: records {} to {}, head {}",
+                reply.first, reply.last, reply.head
+            ))
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! How is each listing shown to a person, or to a program?
+
+use super::super::Failure;
+use super::super::output::{Output, moment, span};
+use proto::admin as wire;
+
+fn list(items: &[String]) -> String {
+    items.join(", ")
+}
+
+pub(super) fn status(reply: &wire::StatusReply, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let pending = |count: u64| if count == 0 { String::new() } else { format!(" ({count} waiting for confirmation)") };
+    let policy = match reply.policy_revision {
+        0 => "none: nobody may reach anything until `policy apply`".to_owned(),
+        number => format!("revision {number}"),
+    };
+    let rows = [
+        ("organisation", reply.trust_domain.clone()),
+        ("release", reply.version.clone()),
+        ("revision", format!("{}.{}", reply.incarnation, reply.revision)),
+        ("endpoints", list(&reply.endpoints)),
+        ("key", reply.controller_key.clone()),
+        ("pool", format!("{}, {}", reply.pool_v4, reply.pool_v6)),
+        ("zones", list(&reply.zones)),
+        ("private zones", list(&reply.private_zones)),
+        ("policy", policy),
+        ("users", reply.users.to_string()),
+        ("devices", format!("{}{}", reply.devices, pending(reply.devices_pending))),
+        ("sites", reply.sites.to_string()),
+        ("gateways", format!("{}{}", reply.gateways, pending(reply.gateways_pending))),
+        ("resources", reply.resources.to_string()),
+        ("sessions", reply.sessions.to_string()),
+        ("join keys", reply.join_keys.to_string()),
+    ];
+    rows.iter().try_for_each(|(what, value)| output.line(format!("{what:14} {value}")))
+}
+
+pub(super) fn users(reply: &wire::ListUsersReply, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let row = |user: &wire::User| {
+        let state = if user.disabled { "disabled" } else { "enabled" };
+        [user.name.clone(), state.to_owned(), list(&user.groups), user.sessions.to_string(), user.id.clone()]
+    };
+    let rows = reply.users.iter().map(row).collect();
+    output.table(["NAME", "STATE", "GROUPS", "SESSIONS", "ID"], rows, "no users yet: `umbra-controller user add NAME`")
+}
+
+pub(super) fn groups(reply: &wire::ListGroupsReply, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let rows = reply.groups.iter().map(|group| [group.name.clone(), list(&group.members)]).collect();
+    output.table(["NAME", "MEMBERS"], rows, "no groups yet: `umbra-controller group add NAME`")
+}
+
+pub(super) fn sites(reply: &wire::ListSitesReply, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let row = |site: &wire::Site| [site.name.clone(), list(&site.prefixes), list(&site.gateways), site.id.clone()];
+    let rows = reply.sites.iter().map(row).collect();
+    let empty = "no sites yet: `umbra-controller site add NAME --prefix PREFIX`";
+    output.table(["NAME", "PREFIXES", "GATEWAYS", "ID"], rows, empty)
+}
+
+pub(super) fn gateways(reply: &wire::ListGatewaysReply, now: i64, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let row = |one: &wire::Gateway| {
+        let joined = moment(now, one.created_ms);
+        [one.name.clone(), one.site.clone(), one.state.clone(), one.fingerprint.clone(), joined, one.id.clone()]
+    };
+    let rows = reply.gateways.iter().map(row).collect();
+    let empty = "no gateways yet: `umbra-controller join-key create --gateway --site SITE --out FILE`";
+    output.table(["NAME", "SITE", "STATE", "FINGERPRINT", "JOINED", "ID"], rows, empty)
+}
+
+fn ports(resource: &wire::Resource) -> String {
+    let tcp = resource.tcp.iter().map(|ports| format!("tcp {ports}"));
+    let udp = resource.udp.iter().map(|ports| format!("udp {ports}"));
+    list(&tcp.chain(udp).chain(resource.icmp.then(|| "icmp".to_owned())).collect::<Vec<_>>())
+}
+
+fn places(resource: &wire::Resource) -> String {
+    list(&resource.hosts.iter().chain(&resource.addresses).cloned().collect::<Vec<_>>())
+}
+
+pub(super) fn resources(reply: &wire::ListResourcesReply, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let row = |one: &wire::Resource| {
+        [one.name.clone(), one.site.clone(), places(one), ports(one), list(&one.tags), one.id.clone()]
+    };
+    let rows = reply.resources.iter().map(row).collect();
+    let empty = "no resources yet: `umbra-controller resource add NAME --site SITE --host NAME --tcp PORTS`";
+    output.table(["NAME", "SITE", "WHERE", "SERVICES", "TAGS", "ID"], rows, empty)
+}
+
+pub(super) fn resource(one: &wire::Resource, output: &mut Output) -> Result<(), Failure> {
+    if output.json(one)? {
+        return Ok(());
+    }
+    let rows = [
+        ("name", one.name.clone()),
+        ("id", one.id.clone()),
+        ("site", one.site.clone()),
+        ("where", places(one)),
+        ("services", ports(one)),
+        ("lease", span(one.lease_ms)),
+        ("on gateway", if one.on_gateway { "yes" } else { "no" }.to_owned()),
+        ("tags", list(&one.tags)),
+    ];
+    rows.iter().try_for_each(|(what, value)| output.line(format!("{what:11} {value}")))?;
+    let each =
+        |address: &wire::VirtualAddress| format!("{:11} {} is {} and {}", "", address.name, address.v4, address.v6);
+    one.virtual_addresses.iter().try_for_each(|address| output.line(each(address)))
+}
+
+pub(super) fn policy(reply: &wire::ShowPolicyReply, now: i64, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    if reply.policy_revision == 0 {
+        return output.line("no policy was applied yet: nobody may reach anything");
+    }
+    let applied = moment(now, reply.applied_ms);
+    output.note(format!("revision {}, applied {applied} by {}", reply.policy_revision, reply.applied_by));
+    for file in &reply.files {
+        output.line(format!("// {}", file.name))?;
+        file.text.lines().try_for_each(|line| output.line(line))?;
+    }
+    Ok(())
+}
+
+pub(super) fn join_keys(reply: &wire::ListJoinKeysReply, now: i64, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let row = |one: &wire::JoinKey| {
+        let left = format!("{}/{}", one.uses_left, one.uses);
+        let expires = moment(now, one.expires_ms);
+        [one.id.clone(), one.kind.clone(), one.site.clone(), one.state.clone(), left, expires]
+    };
+    let rows = reply.join_keys.iter().map(row).collect();
+    let empty = "no join keys yet: `umbra-controller join-key create --device --out FILE`";
+    output.table(["ID", "KIND", "SITE", "STATE", "USES LEFT", "EXPIRES"], rows, empty)
+}
+
+pub(super) fn devices(reply: &wire::ListDevicesReply, now: i64, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let row = |one: &wire::Device| {
+        let joined = moment(now, one.created_ms);
+        [
+            one.name.clone(),
+            one.user.clone(),
+            one.state.clone(),
+            one.address_v4.clone(),
+            one.fingerprint.clone(),
+            joined,
+            one.id.clone(),
+        ]
+    };
+    let rows = reply.devices.iter().map(row).collect();
+    let empty = "no devices yet: `umbra-controller join-key create --device --out FILE`";
+    output.table(["NAME", "USER", "STATE", "ADDRESS", "FINGERPRINT", "JOINED", "ID"], rows, empty)
+}
+
+pub(super) fn sessions(reply: &wire::ListSessionsReply, now: i64, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let row = |one: &wire::Session| {
+        let end = if one.ended { "ended".to_owned() } else { moment(now, one.ends_ms) };
+        [one.id.clone(), one.user.clone(), one.device.clone(), moment(now, one.created_ms), end]
+    };
+    let rows = reply.sessions.iter().map(row).collect();
+    output.table(["ID", "USER", "DEVICE", "LOGGED IN", "ENDS"], rows, "nobody is logged in")
+}
+
+pub(super) fn audit(reply: &wire::ListAuditReply, output: &mut Output) -> Result<(), Failure> {
+    if output.json {
+        // As they are chained: programs get the records themselves.
+        let parsed =
+            reply.records.iter().map(|line| serde_json::from_str(line)).collect::<Result<Vec<serde_json::Value>, _>>();
+        let records = parsed.map_err(Failure::failed)?;
+        output.json(&serde_json::json!({ "records": records }))?;
+        return Ok(());
+    }
+    if reply.lines.is_empty() {
+        return output.line("no audit record matches");
+    }
+    reply.lines.iter().try_for_each(|line| output.line(line))
+}

@@ -1,0 +1,352 @@
+//! Which commands and options are there?
+
+use crate::config;
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use model::net::{HostName, Prefix};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The controller of Umbra: authenticates, decides, arranges.
+#[derive(Debug, Parser)]
+#[command(name = "umbra-controller", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(super) struct Args {
+    /// Folder of the controller's state (for `init` and `serve`).
+    #[arg(long, global = true, env = "UMBRA_STATE", value_name = "DIR", default_value = config::STATE)]
+    pub state: PathBuf,
+    /// Socket of the running controller.
+    #[arg(long, global = true, env = "UMBRA_CONTROLLER_SOCKET", value_name = "PATH", default_value = config::SOCKET)]
+    pub socket: PathBuf,
+    /// Write JSON for programs instead of text for people.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 denied, 4 the controller does not answer.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make an organisation.
+    Init(InitArgs),
+    /// Run the controller.
+    Serve(ServeArgs),
+    #[command(flatten)]
+    Admin(AdminCommand),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct InitArgs {
+    /// The organisation's SPIFFE trust domain, for example corp.example; resources may have names in it.
+    #[arg(long, value_name = "DOMAIN")]
+    pub trust_domain: HostName,
+    /// Overlay addresses: an IPv4 /16, or that and an IPv6 ULA /48 with a comma. Default: random ones that are free.
+    #[arg(long, value_name = "V4[,V6]")]
+    pub pool: Option<String>,
+    /// Where nodes reach the controller, UDP; best first.
+    #[arg(long = "endpoint", value_name = "HOST:PORT", required = true)]
+    pub endpoints: Vec<String>,
+    /// A further zone in which resources may have names.
+    #[arg(long = "zone", value_name = "ZONE")]
+    pub zones: Vec<HostName>,
+    /// A zone that is the organisation's alone: what is not declared there does not exist.
+    #[arg(long = "private-zone", value_name = "ZONE")]
+    pub private_zones: Vec<HostName>,
+}
+
+/// How the controller shall run.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ServeArgs {
+    /// UDP address to listen at; the port of the first endpoint, on all addresses, by default.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
+    /// Answer nothing that is not Umbra's: drop what comes to other ports, too.
+    #[arg(long, env = "UMBRA_DARK")]
+    pub dark: bool,
+    /// With --dark: a TCP port that stays open, for example 22.
+    #[arg(long = "allow-in", value_name = "PORT")]
+    pub allow_in: Vec<u16>,
+    /// Only administrators' calls: no network.
+    #[arg(long, hide = true)]
+    pub local_only: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AdminCommand {
+    /// Show how the organisation is.
+    Status,
+    /// Become the first owner, with the one-time token of `init`.
+    ClaimOwner {
+        /// Name of the new user.
+        name: String,
+        /// File with the token (`-`: standard input).
+        #[arg(long, value_name = "FILE")]
+        token_file: PathBuf,
+        /// File with the password.
+        #[arg(long, value_name = "FILE")]
+        password_file: PathBuf,
+    },
+    /// Local accounts.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Groups of users.
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Places where services are.
+    #[command(subcommand)]
+    Site(SiteCommand),
+    /// Enforcement points.
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
+    /// Protected things.
+    #[command(subcommand)]
+    Resource(ResourceCommand),
+    /// Who may reach what (Cedar files).
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Secrets with which nodes enrol.
+    #[command(subcommand)]
+    JoinKey(JoinKeyCommand),
+    /// Enrolled machines.
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Log-ins.
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// The audit trail.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum UserCommand {
+    /// Make an account. The password comes from --password-file or standard input.
+    Add {
+        name: String,
+        /// A group to be in.
+        #[arg(long = "group", value_name = "GROUP")]
+        groups: Vec<String>,
+        /// File with the password (`-`: standard input, the default).
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// List accounts.
+    List,
+    /// Set a password and end the user's sessions.
+    Passwd {
+        user: String,
+        /// File with the password (`-`: standard input, the default).
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// End the user's sessions and refuse new ones.
+    Disable { user: String },
+    /// Let the user log in again.
+    Enable { user: String },
+    /// Delete an account, end its sessions and revoke its devices.
+    Delete { user: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GroupCommand {
+    /// Make a group.
+    Add { name: String },
+    /// List groups and their members.
+    List,
+    /// Delete a group; its members stay.
+    Delete { group: String },
+    /// Put a user into a group.
+    AddMember { group: String, user: String },
+    /// Take a user out of a group.
+    RemoveMember { group: String, user: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SiteCommand {
+    /// Make a site.
+    Add {
+        name: String,
+        /// A prefix in which its services lie, for example 10.20.0.0/24.
+        #[arg(long = "prefix", value_name = "PREFIX", required = true)]
+        prefixes: Vec<Prefix>,
+    },
+    /// List sites.
+    List,
+    /// Delete a site that has no resources and no gateways.
+    Delete { site: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GatewayCommand {
+    /// List gateways.
+    List,
+    /// Confirm a new gateway, after comparing its fingerprint.
+    Confirm {
+        gateway: String,
+        /// What the gateway's own `status` shows; a mismatch is refused.
+        #[arg(long, value_name = "FINGERPRINT")]
+        fingerprint: Option<String>,
+    },
+    /// Revoke a gateway for ever.
+    Revoke { gateway: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ResourceCommand {
+    /// Declare a resource.
+    Add(ResourceArgs),
+    /// List resources.
+    List,
+    /// Show one resource.
+    Show { resource: String },
+    /// Delete a resource; what stood on it ends.
+    Delete { resource: String },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct ResourceArgs {
+    pub name: String,
+    /// The site whose gateways reach it.
+    #[arg(long)]
+    pub site: String,
+    /// Host name, or `*.SUFFIX` for every name below.
+    #[arg(long = "host", value_name = "NAME")]
+    pub hosts: Vec<String>,
+    /// Address, seen by clients as it is.
+    #[arg(long = "address", value_name = "ADDRESS")]
+    pub addresses: Vec<std::net::IpAddr>,
+    /// Prefix, seen by clients as it is.
+    #[arg(long = "cidr", value_name = "PREFIX")]
+    pub cidrs: Vec<Prefix>,
+    /// TCP ports, for example 443 or 8000-8099; may be repeated, or a list with commas.
+    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
+    pub tcp: Vec<String>,
+    /// UDP ports, likewise.
+    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
+    pub udp: Vec<String>,
+    /// ICMP echo.
+    #[arg(long)]
+    pub icmp: bool,
+    /// How long a gateway may go on without the controller, from 1s to 24h; 1h by default.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub lease: Option<Duration>,
+    /// It is on the gateway itself.
+    #[arg(long)]
+    pub on_gateway: bool,
+    /// A tag that policies may name.
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Say what is wrong with policy files.
+    Check {
+        /// Files, or folders whose *.cedar files are meant.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Put policy files in force: all of them, in place of all before.
+    Apply {
+        /// Files, or folders whose *.cedar files are meant.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Show the policy in force.
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JoinKeyCommand {
+    /// Make a join key and write its join file.
+    Create(JoinKeyArgs),
+    /// List join keys.
+    List,
+    /// Take a join key back.
+    Revoke { join_key: String },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct JoinKeyArgs {
+    /// For a client's device.
+    #[arg(long, conflicts_with = "gateway", required_unless_present = "gateway")]
+    pub device: bool,
+    /// For a gateway.
+    #[arg(long, requires = "site")]
+    pub gateway: bool,
+    /// The site at which the gateway stands.
+    #[arg(long, requires = "gateway")]
+    pub site: Option<String>,
+    /// How many devices may use it; devices from keys of many uses wait for confirmation.
+    #[arg(long, default_value_t = 1)]
+    pub uses: u32,
+    /// How long it may be used.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub life: Duration,
+    /// File to write, mode 0600; standard output by default.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DeviceCommand {
+    /// List devices.
+    List,
+    /// Confirm a pending device.
+    Confirm { device: String },
+    /// Revoke a device for ever.
+    Revoke { device: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SessionCommand {
+    /// List log-ins.
+    List {
+        /// Ended ones, too.
+        #[arg(long)]
+        all: bool,
+    },
+    /// End a log-in, and say which gateways have confirmed it.
+    Revoke { session: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// List records, the newest last.
+    List {
+        /// How many.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// Not older than this, for example 1h.
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        since: Option<Duration>,
+        /// The actor contains this.
+        #[arg(long, default_value = "")]
+        actor: String,
+        /// The action begins with this.
+        #[arg(long, default_value = "")]
+        action: String,
+        /// The object contains this.
+        #[arg(long, default_value = "")]
+        object: String,
+    },
+    /// Walk the whole chain and say whether it is whole.
+    Verify,
+}
+
+/// A duration as people write it: `500ms`, `90s`, `15m`, `1h`, `7d`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{}` is not a duration (expected forms: 500ms, 90s, 15m, 1h, 7d)", text.escape_default());
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let ms: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(wrong)
+}

@@ -1,0 +1,316 @@
+//! The commands as an administrator types them, against a controller that runs on a real socket.
+
+use super::*;
+use crate::config::StatePaths;
+use crate::store::Options;
+use crate::test_support::Folder;
+use crate::{local, organisation::Organisation, rpc::admin::AdminRpc};
+use host::clock::SystemClock;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+struct Site {
+    folder: Folder,
+    organisation: Organisation,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.stop.take().map(|stop| stop.send(()));
+    }
+}
+
+/// Makes an organisation by command and serves its administrators.
+async fn start() -> Site {
+    let folder = Folder::new();
+    let state = folder.path().join("state");
+    command(folder.path(), "init --trust-domain corp.example --pool 10.77.0.0/16 --endpoint 192.0.2.1:443")
+        .await
+        .unwrap();
+    let clock = Arc::new(SystemClock::new());
+    let organisation = Organisation::open(&StatePaths::new(&state), Options::default(), clock).await.unwrap();
+    let listener = local::bind(&folder.path().join("admin.sock")).unwrap();
+    let admin = AdminRpc::new(organisation.clone(), Arc::new(OneGateway));
+    let (stop, stopped) = oneshot::channel::<()>();
+    tokio::spawn(local::serve(listener, admin, async {
+        let _ = stopped.await;
+    }));
+    Site { folder, organisation, stop: Some(stop) }
+}
+
+/// A gateway that has not answered yet.
+struct OneGateway;
+
+impl crate::arrange::Arranger for OneGateway {
+    fn settled(
+        &self,
+        _: model::revision::Revision,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Vec<crate::arrange::Confirmation>> + Send + '_>> {
+        Box::pin(async {
+            let gateway = model::ids::GatewayId::from_bytes([1; 10]);
+            let ends_in = std::time::Duration::from_secs(1_200);
+            vec![crate::arrange::Confirmation { gateway, confirmed: false, ends_in }]
+        })
+    }
+}
+
+/// Runs one command; blanks part its words.
+async fn command(folder: &std::path::Path, text: &str) -> Result<String, Failure> {
+    let state = folder.join("state").display().to_string();
+    let socket = folder.join("admin.sock").display().to_string();
+    let mut words = vec!["umbra-controller", "--state", &state, "--socket", &socket];
+    words.extend(text.split_whitespace());
+    let args = Args::try_parse_from(words).map_err(Failure::usage)?;
+    let mut output = Output::new(args.json);
+    run(args, &mut output).await?;
+    Ok(String::from_utf8(output.written).unwrap())
+}
+
+impl Site {
+    async fn run(&self, text: &str) -> String {
+        command(self.folder.path(), text).await.unwrap_or_else(|e| panic!("{text}: {e:?}"))
+    }
+    async fn fail(&self, text: &str) -> Failure {
+        command(self.folder.path(), text).await.expect_err(text)
+    }
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+    async fn json(&self, text: &str) -> serde_json::Value {
+        serde_json::from_str(&self.run(&format!("{text} --json")).await).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn an_organisation_is_built_by_commands() {
+    let site = start().await;
+    let password = site.file("password", "correct horse\n").display().to_string();
+    site.run("group add engineers").await;
+    let made = site.run(&format!("user add ann --group engineers --password-file {password}")).await;
+    assert!(made.starts_with("user made `ann` (us-"), "{made}");
+    site.run(&format!("user add bob --password-file {password}")).await;
+    site.run("site add hq --prefix 10.20.0.0/24 --prefix fd20::/64").await;
+    site.run("resource add wiki --site hq --host wiki.corp.example --tcp 443,8000-8099 --icmp --tag docs").await;
+    site.run("resource add dev --site hq --host *.dev.corp.example --udp 53 --lease 90s").await;
+    site.run("resource add lan --site hq --cidr 10.20.0.0/28 --tcp 22").await;
+
+    let users = site.run("user list").await;
+    assert!(users.contains("ann   enabled  engineers") && users.contains("bob   enabled  -"), "{users}");
+    assert!(site.run("group list").await.contains("engineers  ann"));
+    let resources = site.run("resource list").await;
+    assert!(resources.contains("wiki") && resources.contains("tcp 443, tcp 8000-8099, icmp"), "{resources}");
+    let show = site.run("resource show wiki").await;
+    assert!(show.contains("wiki.corp.example is 10.77.64.0 and fd"), "{show}");
+    let json = site.json("resource list").await;
+    assert_eq!(json["schema"], 1);
+    let dev = json["resources"].as_array().unwrap().iter().find(|r| r["name"] == "dev").unwrap();
+    assert_eq!((dev["lease_ms"].as_u64(), dev["hosts"][0].as_str()), (Some(90_000), Some("*.dev.corp.example")));
+
+    site.run("group add-member engineers bob").await;
+    site.run("group remove-member engineers ann").await;
+    assert!(site.run("group list").await.contains("engineers  bob"));
+    let status = site.run("status").await;
+    assert!(status.contains("users          2") && status.contains("nobody may reach anything"), "{status}");
+
+    let now = site.organisation.now();
+    let stored = &now.user("ann").unwrap().record.password;
+    assert!(crate::authn::verify(model::secret::Secret::new("correct horse".into()), Some(stored)).await);
+}
+
+#[tokio::test]
+async fn mistakes_are_told_with_what_to_do_and_change_nothing() {
+    let site = start().await;
+    let password = site.file("password", "correct horse").display().to_string();
+    let short = site.file("short", "short").display().to_string();
+    site.run(&format!("user add ann --password-file {password}")).await;
+    site.run("site add hq --prefix 10.20.0.0/24").await;
+    let before = site.organisation.store.revision();
+    for (text, exit, part) in [
+        (format!("user add ann --password-file {password}"), Exit::Failed, "taken already"),
+        (format!("user add Bob --password-file {password}"), Exit::Failed, "is not a name"),
+        (format!("user add bob --password-file {short}"), Exit::Failed, "at least 8 characters"),
+        (
+            format!("user add bob --group none --password-file {password}"),
+            Exit::Failed,
+            "`umbra-controller group list`",
+        ),
+        ("user disable nobody".into(), Exit::Failed, "there is no user `nobody`"),
+        ("user add bob --password secret".into(), Exit::Usage, "unexpected argument"),
+        ("site add dc --prefix 10.77.1.0/24".into(), Exit::Failed, "the organisation's own pool"),
+        ("site add dc --prefix 169.254.0.0/16".into(), Exit::Failed, "link-local"),
+        ("site add dc --prefix 0.0.0.0/0".into(), Exit::Failed, "everything"),
+        ("site add dc --prefix 10.20.0.1/24".into(), Exit::Usage, "did you mean `10.20.0.0/24`"),
+        ("resource add x --site none --host x.corp.example --tcp 1".into(), Exit::Failed, "there is no site `none`"),
+        ("resource add x --site hq --host x.corp.example".into(), Exit::Failed, "--tcp PORTS"),
+        ("resource add x --site hq --host x.other.example --tcp 1".into(), Exit::Failed, "(corp.example)"),
+        (
+            "resource add x --site hq --cidr 10.21.0.0/24 --tcp 1".into(),
+            Exit::Failed,
+            "outside the prefixes of site `hq`",
+        ),
+        ("resource add x --site hq --host x.corp.example --tcp 1 --lease 25h".into(), Exit::Failed, "24 hours"),
+        ("join-key create --gateway".into(), Exit::Usage, "--site"),
+        ("join-key create --gateway --site hq --uses 2".into(), Exit::Failed, "one use"),
+        ("join-key create".into(), Exit::Usage, "--device"),
+        ("join-key revoke x".into(), Exit::Failed, "not an id"),
+        ("policy check /nowhere.cedar".into(), Exit::Failed, "/nowhere.cedar"),
+        ("gateway confirm gw1".into(), Exit::Failed, "there is no gateway `gw1`"),
+    ] {
+        let failure = site.fail(&text).await;
+        assert_eq!(failure.exit, exit, "{text}: {failure:?}");
+        assert!(failure.text.contains(part), "{text}: {failure:?}");
+        assert!(!failure.text.contains("correct horse"));
+    }
+    assert_eq!(site.organisation.store.revision(), before);
+    let again =
+        command(site.folder.path(), "init --trust-domain corp.example --endpoint 192.0.2.1:443").await.unwrap_err();
+    assert!(again.text.contains("nothing was changed"), "{again:?}");
+}
+
+#[tokio::test]
+async fn policy_is_applied_whole_or_not_at_all() {
+    let site = start().await;
+    let password = site.file("password", "correct horse").display().to_string();
+    site.run(&format!("user add ann --password-file {password}")).await;
+    let good = site.file("a.cedar", "@id(\"all\")\npermit(principal == User::\"ann\", action, resource);\n");
+    let bad = site
+        .file("b.cedar", "permit(principal, action, resource);\n\npermit(principal, action, resource) when { true;\n");
+    let (good, bad) = (good.display().to_string(), bad.display().to_string());
+    assert!(site.run(&format!("policy check {good}")).await.contains("valid: 1 policies"));
+    assert_eq!(site.organisation.now().policy, None);
+    assert!(site.run(&format!("policy apply {good}")).await.contains("policy revision 1 is in force"));
+    let failure = site.fail(&format!("policy apply {good} {bad}")).await;
+    assert!(failure.text.contains("stays as it was"), "{failure:?}");
+    let verdict = command(site.folder.path(), &format!("policy check {bad} --json")).await;
+    assert_eq!(verdict.unwrap_err().exit, Exit::Failed);
+    let now = site.organisation.now();
+    assert_eq!(now.policy.as_ref().unwrap().record.number, 1);
+    assert_eq!(now.compiled.as_ref().unwrap().rules().len(), 1);
+    assert!(site.run("policy show").await.contains("permit(principal == User::\"ann\""));
+}
+
+#[tokio::test]
+async fn a_join_file_is_written_once_for_its_owner_alone_and_its_key_can_be_revoked() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let site = start().await;
+    site.run("site add hq --prefix 10.20.0.0/24").await;
+    let path = site.folder.path().join("gw.join");
+    let made = site.run(&format!("join-key create --gateway --site hq --life 15m --out {}", path.display())).await;
+    assert!(made.contains("usable once for 15 min"), "{made}");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let wall = site.organisation.wall();
+    let file = proto::join::JoinFile::parse(&text, proto::join::JoinKind::Gateway, wall).unwrap();
+    assert_eq!(file.prefixes, ["10.20.0.0/24".parse().unwrap()]);
+    assert_eq!(file.zones, ["corp.example".parse().unwrap()]);
+    let now = site.organisation.now();
+    let key = &now.join_keys.values().next().unwrap().record;
+    assert_eq!(key.enrol_hash, crate::directory::sha256(tunnel::knock::enrol_token(&file.secret).expose()));
+    let opened = site.organisation.sealer.open(&crate::directory::JoinKey::place(key.id), &key.knock).unwrap();
+    assert_eq!(opened.expose().as_slice(), tunnel::knock::knock_key(&file.secret).expose());
+    let again = site.fail(&format!("join-key create --device --out {}", path.display())).await;
+    assert!(again.text.contains("exists already"), "{again:?}");
+    assert_eq!(site.organisation.now().join_keys.len(), 1, "no key without its file");
+    site.run(&format!("join-key revoke {}", key.id)).await;
+    let list = site.run("join-key list").await;
+    assert!(list.contains("gateway  hq    revoked"), "{list}");
+    assert!(site.run("join-key create --device").await.contains("\"umbra_join\": 1"));
+}
+
+#[tokio::test]
+async fn revokes_say_who_confirmed_and_when_the_rest_ends() {
+    use crate::directory::{Draft, Session};
+    use model::ids::{DeviceId, SessionId};
+    let site = start().await;
+    let password = site.file("password", "correct horse").display().to_string();
+    site.run(&format!("user add ann --password-file {password}")).await;
+    let user = site.organisation.now().user("ann").unwrap().record.id;
+    let (created, id) = (site.organisation.wall(), SessionId::from_bytes([5; 10]));
+    let ends = created.plus(std::time::Duration::from_secs(3_600));
+    let session = Session { id, user, device: DeviceId::from_bytes([6; 10]), created, ends, ended: false };
+    let login = |_: &crate::directory::Directory, draft: &mut Draft| {
+        draft.create(&id, &session)?;
+        Ok(((), crate::audit::Entry::new(created, "test", "login", "session", crate::audit::Outcome::Done)))
+    };
+    site.organisation.change(login).await.unwrap();
+    assert!(site.run("session list").await.contains("ann"));
+    let said = site.run(&format!("session revoke {id}")).await;
+    assert!(said.contains("has not confirmed: ends there by itself in 20 min"), "{said}");
+    assert!(site.run("session list").await.contains("nobody is logged in"));
+    assert!(site.run("session list --all").await.contains("ended"));
+    assert!(site.fail(&format!("session revoke {id}")).await.text.contains("has ended already"));
+    assert!(site.organisation.now().sessions.find(&id).unwrap().record.ended);
+}
+
+#[tokio::test]
+async fn disabling_a_user_ends_the_sessions_in_the_same_change() {
+    use crate::directory::{Draft, Session};
+    use model::ids::{DeviceId, SessionId};
+    let site = start().await;
+    let password = site.file("password", "correct horse").display().to_string();
+    site.run(&format!("user add ann --password-file {password}")).await;
+    let user = site.organisation.now().user("ann").unwrap().record.id;
+    let created = site.organisation.wall();
+    for n in 0..3 {
+        let id = SessionId::from_bytes([n; 10]);
+        let ends = created.plus(std::time::Duration::from_secs(3_600));
+        let session = Session { id, user, device: DeviceId::from_bytes([6; 10]), created, ends, ended: false };
+        let login = |_: &crate::directory::Directory, draft: &mut Draft| {
+            draft.create(&id, &session)?;
+            Ok(((), crate::audit::Entry::new(created, "test", "login", "session", crate::audit::Outcome::Done)))
+        };
+        site.organisation.change(login).await.unwrap();
+    }
+    let before = site.organisation.store.revision().number;
+    site.run("user disable ann").await;
+    assert_eq!(site.organisation.store.revision().number, before + 1);
+    let now = site.organisation.now();
+    assert!(now.user("ann").unwrap().record.disabled);
+    assert!(now.sessions.values().all(|session| session.record.ended));
+    site.run("user enable ann").await;
+    assert!(site.organisation.now().sessions.values().all(|session| session.record.ended), "old sessions stay ended");
+}
+
+#[tokio::test]
+async fn every_change_is_in_the_audit_trail_and_no_secret_is() {
+    let site = start().await;
+    let password = site.file("password", "canary-password").display().to_string();
+    site.run(&format!("user add ann --password-file {password}")).await;
+    site.run("group add engineers").await;
+    let listed = site.run("audit list").await;
+    assert!(
+        listed.contains("local:root user.add user/us-") && listed.contains("group.add group/engineers"),
+        "{listed}"
+    );
+    assert!(!listed.contains("canary") && !listed.contains("argon2"));
+    let json = site.json("audit list --action user.").await;
+    assert_eq!(json["records"].as_array().unwrap().len(), 1);
+    assert_eq!(json["records"][0]["detail"]["name"], "ann");
+    assert!(site.run("audit verify").await.contains("whole: records 1 to 3"));
+    assert_eq!(site.json("audit verify").await["whole"], true);
+}
+
+#[tokio::test]
+async fn a_controller_that_is_not_there_is_told_apart() {
+    let folder = Folder::new();
+    let failure = command(folder.path(), "user list").await.unwrap_err();
+    assert_eq!(failure.exit, Exit::NotConnected);
+    assert!(failure.text.contains("umbra-controller serve"), "{failure:?}");
+    let failure = command(folder.path(), "serve").await.unwrap_err();
+    assert!(failure.text.contains("umbra-controller init"), "{failure:?}");
+}
+
+#[test]
+fn durations_are_read_as_people_write_them() {
+    use std::time::Duration;
+    for (text, ms) in [("500ms", 500), ("90s", 90_000), ("15m", 900_000), ("1h", 3_600_000), ("7d", 604_800_000)] {
+        assert_eq!(args::duration(text), Ok(Duration::from_millis(ms)), "{text}");
+    }
+    for bad in ["", "1", "h", "-1h", "1.5h", "1 h", "99999999999999999999h", "18446744073709551615d"] {
+        assert!(args::duration(bad).is_err(), "{bad}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Join keys: create, list, revoke. The secret goes into the join file and nowhere else.
+
+use super::{AdminRpc, changed, parse, random};
+use crate::authz::Caller;
+use crate::directory::{Directory, Draft, JoinKey, Refusal, sha256};
+use model::ids::JoinKeyId;
+use model::limits::{JOIN_KEY_LIFE, JOIN_KEY_LIFE_MAX, JOIN_KEY_USES_MAX};
+use model::net::Prefix;
+use model::secret::Secret;
+use proto::admin as wire;
+use proto::join::{JoinFile, JoinKind};
+use std::time::Duration;
+
+/// How long a key may live, of what was asked for (0: the default).
+fn life(ms: u64) -> Result<Duration, Refusal> {
+    let life = if ms == 0 { JOIN_KEY_LIFE } else { Duration::from_millis(ms) };
+    if life < Duration::from_secs(1) || life > JOIN_KEY_LIFE_MAX {
+        let days = JOIN_KEY_LIFE_MAX.as_secs() / 86_400;
+        return Err(Refusal::Invalid(format!("a join key may live from 1 second to {days} days")));
+    }
+    Ok(life)
+}
+
+/// How often a key may be used, of what was asked for (0: once). A gateway's key is for one gateway.
+fn uses(kind: JoinKind, asked: u32) -> Result<u32, Refusal> {
+    match (kind, asked.max(1)) {
+        (JoinKind::Gateway, 2..) => {
+            Err(Refusal::Invalid("a gateway's join key has one use: create one for each gateway".to_owned()))
+        }
+        (_, uses) if uses > JOIN_KEY_USES_MAX => {
+            Err(Refusal::Invalid(format!("a join key may have at most {JOIN_KEY_USES_MAX} uses")))
+        }
+        (_, uses) => Ok(uses),
+    }
+}
+
+impl AdminRpc {
+    pub(super) async fn create_join_key(
+        &self,
+        caller: &Caller,
+        message: wire::CreateJoinKeyRequest,
+    ) -> Result<wire::CreateJoinKeyReply, Refusal> {
+        let kind = match message.kind.as_str() {
+            "device" => JoinKind::Device,
+            "gateway" => JoinKind::Gateway,
+            _ => return Err(Refusal::Invalid("say for what the key is: --device or --gateway".to_owned())),
+        };
+        let (uses, life) = (uses(kind, message.uses)?, life(message.life_ms)?);
+        let id = JoinKeyId::from_bytes(random()?);
+        let secret = Secret::new(random::<32>()?);
+        let knock_key = tunnel::knock::knock_key(&secret);
+        let enrol_token = tunnel::knock::enrol_token(&secret);
+        let knock = self
+            .organisation
+            .sealer
+            .seal(&JoinKey::place(id), knock_key.expose())
+            .map_err(|e| Refusal::Failed(e.to_string()))?;
+        let created = self.organisation.wall();
+        let make = |directory: &Directory, draft: &mut Draft| {
+            let site = match (kind, message.site.as_str()) {
+                (JoinKind::Gateway, "") => {
+                    return Err(Refusal::Invalid(
+                        "a gateway's join key needs the site at which it will stand: --site".to_owned(),
+                    ));
+                }
+                (JoinKind::Device, "") => None,
+                (JoinKind::Device, _) => {
+                    return Err(Refusal::Invalid("a device belongs to no site: leave --site out".to_owned()));
+                }
+                (JoinKind::Gateway, typed) => {
+                    let site = directory.sites.typed(typed).ok_or_else(|| Refusal::missing("site", typed))?;
+                    draft.stands_on(site);
+                    Some(site.record.id)
+                }
+            };
+            let key = JoinKey {
+                id,
+                kind,
+                site,
+                uses,
+                uses_left: uses,
+                created,
+                expires: created.plus(life),
+                revoked: false,
+                knock: knock.clone(),
+                enrol_hash: sha256(enrol_token.expose()),
+                redeemed: Vec::new(),
+            };
+            draft.create(&id, &key)?;
+            let entry = self.organisation.entry(caller, "join-key.create", format!("join-key/{id}"));
+            let prefixes: Vec<Prefix> = directory.sites.values().flat_map(|s| s.record.prefixes.clone()).collect();
+            Ok(((key.expires, prefixes), entry.with("kind", kind.to_string()).with("uses", uses)))
+        };
+        let (revision, (expires, mut prefixes)) = self.organisation.change(make).await?;
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        let org = self.organisation.org()?;
+        let file = JoinFile {
+            trust_domain: org.trust_domain.to_string(),
+            controller_key: org.key,
+            endpoints: org.endpoints,
+            ca: org.ca,
+            pool: org.pool,
+            zones: org.zones,
+            prefixes,
+            kind,
+            expires,
+            secret,
+        };
+        let text = file.to_text().map_err(|e| Refusal::Failed(e.to_string()))?;
+        Ok(wire::CreateJoinKeyReply { changed: Some(changed(revision, id, "")), join_file: text.into_bytes() })
+    }
+
+    pub(super) async fn list_join_keys(
+        &self,
+        _: &Caller,
+        _: wire::ListJoinKeysRequest,
+    ) -> Result<wire::ListJoinKeysReply, Refusal> {
+        let (now, wall) = (self.organisation.now(), self.organisation.wall());
+        let keys = now.join_keys.values().map(|fact| {
+            let key = &fact.record;
+            let site =
+                key.site.map(|id| now.sites.find(&id).map_or_else(|| id.to_string(), |s| s.record.name.to_string()));
+            wire::JoinKey {
+                id: key.id.to_string(),
+                kind: key.kind.to_string(),
+                site: site.unwrap_or_default(),
+                uses: key.uses,
+                uses_left: key.uses_left,
+                expires_ms: key.expires.0,
+                state: key.state(wall).to_string(),
+                created_ms: key.created.0,
+            }
+        });
+        let mut join_keys: Vec<_> = keys.collect();
+        join_keys.sort_by_key(|key| key.created_ms);
+        Ok(wire::ListJoinKeysReply { join_keys })
+    }
+
+    pub(super) async fn revoke_join_key(
+        &self,
+        caller: &Caller,
+        message: wire::RevokeJoinKeyRequest,
+    ) -> Result<wire::Changed, Refusal> {
+        let id: JoinKeyId = parse(&message.join_key)?;
+        let make = |directory: &Directory, draft: &mut Draft| {
+            let fact = directory.join_keys.find(&id).ok_or_else(|| Refusal::missing("join-key", &message.join_key))?;
+            if fact.record.revoked {
+                return Err(Refusal::InUse(format!("join key `{id}` is revoked already")));
+            }
+            draft.update(fact, &JoinKey { revoked: true, ..fact.record.clone() })?;
+            Ok(((), self.organisation.entry(caller, "join-key.revoke", &fact.key)))
+        };
+        let (revision, ()) = self.organisation.change(make).await?;
+        Ok(changed(revision, id, ""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_short_lived_and_few_by_default() {
+        assert_eq!(life(0).unwrap(), Duration::from_secs(3_600));
+        assert!(life(999).is_err() && life(u64::MAX).is_err());
+        assert_eq!(uses(JoinKind::Device, 0).unwrap(), 1);
+        assert_eq!(uses(JoinKind::Device, JOIN_KEY_USES_MAX).unwrap(), JOIN_KEY_USES_MAX);
+        assert!(uses(JoinKind::Device, JOIN_KEY_USES_MAX + 1).is_err());
+        assert_eq!(uses(JoinKind::Gateway, 1).unwrap(), 1);
+        assert!(uses(JoinKind::Gateway, 2).is_err());
+    }
+}

@@ -1,0 +1,53 @@
+//! How is the organisation? And: who becomes its first owner?
+
+use super::{AdminRpc, changed};
+use crate::authz::Caller;
+use crate::directory::{JoinKeyState, NodeState, Refusal};
+use crate::owner;
+use model::secret::Secret;
+use proto::admin as wire;
+
+fn count<T>(items: impl Iterator<Item = T>) -> u64 {
+    u64::try_from(items.count()).unwrap_or(u64::MAX)
+}
+
+impl AdminRpc {
+    pub(super) async fn status(&self, _: &Caller, _: wire::StatusRequest) -> Result<wire::StatusReply, Refusal> {
+        let (now, wall, org) = (self.organisation.now(), self.organisation.wall(), self.organisation.org()?);
+        let devices = |state| count(now.devices.values().filter(|d| d.record.state == state));
+        let gateways = |state| count(now.gateways.values().filter(|g| g.record.state == state));
+        Ok(wire::StatusReply {
+            trust_domain: org.trust_domain.to_string(),
+            incarnation: now.revision.incarnation,
+            revision: now.revision.number,
+            pool_v4: org.pool.v4().to_string(),
+            pool_v6: org.pool.v6().to_string(),
+            controller_key: org.key.to_string(),
+            endpoints: org.endpoints,
+            zones: org.zones.iter().map(ToString::to_string).collect(),
+            private_zones: org.private_zones.iter().map(ToString::to_string).collect(),
+            users: count(now.users.values()),
+            devices: devices(NodeState::Confirmed),
+            devices_pending: devices(NodeState::Pending),
+            sites: count(now.sites.values()),
+            gateways: gateways(NodeState::Confirmed),
+            gateways_pending: gateways(NodeState::Pending),
+            resources: count(now.resources.values()),
+            sessions: count(now.sessions.values().filter(|s| s.record.is_live(wall))),
+            policy_revision: now.policy.as_ref().map_or(0, |fact| fact.record.number),
+            join_keys: count(now.join_keys.values().filter(|k| k.record.state(wall) == JoinKeyState::Usable)),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            created_ms: org.created.0,
+        })
+    }
+
+    pub(super) async fn claim_owner(
+        &self,
+        caller: &Caller,
+        message: wire::ClaimOwnerRequest,
+    ) -> Result<wire::Changed, Refusal> {
+        let (token, password) = (Secret::new(message.token), Secret::new(message.password));
+        let (revision, user) = owner::claim(&self.organisation, caller, token, &message.name, password).await?;
+        Ok(changed(revision, user.id, user.name))
+    }
+}

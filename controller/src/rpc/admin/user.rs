@@ -1,0 +1,149 @@
+//! Accounts: add, list, password, enable, disable, delete. What ends a log-in ends it in the same transaction.
+
+use super::{AdminRpc, changed, name, parse_all, random};
+use crate::authn;
+use crate::authz::Caller;
+use crate::directory::{Device, Directory, Draft, Name, NodeState, Refusal, Session, Unique, User};
+use crate::store::Record as _;
+use model::ids::UserId;
+use model::limits::GROUPS_MAX;
+use model::secret::Secret;
+use proto::admin as wire;
+use std::collections::BTreeSet;
+
+/// Ends all sessions of a user, and stands on there being no other.
+pub(super) fn end_sessions(directory: &Directory, draft: &mut Draft, user: UserId) -> Result<u64, Refusal> {
+    draft.stands_on_all(directory, Session::KIND)?;
+    let mut ended = 0;
+    for session in directory.sessions.values().filter(|s| s.record.user == user && !s.record.ended) {
+        draft.update(session, &Session { ended: true, ..session.record.clone() })?;
+        ended += 1;
+    }
+    Ok(ended)
+}
+
+/// The groups must exist, also when this commits.
+fn stand_on_groups(directory: &Directory, draft: &mut Draft, groups: &BTreeSet<Name>) -> Result<(), Refusal> {
+    for group in groups {
+        draft.stands_on(directory.groups.find(group).ok_or_else(|| Refusal::missing("group", group.as_str()))?);
+    }
+    Ok(())
+}
+
+impl AdminRpc {
+    pub(super) async fn add_user(
+        &self,
+        caller: &Caller,
+        message: wire::AddUserRequest,
+    ) -> Result<wire::Changed, Refusal> {
+        let name = name(&message.name)?;
+        let groups: BTreeSet<Name> = parse_all(&message.groups)?.into_iter().collect();
+        if groups.len() > GROUPS_MAX {
+            return Err(Refusal::Invalid(format!("a user may be in at most {GROUPS_MAX} groups")));
+        }
+        let password = authn::hash(Secret::new(message.password)).await.map_err(|e| Refusal::Invalid(e.to_string()))?;
+        let id = UserId::from_bytes(random()?);
+        let created = self.organisation.wall();
+        let make = |directory: &Directory, draft: &mut Draft| {
+            stand_on_groups(directory, draft, &groups)?;
+            draft.claim(directory, Unique::UserName, &name, id, || format!("the user name `{name}`"))?;
+            let (name, groups, password) = (name.clone(), groups.clone(), password.clone());
+            let entry = self.organisation.entry(caller, "user.add", format!("user/{id}")).with("name", name.as_str());
+            draft.create(&id, &User { id, name, password, groups, disabled: false, created })?;
+            Ok(((), entry))
+        };
+        let (revision, ()) = self.organisation.change(make).await?;
+        Ok(changed(revision, id, name))
+    }
+
+    pub(super) async fn list_users(
+        &self,
+        _: &Caller,
+        _: wire::ListUsersRequest,
+    ) -> Result<wire::ListUsersReply, Refusal> {
+        let (now, wall) = (self.organisation.now(), self.organisation.wall());
+        let users = now.users.by_name().map(|fact| {
+            let user = &fact.record;
+            let live = now.sessions.values().filter(|s| s.record.user == user.id && s.record.is_live(wall)).count();
+            wire::User {
+                id: user.id.to_string(),
+                name: user.name.to_string(),
+                groups: user.groups.iter().map(ToString::to_string).collect(),
+                disabled: user.disabled,
+                created_ms: user.created.0,
+                sessions: u64::try_from(live).unwrap_or(u64::MAX),
+            }
+        });
+        Ok(wire::ListUsersReply { users: users.collect() })
+    }
+
+    pub(super) async fn set_password(
+        &self,
+        caller: &Caller,
+        message: wire::SetPasswordRequest,
+    ) -> Result<wire::Changed, Refusal> {
+        let password = authn::hash(Secret::new(message.password)).await.map_err(|e| Refusal::Invalid(e.to_string()))?;
+        let change = self.change_user(caller, &message.user, "user.passwd", |user| {
+            user.password = password.clone();
+            true
+        });
+        change.await
+    }
+
+    pub(super) async fn set_user_enabled(
+        &self,
+        caller: &Caller,
+        message: wire::SetUserEnabledRequest,
+    ) -> Result<wire::Changed, Refusal> {
+        let action = if message.enabled { "user.enable" } else { "user.disable" };
+        let change = self.change_user(caller, &message.user, action, |user| {
+            user.disabled = !message.enabled;
+            user.disabled
+        });
+        change.await
+    }
+
+    /// Changes one user; `edit` tells whether that ends the user's sessions.
+    async fn change_user(
+        &self,
+        caller: &Caller,
+        typed: &str,
+        action: &str,
+        edit: impl Fn(&mut User) -> bool + Send + Sync,
+    ) -> Result<wire::Changed, Refusal> {
+        let make = |directory: &Directory, draft: &mut Draft| {
+            let fact = directory.users.typed(typed).ok_or_else(|| Refusal::missing("user", typed))?;
+            let mut user = fact.record.clone();
+            let ended = if edit(&mut user) { end_sessions(directory, draft, user.id)? } else { 0 };
+            draft.update(fact, &user)?;
+            let entry = self.organisation.entry(caller, action, &fact.key).with("name", user.name.as_str());
+            Ok((user, entry.with("sessions_ended", ended)))
+        };
+        let (revision, user) = self.organisation.change(make).await?;
+        Ok(self.settled(revision, changed(revision, user.id, user.name)).await)
+    }
+
+    /// Deletes an account. Its sessions end; its devices are revoked: nobody else was to have them.
+    pub(super) async fn delete_user(
+        &self,
+        caller: &Caller,
+        message: wire::DeleteUserRequest,
+    ) -> Result<wire::Changed, Refusal> {
+        let typed = message.user.as_str();
+        let make = |directory: &Directory, draft: &mut Draft| {
+            let fact = directory.users.typed(typed).ok_or_else(|| Refusal::missing("user", typed))?;
+            let user = fact.record.clone();
+            let ended = end_sessions(directory, draft, user.id)?;
+            draft.stands_on_all(directory, Device::KIND)?;
+            for device in directory.devices.values().filter(|d| d.record.user == Some(user.id)) {
+                draft.update(device, &Device { state: NodeState::Revoked, ..device.record.clone() })?;
+            }
+            draft.remove(fact);
+            draft.release(Unique::UserName, &user.name)?;
+            let entry = self.organisation.entry(caller, "user.delete", &fact.key).with("name", user.name.as_str());
+            Ok((user, entry.with("sessions_ended", ended)))
+        };
+        let (revision, user) = self.organisation.change(make).await?;
+        Ok(self.settled(revision, changed(revision, user.id, user.name)).await)
+    }
+}
