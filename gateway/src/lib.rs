@@ -1,8 +1,9 @@
-//! placeholder
+//! The program `umbra-gateway`: enforces, beside the protected services. It decides nothing.
 
-/// The program `umbra-gateway`.
-pub fn main() -> std::process::ExitCode {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "umbra-gateway: not built yet");
-    std::process::ExitCode::FAILURE
-}
+mod cli;
+mod gate;
+mod resolve;
+mod rpc;
+mod service;
+
+pub use cli::main;

@@ -46,6 +46,10 @@ impl Host {
             enter_fresh_namespace();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             ip("link set lo up");
+            // Link-local addresses are good at once: neighbour discovery waits for them, and gives up after 3 s.
+            for scope in ["all", "default"] {
+                let _ = crate::sysctl::set(&["net", "ipv6", "conf", scope, "accept_dad"], "0");
+            }
             // SAFETY: gettid has no preconditions.
             ready.send(unsafe { libc::gettid() }).expect("the maker waits");
             for job in inbox {
@@ -93,6 +97,46 @@ impl Host {
                 ip(&format!("link set {name} up"));
             });
         }
+        for (host, name) in [(self, name), (other, peer_name)] {
+            host.block_on(move || carries(name));
+        }
+        for address in peer_addresses.split_whitespace() {
+            self.run(move || answers(address));
+        }
+        for address in addresses.split_whitespace() {
+            other.run(move || answers(address));
+        }
+    }
+}
+
+/// Waits until a closed port of this address (and its prefix length) answers: the kernel joins the groups of neighbour
+/// discovery some time after an address was added.
+fn answers(address: &str) {
+    let address: std::net::IpAddr = address.split('/').next().and_then(|text| text.parse().ok()).expect("address");
+    let own: std::net::IpAddr =
+        if address.is_ipv4() { std::net::Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
+    for _ in 0..100 {
+        let socket = std::net::UdpSocket::bind((own, 0)).expect("bind");
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(200))).expect("timeout");
+        socket.connect((address, 9)).expect("connect");
+        socket.send(b"there?").expect("send");
+        match socket.recv(&mut [0; 8]) {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return,
+            _ => {}
+        }
+    }
+    panic!("{address} does not answer");
+}
+
+/// Waits until a link end takes packets: one that came up before its peer drops them until the kernel noticed.
+async fn carries(name: &str) {
+    let mut watch = crate::netlink::Watch::open().await.expect("watch");
+    loop {
+        let shown = std::process::Command::new("ip").args(["link", "show", name]).output().expect("ip runs");
+        if String::from_utf8_lossy(&shown.stdout).contains("qdisc noqueue state UP") {
+            return;
+        }
+        watch.next().await.expect("a change");
     }
 }
 

@@ -1,1 +1,15 @@
-//! placeholder
+//! What do all three programs share? The packet threads, the control link with its mutual TLS, first contact.
+
+pub mod boot;
+pub mod channel;
+pub mod enrol;
+pub mod identity;
+pub mod link;
+pub mod overlay;
+pub mod runtime;
+pub mod svid;
+pub mod tls;
+
+pub use identity::Identity;
+pub use link::Link;
+pub use runtime::Runtime;

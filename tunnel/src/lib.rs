@@ -12,6 +12,7 @@ pub mod filter;
 pub mod flow;
 pub mod headers;
 pub mod icmp;
+pub mod keys;
 pub mod knock;
 pub mod limiter;
 pub mod names;

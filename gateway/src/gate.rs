@@ -1,0 +1,403 @@
+//! The gateway's heart: one task that holds the table, follows the controller, and lets the engine admit exactly what
+//! the table says.
+//!
+//! Order of every change (design, 3.9): the table, then the engine (new view, resets), then the kernel's connection
+//! tracking, then the persisted revision, and only then the acknowledgement.
+
+use crate::resolve::Resolver;
+use crate::rpc::{Down, Flow, Hello, Standing, Stream};
+use grant::sync::Update;
+use grant::table::{Applied, Table};
+use grant::verified::Scope;
+use host::conntrack::{Conntrack, ConntrackError};
+use model::ids::NodeId;
+use model::limits::{PROBE_EVERY, STREAM_QUEUE_MAX};
+use model::net::HostName;
+use model::pool::NatPool;
+use model::time::Instant;
+use node::Link;
+use node::Runtime;
+use node::identity::Seen;
+use node::overlay::Overlay;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tunnel::{Change, Event, PeerId};
+
+/// Requests whose sending is remembered.
+const REQUESTS_MAX: usize = 64;
+/// Two requests are at least this far apart.
+const RENEW_MIN: Duration = Duration::from_millis(100);
+/// No wait is longer: the timer's clock stops in suspend, the lease clock does not.
+const WAIT_MAX: Duration = Duration::from_millis(500);
+/// Names that are being resolved at once.
+const RESOLVING_MAX: usize = 256;
+/// How often own addresses are read again and counters are reported.
+const HOUSEKEEPING: Duration = Duration::from_secs(10);
+
+/// What `umbra-gateway status` shows.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// Who.
+    pub gateway: String,
+    /// The stream to the controller is open.
+    pub connected: bool,
+    /// An administrator has confirmed this gateway.
+    pub confirmed: bool,
+    /// The state that the table shows.
+    pub revision: String,
+    /// Grants held.
+    pub grants: usize,
+    /// Why there is no connection.
+    pub trouble: Option<String>,
+    /// Packets dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Where the gate stands.
+pub struct Place {
+    /// The packet path.
+    pub runtime: Arc<Runtime>,
+    /// The control link.
+    pub link: Arc<Link>,
+    /// The TUN device's place in the host's network.
+    pub overlay: Overlay,
+    /// Who it is, for `status`.
+    pub name: String,
+}
+
+/// What the task holds.
+pub struct Gate {
+    runtime: Arc<Runtime>,
+    link: Arc<Link>,
+    overlay: Overlay,
+    conntrack: Conntrack,
+    table: Table,
+    seen: Seen,
+    hello: Hello,
+    stream: Option<Stream>,
+    standing: Standing,
+    sent: BTreeMap<u64, Instant>,
+    seq: u64,
+    last_renew: Instant,
+    renew_soon: bool,
+    resolving: BTreeSet<(HostName, bool)>,
+    resolver: Resolver,
+    flows: Vec<Flow>,
+    status: watch::Sender<Status>,
+}
+
+/// An answer of the resolver, on its way back to the task.
+struct Resolved {
+    name: HostName,
+    v4: bool,
+    answer: Result<crate::resolve::Answer, String>,
+}
+
+impl Gate {
+    /// A gate that admits nothing yet.
+    pub fn new(place: Place, seen: Seen, scope: Scope, boot: u64) -> Result<Self, ConntrackError> {
+        let nat: NatPool = scope.nat;
+        let Place { runtime, link, overlay, name } = place;
+        let (status, _) = watch::channel(Status { gateway: name, ..Status::default() });
+        Ok(Self {
+            runtime,
+            link,
+            overlay,
+            conntrack: Conntrack::open()?,
+            table: Table::new(scope, seen.floor()),
+            hello: Hello { seen: seen.floor(), nat, boot },
+            seen,
+            stream: None,
+            standing: Standing { site: Vec::new(), confirmed: false, names: Vec::new() },
+            sent: BTreeMap::new(),
+            seq: 0,
+            last_renew: Instant(0),
+            renew_soon: false,
+            resolving: BTreeSet::new(),
+            resolver: Resolver::default(),
+            flows: Vec::new(),
+            status,
+        })
+    }
+
+    /// Follows the status.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Runs for as long as the program.
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        let (resolved, mut resolved_in) = mpsc::channel(RESOLVING_MAX);
+        let mut links = self.link.watch();
+        let mut generation = 0;
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        loop {
+            let wait = self.wait();
+            tokio::select! {
+                message = next(&mut self.stream) => self.on_message(message, &resolved).await,
+                () = tokio::time::sleep(wait) => {}
+                Some(event) = events.recv() => self.on_event(event, &resolved).await,
+                Some(answer) = resolved_in.recv() => self.on_resolved(answer).await,
+                _ = links.changed() => {}
+                _ = housekeeping.tick() => self.housekeep().await,
+            }
+            let state = self.link.state();
+            if state.generation != generation || state.channel.is_none() {
+                self.stream = None;
+            }
+            if self.stream.is_none()
+                && let Some(channel) = state.channel
+            {
+                generation = state.generation;
+                self.open(channel).await;
+            }
+            self.on_time().await;
+            self.show(state.trouble);
+        }
+    }
+
+    async fn open(&mut self, channel: tonic::transport::Channel) {
+        self.hello.seen = self.table.seen().max(self.seen.floor());
+        let opening = tokio::time::timeout(PROBE_EVERY, Stream::open(channel, &self.hello));
+        match opening.await {
+            Ok(Ok(stream)) => {
+                self.stream = Some(stream);
+                self.sent.clear();
+                self.renew();
+            }
+            Ok(Err(status)) => {
+                tracing::warn!(why = status.message(), "the controller refused the stream");
+                tokio::time::sleep(RENEW_MIN).await;
+            }
+            Err(_) => tracing::warn!("the controller did not open the stream in time"),
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        let now = self.runtime.now();
+        let renewal = self.table.renewal_at().map(|at| at.max(self.last_renew.plus(RENEW_MIN)));
+        [self.table.next_deadline(), renewal.filter(|_| self.stream.is_some())]
+            .into_iter()
+            .flatten()
+            .map(|at| at.since(now))
+            .min()
+            .unwrap_or(WAIT_MAX)
+            .clamp(Duration::from_millis(1), WAIT_MAX)
+    }
+
+    async fn on_time(&mut self) {
+        let now = self.runtime.now();
+        if !self.table.handle_timeout(now).is_empty() {
+            self.publish().await;
+        }
+        let since = now.since(self.last_renew);
+        let due = self.renew_soon || self.table.renewal_due(now);
+        if self.stream.is_some() && (since >= PROBE_EVERY || (due && since >= RENEW_MIN)) {
+            self.renew();
+        }
+    }
+
+    fn renew(&mut self) {
+        self.renew_soon = false;
+        self.seq += 1;
+        let now = self.runtime.now();
+        self.last_renew = now;
+        self.sent.insert(self.seq, now);
+        while self.sent.len() > REQUESTS_MAX {
+            self.sent.pop_first();
+        }
+        let (revision, digest) = (self.table.revision(), self.table.digest());
+        if let Some(stream) = &self.stream {
+            stream.renew(self.seq, revision, digest);
+        }
+    }
+
+    async fn on_message(&mut self, message: Result<Down, String>, resolved: &mpsc::Sender<Resolved>) {
+        match message {
+            Ok(Down::Update { as_of, update, standing }) => {
+                self.link.heard();
+                // A life that cannot be counted from a request of this stream is no life: ask again.
+                let Some(base) = self.sent.get(&as_of).copied() else {
+                    self.renew_soon = true;
+                    return;
+                };
+                if let Some(standing) = standing {
+                    self.take_standing(standing, resolved).await;
+                }
+                self.update(base, update).await;
+            }
+            Ok(Down::Renewed { seq, lives }) => {
+                self.link.heard();
+                if let Some(sent) = self.sent.get(&seq).copied()
+                    && !self.table.renewed(self.runtime.now(), sent, &lives).is_empty()
+                {
+                    self.publish().await;
+                }
+            }
+            Err(why) => {
+                tracing::warn!(%why, "the controller's stream ended");
+                self.stream = None;
+                self.link.nudge();
+            }
+        }
+    }
+
+    async fn update(&mut self, base: Instant, update: Update) {
+        let applied = self.table.apply(self.runtime.now(), base, update);
+        if applied.changed {
+            self.publish().await;
+        }
+        self.renew_soon |= applied.need_snapshot || applied.renew_now;
+        if applied.applied && !applied.renew_now {
+            self.acknowledge(&applied);
+        }
+    }
+
+    fn acknowledge(&mut self, applied: &Applied) {
+        for (grant, why) in &applied.refused {
+            tracing::warn!(%grant, %why, "a grant of the controller was refused by this gateway's own checks");
+        }
+        let revision = self.table.revision();
+        match self.seen.accept(revision) {
+            Ok(true) => {
+                let refused: Vec<_> = applied.refused.iter().map(|(id, _)| *id).collect();
+                if let Some(stream) = &self.stream {
+                    stream.ack(revision, &refused);
+                }
+            }
+            Ok(false) => tracing::error!(%revision, "an older state was refused"),
+            Err(error) => tracing::error!(%error, "the revision could not be kept; it is not acknowledged"),
+        }
+    }
+
+    /// Hands the view to the engine; when this returns, nothing that it does not hold is forwarded any more.
+    async fn publish(&mut self) {
+        let (_, events) = self.runtime.apply(Change::Grants(self.table.view()));
+        for event in events {
+            match event {
+                Event::GrantClosed { nat, .. } => {
+                    for address in nat {
+                        if let Err(error) = self.conntrack.delete_by_source(address).await {
+                            tracing::error!(%error, "connection tracking entries could not be deleted");
+                        }
+                    }
+                }
+                Event::FlowEnded(summary) => self.keep_flow(summary),
+                _ => {}
+            }
+        }
+    }
+
+    async fn take_standing(&mut self, standing: Standing, resolved: &mpsc::Sender<Resolved>) {
+        if standing.confirmed != self.standing.confirmed {
+            tracing::info!(confirmed = standing.confirmed, "this gateway's standing");
+        }
+        self.standing = standing;
+        self.refresh_scope().await;
+        for name in self.standing.names.clone() {
+            self.resolve(name.clone(), true, resolved);
+            self.resolve(name, false, resolved);
+        }
+    }
+
+    /// Own addresses change while the program runs; a packet must never end at one by mistake.
+    async fn refresh_scope(&mut self) {
+        let own = match self.overlay.netlink().addresses().await {
+            Ok(list) => list.into_iter().map(|a| a.address).collect(),
+            Err(error) => {
+                tracing::warn!(%error, "this host's own addresses could not be read; the last known ones stay");
+                return;
+            }
+        };
+        let scope = Scope { site: self.standing.site.clone(), own, ..self.table.scope().clone() };
+        let applied = self.table.set_scope(self.runtime.now(), scope);
+        if applied.changed {
+            self.publish().await;
+        }
+    }
+
+    async fn on_event(&mut self, event: Event, resolved: &mpsc::Sender<Resolved>) {
+        match event {
+            Event::Resolve { name, v4 } => self.resolve(name, v4, resolved),
+            Event::Handshake { peer: PeerId::Node(NodeId::Controller), theirs: true, .. } => self.link.nudge(),
+            Event::FlowEnded(summary) => self.keep_flow(summary),
+            Event::TargetRefused { grant, target } => {
+                tracing::warn!(%grant, %target, "a target lies where no packet may go; dropped");
+            }
+            Event::GrantClosed { .. } | Event::Handshake { .. } | Event::Knock { .. } | Event::Want(_) => {}
+        }
+    }
+
+    fn keep_flow(&mut self, summary: tunnel::api::FlowSummary) {
+        if self.flows.len() < STREAM_QUEUE_MAX {
+            self.flows.push(Flow { summary });
+        }
+    }
+
+    fn resolve(&mut self, name: HostName, v4: bool, resolved: &mpsc::Sender<Resolved>) {
+        if self.resolving.len() >= RESOLVING_MAX || !self.resolving.insert((name.clone(), v4)) {
+            return;
+        }
+        let (resolver, resolved) = (self.resolver.clone(), resolved.clone());
+        tokio::spawn(async move {
+            let answer = resolver.resolve(&name, v4).await.map_err(|e| e.to_string());
+            let _ = resolved.send(Resolved { name, v4, answer }).await;
+        });
+    }
+
+    async fn on_resolved(&mut self, resolved: Resolved) {
+        let Resolved { name, v4, answer } = resolved;
+        self.resolving.remove(&(name.clone(), v4));
+        let (addresses, ttl, error) = match answer {
+            Ok(answer) => (answer.addresses, answer.ttl, String::new()),
+            Err(error) => {
+                tracing::warn!(%name, %error, "a target's name could not be resolved");
+                (Vec::new(), Duration::from_secs(1), error)
+            }
+        };
+        if self.standing.names.contains(&name)
+            && let Some(stream) = &self.stream
+        {
+            let reachable = addresses.iter().any(|a| self.table.scope().admits(*a, true));
+            stream.report_name(&name, v4 && reachable, !v4 && reachable, error);
+        }
+        let (_, events) = self.runtime.apply(Change::Resolved { name, v4, addresses, ttl });
+        for event in events {
+            if let Event::TargetRefused { grant, target } = event {
+                tracing::warn!(%grant, %target, "a target lies where no packet may go; dropped");
+            }
+        }
+    }
+
+    async fn housekeep(&mut self) {
+        self.refresh_scope().await;
+        let drops = self.runtime.engine.counters();
+        let flows = std::mem::take(&mut self.flows);
+        if let Some(stream) = &self.stream {
+            stream.report(&drops, flows);
+        }
+    }
+
+    fn show(&self, trouble: Option<String>) {
+        let (connected, confirmed) = (self.stream.is_some(), self.standing.confirmed);
+        let (revision, grants) = (self.table.revision().to_string(), self.table.len());
+        self.status.send_modify(|s| {
+            s.connected = connected;
+            s.confirmed = confirmed;
+            s.revision = revision;
+            s.grants = grants;
+            s.trouble = trouble;
+        });
+    }
+}
+
+/// The next message of a stream that may not be there.
+async fn next(stream: &mut Option<Stream>) -> Result<Down, String> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,199 @@
+//! What do gateway and controller say to each other? The only place of this program that knows the wire's types.
+
+use grant::sync::{Delta, Snapshot, Update};
+use model::ids::GrantId;
+use model::net::{HostName, Prefix, Protocol};
+use model::pool::NatPool;
+use model::revision::{Digest, Revision};
+use node::channel::MESSAGE_MAX;
+use proto::convert::{WireError, bounded, id, required, wrong};
+use proto::v1;
+use proto::v1::gateway_down::What as DownWhat;
+use proto::v1::gateway_up::What as UpWhat;
+use proto::v1::gateways_client::GatewaysClient;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use model::limits::{GRANTS_PER_GATEWAY_MAX, LIST_MAX, STREAM_QUEUE_MAX};
+
+/// One message of the controller, checked.
+#[derive(Debug)]
+pub enum Down {
+    /// A new table or a change of it, counted from the sending of request `as_of`.
+    Update {
+        /// Which request.
+        as_of: u64,
+        /// What.
+        update: Update,
+        /// With a snapshot: what this gateway is in the organisation.
+        standing: Option<Standing>,
+    },
+    /// The answer to request `seq`: tables are equal, these lives are extended.
+    Renewed {
+        /// Which request.
+        seq: u64,
+        /// How long each lives, from its sending.
+        lives: Vec<(GrantId, Duration)>,
+    },
+}
+
+/// What a snapshot says besides the table.
+#[derive(Debug)]
+pub struct Standing {
+    /// Where this site's services may lie.
+    pub site: Vec<Prefix>,
+    /// An administrator has confirmed this gateway.
+    pub confirmed: bool,
+    /// Names whose reachable families the controller wants to know.
+    pub names: Vec<HostName>,
+}
+
+/// One open stream.
+pub struct Stream {
+    up: mpsc::Sender<v1::GatewayUp>,
+    down: Streaming<v1::GatewayDown>,
+}
+
+/// What this gateway says of itself first.
+pub struct Hello {
+    /// The highest state it ever saw.
+    pub seen: Revision,
+    /// Its NAT pool.
+    pub nat: NatPool,
+    /// Random, new at each start.
+    pub boot: u64,
+}
+
+/// What became of a flow.
+pub struct Flow {
+    /// Of which grant.
+    pub summary: tunnel::api::FlowSummary,
+}
+
+impl Stream {
+    /// Opens the stream and says hello.
+    pub async fn open(channel: Channel, hello: &Hello) -> Result<Self, tonic::Status> {
+        let (up, up_in) = mpsc::channel(STREAM_QUEUE_MAX);
+        let first = v1::GatewayHello {
+            seen: Some(hello.seen.into()),
+            nat_v4: Some(hello.nat.v4.into()),
+            nat_v6: Some(hello.nat.v6.into()),
+            endpoints: Vec::new(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot: hello.boot,
+        };
+        // The queue is empty: this cannot fail.
+        let _ = up.try_send(v1::GatewayUp { what: Some(UpWhat::Hello(first)) });
+        let mut client =
+            GatewaysClient::new(channel).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX);
+        let down = client.watch(ReceiverStream::new(up_in)).await?.into_inner();
+        Ok(Self { up, down })
+    }
+
+    /// The next message. An error ends the stream; so does a message that makes no sense.
+    pub async fn next(&mut self) -> Result<Down, String> {
+        let message = self.down.message().await.map_err(|s| s.message().to_owned())?;
+        let message = message.ok_or_else(|| "the controller closed the stream".to_owned())?;
+        read(message).map_err(|e| e.to_string())
+    }
+
+    /// "My table is this; may it live on?"
+    pub fn renew(&self, seq: u64, revision: Revision, digest: Digest) {
+        self.send(UpWhat::Renew(v1::Renew { seq, revision: Some(revision.into()), digest: digest.0.to_vec() }));
+    }
+
+    /// All up to `revision` acts; `refused` did not pass this gateway's own checks.
+    pub fn ack(&self, revision: Revision, refused: &[GrantId]) {
+        let refused = refused.iter().map(ToString::to_string).collect();
+        self.send(UpWhat::Ack(v1::Ack { revision: Some(revision.into()), refused }));
+    }
+
+    /// Which families of a name this gateway reaches.
+    pub fn report_name(&self, name: &HostName, v4: bool, v6: bool, error: String) {
+        let name = v1::NameReport { name: name.as_str().to_owned(), v4, v6, error };
+        self.send(UpWhat::Report(v1::Report { names: vec![name], ..Default::default() }));
+    }
+
+    /// Counters and ended flows.
+    pub fn report(&self, drops: &[(&'static str, u64)], flows: Vec<Flow>) {
+        let drops = drops.iter().map(|(r, n)| v1::Count { reason: (*r).to_owned(), count: *n }).collect();
+        let flows = flows.into_iter().map(|f| flow_record(&f.summary)).collect();
+        self.send(UpWhat::Report(v1::Report { drops, flows, ..Default::default() }));
+    }
+
+    fn send(&self, what: UpWhat) {
+        // A full queue means that the controller does not read: the stream is about to end, and a new one says it all.
+        if self.up.try_send(v1::GatewayUp { what: Some(what) }).is_err() {
+            tracing::debug!("the controller does not read; a message is dropped");
+        }
+    }
+}
+
+fn flow_record(f: &tunnel::api::FlowSummary) -> v1::FlowRecord {
+    v1::FlowRecord {
+        grant: f.grant.to_string(),
+        protocol: v1::Protocol::from(match f.protocol {
+            Protocol::Tcp => Protocol::Tcp,
+            Protocol::Udp => Protocol::Udp,
+            Protocol::Icmp => Protocol::Icmp,
+        })
+        .into(),
+        target: proto::convert::address_bytes(f.target),
+        port: u32::from(f.port),
+        packets_up: f.up.0,
+        bytes_up: f.up.1,
+        packets_down: f.down.0,
+        bytes_down: f.down.1,
+        duration_ms: proto::convert::millis(f.lasted),
+        end: format!("{:?}", f.end).to_lowercase(),
+    }
+}
+
+fn read(message: v1::GatewayDown) -> Result<Down, WireError> {
+    match required("what", message.what)? {
+        DownWhat::Snapshot(s) => {
+            let update = Update::Snapshot(Snapshot {
+                revision: required("revision", s.revision)?.into(),
+                pairings: all(s.pairings)?,
+                grants: all(s.grants)?,
+            });
+            let site = all(s.site_prefixes)?;
+            let names = bounded("names", s.names, LIST_MAX)?;
+            let names = names.iter().map(|n| n.parse().map_err(|e| wrong("names", e))).collect::<Result<_, _>>()?;
+            let standing = Some(Standing { site, confirmed: s.confirmed, names });
+            Ok(Down::Update { as_of: s.as_of, update, standing })
+        }
+        DownWhat::Delta(d) => {
+            let update = Update::Delta(Delta {
+                from: required("from", d.from)?.into(),
+                to: required("to", d.to)?.into(),
+                pairings: all(d.pairings)?,
+                grants: all(d.grants)?,
+                ended: ids(&d.ended)?,
+            });
+            Ok(Down::Update { as_of: d.as_of, update, standing: None })
+        }
+        DownWhat::Renewed(r) => {
+            let lives = bounded("lives", r.lives, GRANTS_PER_GATEWAY_MAX)?;
+            let lives = lives
+                .into_iter()
+                .map(|l| Ok((id("lives", &l.grant)?, Duration::from_millis(l.ends_in_ms))))
+                .collect::<Result<_, WireError>>()?;
+            Ok(Down::Renewed { seq: r.seq, lives })
+        }
+    }
+}
+
+fn all<W, M: TryFrom<W, Error = WireError>>(list: Vec<W>) -> Result<Vec<M>, WireError> {
+    bounded("list", list, GRANTS_PER_GATEWAY_MAX)?.into_iter().map(TryInto::try_into).collect()
+}
+
+fn ids(list: &[String]) -> Result<Vec<GrantId>, WireError> {
+    if list.len() > GRANTS_PER_GATEWAY_MAX {
+        return Err(wrong("ended", "is too long"));
+    }
+    list.iter().map(|g| id("ended", g)).collect()
+}

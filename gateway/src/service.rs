@@ -1,0 +1,182 @@
+//! The running gateway: joins or resumes, sets the host's firewall and forwarding, and puts everything back on exit.
+
+use crate::cli::Up;
+use crate::gate::{Gate, Place, Status};
+use anyhow::{Context as _, Result, bail};
+use grant::verified::Scope;
+use host::forwarding::Forwarding;
+use host::nft;
+use host::{entropy, keyfile};
+use model::ids::NodeId;
+use model::net::Prefix;
+use model::pool::NatPool;
+use model::time::Clock as _;
+use node::boot::{self, Node, Setup};
+use node::identity::Seen;
+use proto::join::{JoinFile, JoinKind};
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Whose firewall tables these are.
+pub const PROGRAM: &str = "gateway";
+const FORWARDING_FILE: &str = "forwarding";
+const JOIN_FILE_MAX: usize = 64 << 10;
+
+/// Runs until it is told to stop.
+pub async fn run(options: &Up) -> Result<()> {
+    keyfile::create_folder(&options.state)?;
+    let setup = Setup {
+        role: tunnel::Role::Gateway,
+        device: options.device.clone(),
+        port: options.port,
+        state: options.state.clone(),
+    };
+    let node = start(options, &setup).await?;
+    let NodeId::Gateway(id) = node.identity.node else {
+        bail!("the identity in {} is no gateway's", options.state.display())
+    };
+    let nat = nat_pool(options.nat_v4, id.as_bytes())?;
+    if let Some(local) = node.overlay.collisions(&[nat.v4, nat.v6]).await?.first() {
+        bail!("the NAT pool {} overlaps {local}, a network of this host; choose another with --nat-v4", nat.v4);
+    }
+    let undo = take_host(options, &node, nat).await?;
+    let result = serve(options, node, nat).await;
+    undo.give_back().await;
+    result
+}
+
+async fn start(options: &Up, setup: &Setup) -> Result<Node> {
+    if let Some(path) = &options.join {
+        if node::Identity::load(&options.state).is_ok() {
+            tracing::info!("this gateway has joined already; the join file is not used");
+        } else {
+            let text =
+                keyfile::read(path, JOIN_FILE_MAX).with_context(|| format!("the join file {}", path.display()))?;
+            let wall = host::clock::SystemClock::new().wall();
+            let text = std::str::from_utf8(text.expose()).context("the join file is no text")?;
+            let file = JoinFile::parse(text, JoinKind::Gateway, wall)?;
+            confirm(options, &file)?;
+            let (node, enrolled) = boot::join(setup, &file, &options.name).await?;
+            tracing::info!(fingerprint = %enrolled.fingerprint, pending = enrolled.pending, "joined");
+            crate::cli::say(&format!("joined as {}; fingerprint {}", node.identity.node, enrolled.fingerprint));
+            if enrolled.pending {
+                crate::cli::say("waiting for an administrator: umbra-controller gateway confirm");
+            }
+            return Ok(node);
+        }
+    }
+    Ok(boot::resume(setup).await?)
+}
+
+fn confirm(options: &Up, file: &JoinFile) -> Result<()> {
+    let text = format!("join {} (fingerprint {})?", file.trust_domain, file.fingerprint());
+    if options.yes || crate::cli::ask(&text)? {
+        Ok(())
+    } else {
+        bail!("not joined: you did not confirm the organisation")
+    }
+}
+
+/// IPv4 as configured; IPv6 a ULA /48 from the gateway's random id, so that it is the same at every start.
+fn nat_pool(v4: Prefix, id: &[u8; model::ids::ID_LEN]) -> Result<NatPool> {
+    let mut bytes = [0u8; 16];
+    let fd = std::iter::once(&0xfd).chain(id.iter().take(5));
+    bytes.iter_mut().zip(fd).for_each(|(to, from)| *to = *from);
+    let v6 = Prefix::new(IpAddr::V6(Ipv6Addr::from(bytes)), 48)?;
+    if v4.bits() < 12 || v4.bits() > 24 || !v4.address().is_ipv4() {
+        bail!("--nat-v4 must be an IPv4 prefix of /12 to /24, not {v4}");
+    }
+    Ok(NatPool { v4, v6 })
+}
+
+/// What was changed on the host, to be put back.
+struct Undo {
+    forwarding: Forwarding,
+    file: std::path::PathBuf,
+}
+
+impl Undo {
+    /// Forwarding first, then the tables: the other way round the host would be an open router for a moment.
+    async fn give_back(self) {
+        if let Err(error) = self.forwarding.restore() {
+            tracing::error!(%error, "forwarding could not be put back");
+        } else if let Err(error) = std::fs::remove_file(&self.file) {
+            tracing::warn!(%error, "the note on forwarding could not be removed");
+        }
+        if let Err(error) = nft::remove(PROGRAM).await {
+            tracing::error!(%error, "the firewall tables could not be removed");
+        }
+    }
+}
+
+async fn take_host(options: &Up, node: &Node, nat: NatPool) -> Result<Undo> {
+    let tun = node.overlay.name().to_owned();
+    let pool = node.identity.pool;
+    nft::Guard { program: PROGRAM.into(), tun: tun.clone(), overlay: vec![pool.v4(), pool.v6()] }.apply().await?;
+    nft::Gateway { program: PROGRAM.into(), tun: tun.clone(), nat_pools: vec![nat.v4, nat.v6] }.apply().await?;
+    if options.dark {
+        let udp_port = node.runtime.udp.local_port();
+        nft::Dark { program: PROGRAM.into(), tun, udp_port, allow_in: options.allow_in.clone() }.apply().await?;
+    } else {
+        nft::remove_dark(PROGRAM).await?;
+    }
+    let file = options.state.join(FORWARDING_FILE);
+    let before = forwarding_before(&file);
+    let enabled = Forwarding::enable()?;
+    // After a kill forwarding is still on: what was there first is in the file.
+    let forwarding = before.unwrap_or(enabled);
+    keyfile::replace(&file, forwarding.to_line().as_bytes())?;
+    node.overlay.add_route(nat.v4, None).await?;
+    node.overlay.add_route(nat.v6, None).await?;
+    Ok(Undo { forwarding, file })
+}
+
+fn forwarding_before(file: &Path) -> Option<Forwarding> {
+    let bytes = keyfile::read(file, 256).ok()?;
+    Forwarding::from_line(std::str::from_utf8(bytes.expose()).ok()?)
+}
+
+async fn serve(options: &Up, node: Node, nat: NatPool) -> Result<()> {
+    let seen = Seen::load(&options.state)?;
+    let scope = Scope { pool: node.identity.pool, nat, site: Vec::new(), own: Vec::new() };
+    let boot = u64::from_be_bytes(entropy::random()?);
+    let Node { identity, runtime, inbox, overlay, link, svid } = node;
+    let name = identity.node.to_string();
+    let place = Place { runtime, link: Arc::clone(&link), overlay, name };
+    let gate = Gate::new(place, seen, scope, boot)?;
+    let status = gate.status();
+    tokio::spawn(Arc::clone(&link).run());
+    tokio::spawn(boot::keep_svid(identity, options.state.clone(), Arc::clone(&link), svid));
+    tokio::spawn(gate.run(inbox.events));
+    tokio::spawn(answer_status(options.socket.clone(), status));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    Ok(())
+}
+
+/// The local socket: one JSON document for each connection of root or group `umbra`.
+async fn answer_status(path: std::path::PathBuf, status: watch::Receiver<Status>) {
+    use tokio::io::AsyncWriteExt as _;
+    let listener = match host::local::LocalListener::bind(&path, 0o660, host::accounts::group_id("umbra")) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(%error, "`umbra-gateway status` will not work");
+            return;
+        }
+    };
+    loop {
+        let Ok((mut stream, peer)) = listener.accept().await else { continue };
+        if host::local::may_administer(&peer, "umbra") {
+            let document = serde_json::to_vec(&*status.borrow()).unwrap_or_default();
+            let _ = stream.write_all(&document).await;
+        }
+    }
+}

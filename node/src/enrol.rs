@@ -1,0 +1,234 @@
+//! First contact, the node's side: a knock, a handshake as a provisional peer, one Enroll call.
+
+use crate::channel::{ChannelError, MESSAGE_MAX, Target, channel_over};
+use crate::identity::Identity;
+use crate::link::resolve_endpoints;
+use crate::runtime::Runtime;
+use crate::svid::{SvidError, SvidKey, read_leaf};
+use crate::tls::{EXPORTER_LABEL, TlsError, enrolling_config};
+use model::ids::NodeId;
+use model::key::PrivateKey;
+use model::packet::{Local, Train};
+use model::pool::ENROL_PORT;
+use model::secret::Secret;
+use model::time::Clock;
+use proto::convert;
+use proto::join::{JoinFile, JoinKind};
+use proto::v1::enrolment_client::EnrolmentClient;
+use proto::v1::{EnrollRequest, NodeKind};
+use rustls::pki_types::CertificateDer;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tunnel::{Change, Peer, PeerId, PeerKind};
+
+/// How long joining may take before it says what may be wrong.
+pub const ENROL_MAX: Duration = Duration::from_secs(ENROL_SECS);
+const ENROL_SECS: u64 = 30;
+/// A knock that was lost is sent again.
+const KNOCK_EVERY: Duration = Duration::from_secs(2);
+
+/// Why joining failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// None of the join file's names resolves.
+    #[error("none of the controller's names resolves ({0}); check this machine's network and DNS")]
+    NoEndpoint(String),
+    /// Silence, the only answer that an outsider ever gets.
+    #[error(
+        "the controller did not answer within {ENROL_SECS} s. It never answers strangers, so one of these holds: the join file was used, revoked or has expired; UDP to {port} is blocked; the controller is down (tried {tried})"
+    )]
+    Silence {
+        /// Every endpoint that was tried.
+        tried: String,
+        /// The port that may be blocked.
+        port: String,
+    },
+    /// The far end is not the controller that the join file pins.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The controller refused.
+    #[error("the controller refused to enrol this machine: {0}")]
+    Refused(String),
+    /// Its answer makes no sense.
+    #[error("the controller's answer is not valid: {0}")]
+    Answer(String),
+    /// Keys.
+    #[error(transparent)]
+    Svid(#[from] SvidError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The machine gives no random bits.
+    #[error(transparent)]
+    Entropy(#[from] host::entropy::EntropyError),
+}
+
+/// What a node gets from enrolment.
+pub struct Enrolled {
+    /// Its identity, to be saved.
+    pub identity: Identity,
+    /// An administrator must confirm it first.
+    pub pending: bool,
+    /// What the administrator will be shown.
+    pub fingerprint: String,
+}
+
+/// A fresh WireGuard key.
+pub fn fresh_key() -> Result<PrivateKey, host::entropy::EntropyError> {
+    host::entropy::random::<32>().map(Secret::new)
+}
+
+/// Where this machine stands while it enrols.
+pub struct Provisional<'a> {
+    /// The packet path; its engine holds `key` as its control key.
+    pub runtime: &'a Arc<Runtime>,
+    /// The join file.
+    pub join: &'a JoinFile,
+    /// Our fresh control key.
+    pub key: Arc<PrivateKey>,
+    /// Our provisional overlay address, already on the TUN device.
+    pub source: Ipv6Addr,
+    /// What this machine calls itself.
+    pub name: &'a str,
+}
+
+impl Provisional<'_> {
+    /// Knocks, shakes hands and enrols; gives up after [`ENROL_MAX`].
+    pub async fn enrol(&self) -> Result<Enrolled, EnrolError> {
+        let names = self.join.endpoints.clone();
+        let endpoints = resolve_endpoints(&names).await;
+        if endpoints.is_empty() {
+            return Err(EnrolError::NoEndpoint(names.join(", ")));
+        }
+        let (_, _) = self.runtime.apply(Change::AddPeer(self.controller_peer(endpoints.clone())));
+        let ca = CertificateDer::from(self.join.ca.clone());
+        let target = Target {
+            device: self.runtime.tun.name().to_owned(),
+            source: self.source,
+            address: SocketAddr::new(IpAddr::V6(self.join.pool.controller()), ENROL_PORT),
+            domain: self.join.trust_domain.clone(),
+            tls: enrolling_config(&ca)?,
+        };
+        let svid_key = SvidKey::generate()?;
+        let attempt = async {
+            loop {
+                self.knock(&endpoints)?;
+                // One that fails is tried again with a fresh knock: the datagram may have been lost.
+                match tokio::time::timeout(KNOCK_EVERY, target.connect()).await {
+                    Ok(Ok(stream)) => break Ok::<_, EnrolError>(stream),
+                    Ok(Err(error @ ChannelError::Identity(_))) => return Err(error.into()),
+                    Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(200)).await,
+                    Err(_) => {}
+                }
+                self.runtime.apply(Change::NextEndpoint(PeerId::Node(NodeId::Controller)));
+            }
+        };
+        let stream = match tokio::time::timeout(ENROL_MAX, attempt).await {
+            Ok(found) => found?,
+            Err(_) => return Err(self.silence(&endpoints)),
+        };
+        let mut exporter = [0u8; 32];
+        stream
+            .get_ref()
+            .1
+            .export_keying_material(&mut exporter, EXPORTER_LABEL, None)
+            .map_err(|e| EnrolError::Tls(TlsError::Setup(e.to_string())))?;
+        let request = EnrollRequest {
+            token: tunnel::knock::enrol_token(&self.join.secret).expose().to_vec(),
+            kind: match self.join.kind {
+                JoinKind::Device => NodeKind::Device,
+                JoinKind::Gateway => NodeKind::Gateway,
+            }
+            .into(),
+            name: self.name.to_owned(),
+            csr: svid_key.csr()?,
+            proof: svid_key.sign(&exporter)?,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let mut client = EnrolmentClient::new(channel_over(stream).await?).max_decoding_message_size(MESSAGE_MAX);
+        let reply = tokio::time::timeout(ENROL_MAX, client.enroll(request))
+            .await
+            .map_err(|_| self.silence(&endpoints))?
+            .map_err(|s| EnrolError::Refused(s.message().to_owned()))?;
+        self.accept(reply.into_inner(), &svid_key)
+    }
+
+    fn silence(&self, endpoints: &[SocketAddr]) -> EnrolError {
+        let tried: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+        let port = endpoints.first().map_or_else(|| "its port".to_owned(), |e| format!("port {}", e.port()));
+        EnrolError::Silence { tried: tried.join(", "), port }
+    }
+
+    fn controller_peer(&self, endpoints: Vec<SocketAddr>) -> Peer {
+        Peer {
+            id: PeerId::Node(NodeId::Controller),
+            kind: PeerKind::Control,
+            local: Arc::clone(&self.key),
+            remote: self.join.controller_key,
+            addresses: vec![IpAddr::V6(self.join.pool.controller())],
+            endpoints,
+            keepalive: Some(Duration::from_secs(25)),
+        }
+    }
+
+    fn knock(&self, endpoints: &[SocketAddr]) -> Result<(), EnrolError> {
+        for endpoint in endpoints {
+            let bytes = tunnel::knock::build(
+                &self.join.secret,
+                &self.join.controller_key,
+                self.runtime.clock.wall(),
+                &tunnel::keys::public_key(&self.key),
+                host::entropy::random()?,
+            );
+            self.runtime.send_raw(Train::datagram(*endpoint, Local::default(), bytes.to_vec()));
+        }
+        Ok(())
+    }
+
+    fn accept(&self, reply: proto::v1::EnrollReply, svid_key: &SvidKey) -> Result<Enrolled, EnrolError> {
+        let answer = |e: &dyn std::fmt::Display| EnrolError::Answer(e.to_string());
+        let leaf = reply.chain.first().ok_or_else(|| answer(&"it has no certificate"))?;
+        let facts = read_leaf(&self.join.trust_domain, &CertificateDer::from(leaf.clone()))?;
+        let kind_holds = match facts.node {
+            NodeId::Device(_) => self.join.kind == JoinKind::Device,
+            NodeId::Gateway(_) => self.join.kind == JoinKind::Gateway,
+            NodeId::Controller => false,
+        };
+        if !kind_holds || facts.node.to_string() != reply.node_id {
+            return Err(answer(&"the certificate is for somebody else"));
+        }
+        let v6 = Ipv6Addr::from(convert::array::<16>("address", &reply.address).map_err(|e| answer(&e))?);
+        if v6 != tunnel::address::address_of_node(&self.join.pool, &facts.node) {
+            return Err(answer(&"the overlay address is not this node's"));
+        }
+        let v4 = if reply.address_v4.is_empty() {
+            None
+        } else {
+            let v4 = Ipv4Addr::from(convert::array::<4>("address_v4", &reply.address_v4).map_err(|e| answer(&e))?);
+            if !self.join.pool.is_device_v4(v4) {
+                return Err(answer(&"the IPv4 address is not of the pool"));
+            }
+            Some(v4)
+        };
+        Ok(Enrolled {
+            identity: Identity {
+                trust_domain: self.join.trust_domain.clone(),
+                node: facts.node,
+                controller_key: self.join.controller_key,
+                endpoints: self.join.endpoints.clone(),
+                ca: self.join.ca.clone(),
+                pool: self.join.pool,
+                control_key: Arc::clone(&self.key),
+                svid_key: Secret::new(svid_key.pkcs8()),
+                svid_chain: reply.chain,
+                v6,
+                v4,
+                zones: self.join.zones.clone(),
+                prefixes: self.join.prefixes.clone(),
+            },
+            pending: reply.pending,
+            fingerprint: reply.fingerprint.chars().take(200).flat_map(char::escape_default).collect(),
+        })
+    }
+}

@@ -1,0 +1,211 @@
+//! Who is this machine? What a node keeps on its disk after it has enrolled: keys, certificate, addresses, pins.
+
+use crate::svid::{SvidError, SvidKey};
+use crate::tls::{SvidSlot, TlsError};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use host::keyfile;
+use model::ids::NodeId;
+use model::key::{PrivateKey, PublicKey};
+use model::net::{HostName, Prefix};
+use model::pool::Pool;
+use model::revision::Revision;
+use model::secret::Secret;
+use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const FILE: &str = "identity.json";
+const SEEN_FILE: &str = "seen.json";
+const BYTES_MAX: usize = 256 << 10;
+const VERSION: u32 = 1;
+
+/// Why the identity cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The file is not there: not joined.
+    #[error(
+        "this machine has not joined an organisation yet; run `up --join FILE` with a join file from your administrator"
+    )]
+    NotJoined,
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] keyfile::KeyFileError),
+    /// It is damaged.
+    #[error("{path} is damaged ({why}); move it away and join again with a new join file")]
+    Damaged {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Its keys or certificate are not usable.
+    #[error(transparent)]
+    Svid(#[from] SvidError),
+    /// TLS does not take them.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// The identity of an enrolled node.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The organisation.
+    pub trust_domain: String,
+    /// This node.
+    pub node: NodeId,
+    /// The controller's WireGuard key: pinned.
+    pub controller_key: PublicKey,
+    /// Where the controller may be reached, `HOST:PORT`.
+    pub endpoints: Vec<String>,
+    /// The CA, DER: pinned.
+    pub ca: Vec<u8>,
+    /// The organisation's addresses.
+    pub pool: Pool,
+    /// Our control key.
+    pub control_key: Arc<PrivateKey>,
+    /// The SVID's key, PKCS #8.
+    pub svid_key: Secret<Vec<u8>>,
+    /// The SVID's chain, DER, leaf first.
+    pub svid_chain: Vec<Vec<u8>>,
+    /// Our overlay IPv6 address.
+    pub v6: Ipv6Addr,
+    /// Our overlay IPv4 address; gateways have none.
+    pub v4: Option<Ipv4Addr>,
+    /// The zones that the organisation may claim here.
+    pub zones: Vec<HostName>,
+    /// The real prefixes for which it may set routes here.
+    pub prefixes: Vec<Prefix>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OnDisk {
+    version: u32,
+    trust_domain: String,
+    node: String,
+    controller_key: String,
+    endpoints: Vec<String>,
+    ca: String,
+    pool: Pool,
+    control_key: String,
+    svid_key: String,
+    svid_chain: Vec<String>,
+    v6: Ipv6Addr,
+    v4: Option<Ipv4Addr>,
+    zones: Vec<HostName>,
+    prefixes: Vec<Prefix>,
+}
+
+impl Identity {
+    /// Reads it from the state folder.
+    pub fn load(folder: &Path) -> Result<Self, IdentityError> {
+        let path = folder.join(FILE);
+        let bytes = match keyfile::read(&path, BYTES_MAX) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_missing() => return Err(IdentityError::NotJoined),
+            Err(error) => return Err(error.into()),
+        };
+        let damaged = |why: String| IdentityError::Damaged { path: path.clone(), why };
+        let disk: OnDisk = serde_json::from_slice(bytes.expose()).map_err(|e| damaged(e.to_string()))?;
+        if disk.version != VERSION {
+            return Err(damaged(format!("format {} is not known", disk.version)));
+        }
+        let node = NodeId::from_spiffe(&disk.trust_domain, &disk.node).map_err(|e| damaged(e.to_string()))?;
+        let bytes = |field: &str, text: &str| STANDARD.decode(text).map_err(|_| damaged(format!("field {field}")));
+        let key = |field: &str, text: &str| -> Result<[u8; 32], IdentityError> {
+            bytes(field, text)?.try_into().map_err(|_| damaged(format!("field {field}")))
+        };
+        Ok(Self {
+            node,
+            controller_key: PublicKey(key("controller_key", &disk.controller_key)?),
+            ca: bytes("ca", &disk.ca)?,
+            control_key: Arc::new(Secret::new(key("control_key", &disk.control_key)?)),
+            svid_key: Secret::new(bytes("svid_key", &disk.svid_key)?),
+            svid_chain: disk.svid_chain.iter().map(|c| bytes("svid_chain", c)).collect::<Result<_, _>>()?,
+            pool: disk.pool,
+            trust_domain: disk.trust_domain,
+            endpoints: disk.endpoints,
+            v6: disk.v6,
+            v4: disk.v4,
+            zones: disk.zones,
+            prefixes: disk.prefixes,
+        })
+    }
+
+    /// Writes it, atomically and readable by its owner alone.
+    pub fn save(&self, folder: &Path) -> Result<(), IdentityError> {
+        let disk = OnDisk {
+            version: VERSION,
+            trust_domain: self.trust_domain.clone(),
+            node: self.node.spiffe(&self.trust_domain),
+            controller_key: STANDARD.encode(self.controller_key.0),
+            endpoints: self.endpoints.clone(),
+            ca: STANDARD.encode(&self.ca),
+            pool: self.pool,
+            control_key: STANDARD.encode(self.control_key.expose()),
+            svid_key: STANDARD.encode(self.svid_key.expose()),
+            svid_chain: self.svid_chain.iter().map(|c| STANDARD.encode(c)).collect(),
+            v6: self.v6,
+            v4: self.v4,
+            zones: self.zones.clone(),
+            prefixes: self.prefixes.clone(),
+        };
+        let path = folder.join(FILE);
+        let text = serde_json::to_vec_pretty(&disk)
+            .map_err(|e| IdentityError::Damaged { path: path.clone(), why: e.to_string() })?;
+        Ok(keyfile::replace(&path, &text)?)
+    }
+
+    /// The CA as TLS takes it.
+    pub fn ca_der(&self) -> CertificateDer<'static> {
+        CertificateDer::from(self.ca.clone())
+    }
+
+    /// The certificate and key as TLS takes them.
+    pub fn svid_slot(&self) -> Result<SvidSlot, IdentityError> {
+        let key = SvidKey::from_pkcs8(self.svid_key.expose())?;
+        Ok(SvidSlot::new(self.svid_chain.iter().map(|c| CertificateDer::from(c.clone())).collect(), &key)?)
+    }
+}
+
+/// The highest (incarnation, revision) that this node ever saw: it never accepts less (design, 3.11).
+#[derive(Debug)]
+pub struct Seen {
+    path: PathBuf,
+    floor: Revision,
+}
+
+impl Seen {
+    /// Reads it; a node that has seen nothing starts at zero.
+    pub fn load(folder: &Path) -> Result<Self, IdentityError> {
+        let path = folder.join(SEEN_FILE);
+        let floor = match keyfile::read(&path, BYTES_MAX) {
+            Ok(bytes) => serde_json::from_slice(bytes.expose())
+                .map_err(|e| IdentityError::Damaged { path: path.clone(), why: e.to_string() })?,
+            Err(error) if error.is_missing() => Revision::default(),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { path, floor })
+    }
+
+    /// What was seen.
+    pub const fn floor(&self) -> Revision {
+        self.floor
+    }
+
+    /// Accepts a revision that is not lower, and keeps it on disk; `false` means that it is to be refused.
+    pub fn accept(&mut self, revision: Revision) -> Result<bool, IdentityError> {
+        if revision < self.floor {
+            return Ok(false);
+        }
+        if revision > self.floor {
+            let text = serde_json::to_vec(&revision)
+                .map_err(|e| IdentityError::Damaged { path: self.path.clone(), why: e.to_string() })?;
+            keyfile::replace(&self.path, &text)?;
+            self.floor = revision;
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,175 @@
+//! The control link: how does a node stay in touch with its controller, and how soon does it notice that it is not?
+//!
+//! A probe each 5 s; 3 s of silence force a WireGuard handshake, then the next candidate endpoint (re-resolved each
+//! time). A handshake that the controller begins (it restarted) is followed by a probe at once.
+
+use crate::channel::{MESSAGE_MAX, Target, channel_over};
+use crate::runtime::Runtime;
+use model::ids::NodeId;
+use model::limits::{ENDPOINTS_MAX, PROBE_EVERY, SILENCE_MAX};
+use model::time::Instant;
+use proto::v1::ProbeRequest;
+use proto::v1::nodes_client::NodesClient;
+use std::net::SocketAddr;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tonic::transport::Channel;
+use tunnel::{Change, PeerId};
+
+/// How long a nudged probe may take: the tunnel is known to be fresh.
+const NUDGED_PROBE_MAX: Duration = Duration::from_millis(800);
+/// First and longest pause between two attempts to connect.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// What is true of the link right now.
+#[derive(Clone, Default)]
+pub struct LinkState {
+    /// The gRPC channel, while there is one.
+    pub channel: Option<Channel>,
+    /// Counts connections; a stream belongs to one.
+    pub generation: u64,
+    /// The controller's last word.
+    pub last_word: Option<Instant>,
+    /// Why there is none.
+    pub trouble: Option<String>,
+}
+
+/// The control link of one node.
+pub struct Link {
+    runtime: Arc<Runtime>,
+    target: RwLock<Target>,
+    endpoints: Vec<String>,
+    state: watch::Sender<LinkState>,
+    nudge: Notify,
+}
+
+impl Link {
+    /// A link to `target`, through the tunnel whose far end is at one of `endpoints` (`HOST:PORT`).
+    pub fn new(runtime: Arc<Runtime>, target: Target, endpoints: Vec<String>) -> Arc<Self> {
+        let (state, _) = watch::channel(LinkState::default());
+        Arc::new(Self { runtime, target: RwLock::new(target), endpoints, state, nudge: Notify::new() })
+    }
+
+    /// Follows the state.
+    pub fn watch(&self) -> watch::Receiver<LinkState> {
+        self.state.subscribe()
+    }
+
+    /// The state now.
+    pub fn state(&self) -> LinkState {
+        self.state.borrow().clone()
+    }
+
+    /// The channel, or the reason for there being none, for people.
+    pub fn channel(&self) -> Result<Channel, String> {
+        let state = self.state.borrow();
+        state.channel.clone().ok_or_else(|| {
+            let why = state.trouble.clone().unwrap_or_else(|| "the first connection is being made".to_owned());
+            format!("the controller is not reachable: {why}")
+        })
+    }
+
+    /// Something changed (a handshake from the controller, a new network): probe now.
+    pub fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+
+    /// A stream from the controller carried something.
+    pub fn heard(&self) {
+        let now = self.runtime.now();
+        self.state.send_modify(|s| s.last_word = Some(now));
+    }
+
+    /// Keeps the link for as long as the program runs.
+    pub async fn run(self: Arc<Self>) {
+        let mut pause = RETRY.0;
+        loop {
+            match self.connect().await {
+                Ok(channel) => {
+                    pause = RETRY.0;
+                    self.hold(channel).await;
+                    self.runtime.apply(Change::ForceHandshake(PeerId::Node(NodeId::Controller)));
+                }
+                Err(why) => {
+                    tracing::warn!(%why, "the controller cannot be reached");
+                    self.state.send_modify(|s| s.trouble = Some(why));
+                    self.refresh_endpoints().await;
+                    self.runtime.apply(Change::NextEndpoint(PeerId::Node(NodeId::Controller)));
+                    // A nudge ends the pause: the controller came back by itself.
+                    let _ = tokio::time::timeout(jittered(pause), self.nudge.notified()).await;
+                    pause = (pause * 2).min(RETRY.1);
+                }
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Channel, String> {
+        let target = self.target.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let stream = tokio::time::timeout(SILENCE_MAX, target.connect())
+            .await
+            .map_err(|_| format!("no answer within {} s", SILENCE_MAX.as_secs()))?
+            .map_err(|e| e.to_string())?;
+        channel_over(stream).await.map_err(|e| e.to_string())
+    }
+
+    async fn hold(&self, channel: Channel) {
+        let now = self.runtime.now();
+        self.state.send_modify(|s| {
+            s.channel = Some(channel.clone());
+            s.generation += 1;
+            s.last_word = Some(now);
+            s.trouble = None;
+        });
+        tracing::info!("connected to the controller");
+        let mut client = NodesClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+        let why = loop {
+            let limit = tokio::select! {
+                () = tokio::time::sleep(PROBE_EVERY) => SILENCE_MAX,
+                () = self.nudge.notified() => NUDGED_PROBE_MAX,
+            };
+            match tokio::time::timeout(limit, client.probe(ProbeRequest {})).await {
+                Ok(Ok(_)) => self.heard(),
+                Ok(Err(status)) => break status.message().to_owned(),
+                Err(_) => break format!("silent for {} ms", limit.as_millis()),
+            }
+        };
+        tracing::warn!(%why, "the connection to the controller ended");
+        self.state.send_modify(|s| {
+            s.channel = None;
+            s.trouble = Some(why);
+        });
+    }
+
+    async fn refresh_endpoints(&self) {
+        let found = resolve_endpoints(&self.endpoints).await;
+        if !found.is_empty() {
+            self.runtime.apply(Change::Endpoints(PeerId::Node(NodeId::Controller), found));
+        }
+    }
+}
+
+/// Every address that the names lead to now, in order, without repeats.
+pub async fn resolve_endpoints(names: &[String]) -> Vec<SocketAddr> {
+    let mut found = Vec::new();
+    for name in names {
+        match tokio::time::timeout(SILENCE_MAX, tokio::net::lookup_host(name.as_str())).await {
+            Ok(Ok(addresses)) => {
+                for address in addresses {
+                    if !found.contains(&address) && found.len() < ENDPOINTS_MAX {
+                        found.push(address);
+                    }
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%name, %error, "a controller's name does not resolve"),
+            Err(_) => tracing::warn!(%name, "a controller's name did not resolve in time"),
+        }
+    }
+    found
+}
+
+/// Between half and the whole of `pause`, so that many nodes do not return in step.
+fn jittered(pause: Duration) -> Duration {
+    let [random] = host::entropy::random::<1>().unwrap_or([128]);
+    pause / 2 + pause * u32::from(random) / 512
+}

@@ -1,0 +1,177 @@
+//! The packet threads: what moves bytes between TUN, engine and UDP socket, and how does control code reach the engine?
+//!
+//! Three plain threads with blocking reads: TUN to UDP, UDP to TUN, and timers. Control code calls [`Runtime::apply`]
+//! from anywhere. A panic in the engine ends one train, not the program.
+
+use host::clock::SystemClock;
+use host::tun::Tun;
+use host::udp::Udp;
+use model::limits::STREAM_QUEUE_MAX;
+use model::packet::{Frame, Train};
+use model::time::{Clock, Instant};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tunnel::{Change, Engine, Event, Generation, Out};
+
+/// Events that wait for control code; beyond it they are counted and dropped, and whoever waits asks again.
+const EVENTS_MAX: usize = STREAM_QUEUE_MAX * 16;
+
+/// One program's packet path.
+pub struct Runtime {
+    /// All tunnels.
+    pub engine: Arc<Engine>,
+    /// The TUN device.
+    pub tun: Arc<Tun>,
+    /// The one outside socket.
+    pub udp: Arc<Udp>,
+    /// Time.
+    pub clock: Arc<SystemClock>,
+    events: mpsc::Sender<Event>,
+    local: mpsc::Sender<Frame>,
+    lost: AtomicU64,
+    panics: AtomicU64,
+}
+
+/// What the packet path hands to control code.
+pub struct Inbox {
+    /// Everything that the engine tells.
+    pub events: mpsc::Receiver<Event>,
+    /// Client: packets to the resolver's addresses.
+    pub local: mpsc::Receiver<Frame>,
+}
+
+impl Runtime {
+    /// Starts the threads. They end with the process.
+    pub fn start(engine: Engine, tun: Tun, udp: Udp, clock: Arc<SystemClock>) -> std::io::Result<(Arc<Self>, Inbox)> {
+        let (events, events_in) = mpsc::channel(EVENTS_MAX);
+        let (local, local_in) = mpsc::channel(STREAM_QUEUE_MAX);
+        let runtime = Arc::new(Self {
+            engine: Arc::new(engine),
+            tun: Arc::new(tun),
+            udp: Arc::new(udp),
+            clock,
+            events,
+            local,
+            lost: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
+        });
+        for (name, run) in
+            [("tun-to-udp", Self::pump_tun as fn(&Self)), ("udp-to-tun", Self::pump_udp), ("timers", Self::pump_timers)]
+        {
+            let runtime = Arc::clone(&runtime);
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&runtime))?;
+        }
+        Ok((runtime, Inbox { events: events_in, local: local_in }))
+    }
+
+    /// Now.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Applies a change and does what follows from it; answers the events that belong to it. When this returns, no
+    /// packet is handled by the state from before.
+    pub fn apply(&self, change: Change) -> (Generation, Vec<Event>) {
+        let mut out = Out::default();
+        let generation = self.engine.apply(self.now(), change, &mut out);
+        let events = std::mem::take(&mut out.events);
+        self.flush(&mut out);
+        (generation, events)
+    }
+
+    /// Sends a raw datagram from the outside socket (a knock).
+    pub fn send_raw(&self, train: Train) {
+        self.send(&[train]);
+    }
+
+    /// Writes a packet to the TUN device, as if it had come out of a tunnel (the resolver's answers).
+    pub fn write_local(&self, frame: &Frame) {
+        if let Err(error) = self.tun.write(frame) {
+            tracing::debug!(%error, "a packet could not be written to the TUN device");
+        }
+    }
+
+    /// Events and local packets that found no room, and panics that were caught.
+    pub fn losses(&self) -> (u64, u64) {
+        (self.lost.load(Ordering::Relaxed), self.panics.load(Ordering::Relaxed))
+    }
+
+    fn send(&self, trains: &[Train]) {
+        self.udp.send(trains);
+    }
+
+    fn flush(&self, out: &mut Out) {
+        if !out.udp.is_empty() {
+            self.send(&out.udp);
+        }
+        for frame in &out.tun {
+            self.write_local(frame);
+        }
+        for frame in out.local.drain(..) {
+            self.count_loss(self.local.try_send(frame).is_err());
+        }
+        for event in out.events.drain(..) {
+            self.count_loss(self.events.try_send(event).is_err());
+        }
+        out.clear();
+    }
+
+    fn count_loss(&self, lost: bool) {
+        if lost {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A bug in packet code must not end the gateway: the train is lost, the thread goes on.
+    fn guarded(&self, what: &str, out: &mut Out, run: impl FnOnce(&mut Out)) {
+        if catch_unwind(AssertUnwindSafe(|| run(out))).is_err() {
+            self.panics.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(what, "a defect in the packet path was contained; please report it");
+            out.clear();
+        }
+        self.flush(out);
+    }
+
+    fn pump_tun(&self) {
+        let (mut frame, mut out) = (Frame::default(), Out::default());
+        loop {
+            match self.tun.read(&mut frame) {
+                Ok(()) => self.guarded("tun", &mut out, |out| self.engine.from_tun(self.now(), &mut frame, out)),
+                Err(error) => pause_after("reading the TUN device", &error),
+            }
+        }
+    }
+
+    fn pump_udp(&self) {
+        let mut train = Train::datagram(([0, 0, 0, 0], 0).into(), model::packet::Local::default(), Vec::new());
+        let mut out = Out::default();
+        loop {
+            match self.udp.recv(&mut train) {
+                Ok(()) => self.guarded("udp", &mut out, |out| self.engine.from_udp(self.now(), &mut train, out)),
+                Err(error) => pause_after("reading the UDP socket", &error),
+            }
+        }
+    }
+
+    fn pump_timers(&self) {
+        let mut out = Out::default();
+        loop {
+            let now = self.now();
+            let mut next = now.plus(Duration::from_millis(100));
+            self.guarded("tick", &mut out, |out| next = self.engine.tick(now, out));
+            let wait = next.since(self.now()).clamp(Duration::from_millis(1), Duration::from_millis(250));
+            std::thread::sleep(wait);
+        }
+    }
+}
+
+/// An error of a device that persists must not burn a processor.
+fn pause_after(what: &str, error: &std::io::Error) {
+    if error.kind() != std::io::ErrorKind::Interrupted {
+        tracing::warn!(%error, "{what} failed");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
