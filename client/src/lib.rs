@@ -1,5 +1,7 @@
 //! placeholder
 
+pub mod names;
+
 /// The program `umbra`.
 pub fn main() -> std::process::ExitCode {
     use std::io::Write as _;

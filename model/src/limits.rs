@@ -257,3 +257,35 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(5);
 pub const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// How often a handshake is sent again.
 pub const HANDSHAKE_RETRY: Duration = Duration::from_secs(1);
+
+// -- names -----------------------------------------------------------------------------------------------------------
+/// For how long others may remember an answer of ours, seconds: short, for an address goes when its grant goes.
+pub const NAME_TTL_S: u32 = 10;
+/// Bytes of a DNS answer over UDP: the least that fits the smallest IPv6 path (DNS Flag Day 2020).
+pub const DNS_UDP_MAX: usize = 1_232;
+/// Bytes of a DNS query over TCP; real ones have some hundred.
+pub const DNS_QUERY_MAX: usize = 4_096;
+/// Queries that wait for a server's answer or for an address.
+pub const DNS_WAITING_MAX: usize = 256;
+/// Queries with the same question that wait: ends the circle of a server that asks us again.
+pub const DNS_SAME_MAX: usize = 16;
+/// Questions to the controller at once for the address of a name below a suffix.
+pub const DNS_ASSIGN_MAX: usize = 16;
+/// How long the controller may take to give a name its address. A program's resolver asks again after 5 s.
+pub const DNS_ASSIGN_WAIT: Duration = Duration::from_secs(4);
+/// How long a name stays refused, before the controller is asked again.
+pub const DNS_REFUSED_LIFE: Duration = Duration::from_secs(5);
+/// Servers to which other people's names are forwarded; glibc itself uses three.
+pub const DNS_SERVERS_MAX: usize = 4;
+/// How long a server may take before the next is asked.
+pub const DNS_SERVER_WAIT: Duration = Duration::from_secs(2);
+/// Datagrams that are no answer to the query, before the server is given up (RFC 5452: somebody guesses).
+pub const DNS_MISMATCH_MAX: usize = 16;
+/// TCP connections to the resolver.
+pub const DNS_TCP_MAX: usize = 16;
+/// Queries of one TCP connection that wait for their answers.
+pub const DNS_PIPELINE_MAX: usize = 8;
+/// How long a TCP connection to the resolver may be silent (RFC 7766 section 6.2.3 asks for some seconds).
+pub const DNS_TCP_IDLE: Duration = Duration::from_secs(10);
+/// Packets that wait to enter or leave the resolver's stack.
+pub const DNS_PACKETS_MAX: usize = 256;
