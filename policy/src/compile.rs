@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use cedar_policy::{Policy, PolicyId, ValidationMode, Validator};
 use miette::Diagnostic;
@@ -83,7 +84,7 @@ pub struct Rule {
 #[derive(Debug, Clone)]
 pub struct PolicySet {
     pub(crate) words: &'static Vocabulary,
-    pub(crate) rules: BTreeMap<String, Rule>,
+    pub(crate) rules: BTreeMap<String, Arc<Rule>>,
     pub(crate) index: Index,
     warnings: Vec<Warning>,
 }
@@ -91,7 +92,7 @@ pub struct PolicySet {
 impl PolicySet {
     /// Its policies, sorted by id.
     pub fn rules(&self) -> impl ExactSizeIterator<Item = &Rule> {
-        self.rules.values()
+        self.rules.values().map(AsRef::as_ref)
     }
 
     /// What an administrator should look at again, sorted.
@@ -129,8 +130,9 @@ fn compile_here(files: &[(&str, &str)]) -> Result<PolicySet, Vec<Problem>> {
     let mut index = Index::default();
     let mut rules = BTreeMap::new();
     for (id, Parsed { rule, policy, .. }) in parsed {
+        let rule = Arc::new(rule);
         if let Some(scope) = &rule.scope
-            && let Err(reason) = index.insert(scope, &rule, policy)
+            && let Err(reason) = index.insert(scope, Arc::clone(&rule), &policy)
         {
             problems.push(at_start(&rule.file, reason));
         }

@@ -1,17 +1,17 @@
 //! Where is a policy decided? [`decide`]: from the compiled policies and the facts of the moment, permit or deny, with
 //! every reason that counted.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
 use cedar_policy::{
-    AuthorizationError, Authorizer, Context, Entities, Entity, EntityUid, Request, RestrictedExpression,
+    Context, Entities, Entity, EntityUid, EvalResult, Expression, Request, RestrictedExpression, eval_expression,
 };
 use model::limits::{DECIDE_STACK_BYTES, REASONS_MAX};
 
 use crate::compile::{Effect, PolicySet, Rule};
 use crate::facts::{Fact, Facts};
-use crate::index::Part;
 use crate::schema::Kind;
 
 /// The answer to one request.
@@ -89,116 +89,144 @@ pub fn decide(set: &PolicySet, facts: &Facts) -> Decision {
 }
 
 fn decide_here(set: &PolicySet, facts: &Facts) -> Decision {
-    let mut tally = Tally { set, facts, permits: BTreeSet::new(), against: BTreeSet::new(), lacking: BTreeSet::new() };
-    match request(set, facts) {
-        Ok((request, entities)) => {
-            let authorizer = Authorizer::new();
-            for part in set.index.candidates(facts) {
-                tally.count(&authorizer, &request, &entities, part);
-            }
-        }
-        Err(what) => {
-            tally.against.insert(Reason::Unknown { policy: "(all)".to_owned(), what });
-        }
+    let mut tally = Tally { facts, permits: Vec::new(), against: Vec::new(), lacking: Vec::new() };
+    // Made for the first condition; most heads that match need no evaluation at all.
+    let question = OnceCell::new();
+    for candidate in set.index.candidates(facts) {
+        let verdict = match &candidate.condition {
+            _ if candidate.is_in_the_dark(facts) => Verdict::Erred,
+            None => Verdict::Holds,
+            Some(condition) => match question.get_or_init(|| Question::new(set, facts)) {
+                Some(question) => question.verdict(condition, candidate.needs_memberships),
+                None => Verdict::Erred,
+            },
+        };
+        tally.count(&candidate.rule, verdict);
     }
     tally.decision()
 }
 
-/// The request with only what is known in it.
-fn request(set: &PolicySet, facts: &Facts) -> Result<(Request, Entities), String> {
-    let words = set.words;
-    let user = words.uid(Kind::User, &facts.user);
-    let resource = words.uid(Kind::Resource, &facts.resource);
-    let uids = |kind, names: &Option<BTreeSet<String>>| -> HashSet<EntityUid> {
-        names.iter().flatten().map(|name| words.uid(kind, name)).collect()
-    };
-    let entities = Entities::from_entities(
-        [
-            Entity::new_no_attrs(user.clone(), uids(Kind::Group, &facts.groups)),
-            Entity::new_no_attrs(resource.clone(), uids(Kind::Tag, &facts.tags)),
-        ],
-        None,
-    )
-    .map_err(|e| e.to_string())?;
-    let age = facts.login_age.map(|age| {
-        let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-        ("login_age_s".to_owned(), RestrictedExpression::new_long(seconds))
-    });
-    let device = facts
-        .device
-        .as_ref()
-        .map(|name| ("device".to_owned(), RestrictedExpression::new_entity_uid(words.uid(Kind::Device, name))));
-    let context = Context::from_pairs(age.into_iter().chain(device)).map_err(|e| e.to_string())?;
-    // Not checked against the schema: that would refuse the whole request for one unknown fact.
-    let request = Request::new(user, words.connect.clone(), resource, context, None).map_err(|e| e.to_string())?;
-    Ok((request, entities))
+/// What one policy says about a request that its head names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Holds,
+    Fails,
+    /// Its condition could not be evaluated. Never the same as [`Verdict::Fails`].
+    Erred,
+}
+
+/// The request in Cedar's words, with only what is known in it.
+struct Question<'a> {
+    set: &'a PolicySet,
+    facts: &'a Facts,
+    request: Request,
+    /// Memberships: made when the first condition asks for them, because they are the dearest part of a request.
+    entities: OnceCell<Option<Entities>>,
+    nothing: Entities,
+}
+
+impl<'a> Question<'a> {
+    /// None when Cedar refuses the facts themselves; then every condition errs.
+    fn new(set: &'a PolicySet, facts: &'a Facts) -> Option<Self> {
+        let words = set.words;
+        let age = facts.login_age.map(|age| {
+            let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+            ("login_age_s".to_owned(), RestrictedExpression::new_long(seconds))
+        });
+        let device = facts
+            .device
+            .as_ref()
+            .map(|name| ("device".to_owned(), RestrictedExpression::new_entity_uid(words.uid(Kind::Device, name))));
+        let context = Context::from_pairs(age.into_iter().chain(device)).ok()?;
+        // Not checked against the schema: that would refuse the whole request for one unknown fact.
+        let user = words.uid(Kind::User, &facts.user);
+        let resource = words.uid(Kind::Resource, &facts.resource);
+        let request = Request::new(user, words.connect.clone(), resource, context, None).ok()?;
+        Some(Self { set, facts, request, entities: OnceCell::new(), nothing: Entities::empty() })
+    }
+
+    /// The user with its groups, the resource with its tags.
+    fn memberships(&self) -> Option<Entities> {
+        let (words, facts) = (self.set.words, self.facts);
+        let uids = |kind, names: &Option<BTreeSet<String>>| -> HashSet<EntityUid> {
+            names.iter().flatten().map(|name| words.uid(kind, name)).collect()
+        };
+        let known = [
+            Entity::new_no_attrs(words.uid(Kind::User, &facts.user), uids(Kind::Group, &facts.groups)),
+            Entity::new_no_attrs(words.uid(Kind::Resource, &facts.resource), uids(Kind::Tag, &facts.tags)),
+        ];
+        Entities::from_entities(known, None).ok()
+    }
+
+    fn verdict(&self, condition: &Expression, needs_memberships: bool) -> Verdict {
+        let entities = match needs_memberships {
+            true => self.entities.get_or_init(|| self.memberships()).as_ref(),
+            false => Some(&self.nothing),
+        };
+        let Some(entities) = entities else { return Verdict::Erred };
+        match eval_expression(&self.request, entities, condition) {
+            Ok(EvalResult::Bool(true)) => Verdict::Holds,
+            Ok(EvalResult::Bool(false)) => Verdict::Fails,
+            // Anything but a truth value is an error, as in Cedar's own authorizer.
+            Ok(_) | Err(_) => Verdict::Erred,
+        }
+    }
 }
 
 /// What the policies said.
 struct Tally<'a> {
-    set: &'a PolicySet,
     facts: &'a Facts,
     /// Permits that hold.
-    permits: BTreeSet<String>,
+    permits: Vec<&'a Rule>,
     /// Forbids that hold or could not be evaluated: one is enough to deny.
-    against: BTreeSet<Reason>,
+    against: Vec<(&'a Rule, Verdict)>,
     /// Permits that do not hold.
-    lacking: BTreeSet<Reason>,
+    lacking: Vec<(&'a Rule, Verdict)>,
 }
 
-impl Tally<'_> {
-    /// Counts what the policies of one part say.
-    fn count(&mut self, authorizer: &Authorizer, request: &Request, entities: &Entities, part: &Part) {
-        let dark = part.is_in_the_dark(self.facts);
-        let response = (!dark).then(|| authorizer.is_authorized(request, &part.set, entities));
-        let diagnostics = response.as_ref().map(cedar_policy::Response::diagnostics);
-        let erred: BTreeSet<&str> = diagnostics.into_iter().flat_map(|d| d.errors()).map(erring_policy).collect();
-        let held: BTreeSet<&str> = diagnostics.into_iter().flat_map(|d| d.reason()).map(AsRef::as_ref).collect();
-        for id in &part.ids {
-            let Some(rule) = self.set.rules.get(id) else { continue };
-            let erred = dark || erred.contains(id.as_str());
-            let held = held.contains(id.as_str());
-            match (rule.effect, erred, held) {
-                (Effect::Forbid, true, _) => self.against.insert(self.unknown(rule)),
-                (Effect::Forbid, false, true) => {
-                    self.against.insert(Reason::ForbiddenBy { policy: id.clone(), description: description(rule) })
-                }
-                (Effect::Forbid, false, false) => false,
-                (Effect::Permit, true, _) => self.lacking.insert(self.unknown(rule)),
-                (Effect::Permit, false, true) => self.permits.insert(id.clone()),
-                (Effect::Permit, false, false) => {
-                    self.lacking.insert(Reason::ConditionFailed { policy: id.clone(), description: description(rule) })
-                }
-            };
+impl<'a> Tally<'a> {
+    fn count(&mut self, rule: &'a Rule, verdict: Verdict) {
+        match (rule.effect, verdict) {
+            (Effect::Forbid, Verdict::Holds | Verdict::Erred) => self.against.push((rule, verdict)),
+            (Effect::Forbid, Verdict::Fails) => {}
+            (Effect::Permit, Verdict::Holds) => self.permits.push(rule),
+            (Effect::Permit, Verdict::Fails | Verdict::Erred) => self.lacking.push((rule, verdict)),
         }
-    }
-
-    fn unknown(&self, rule: &Rule) -> Reason {
-        let missing: Vec<Fact> = rule.reads.iter().copied().filter(|fact| !self.facts.knows(*fact)).collect();
-        let what = match missing.as_slice() {
-            [] => "its condition cannot be computed (a number too large, for instance)".to_owned(),
-            [one] => format!("{one} is not known"),
-            many => format!("these are not known: {}", list(many)),
-        };
-        Reason::Unknown { policy: rule.id.clone(), what }
     }
 
     fn decision(self) -> Decision {
         if self.against.is_empty() && !self.permits.is_empty() {
-            return Decision::Permit { policies: self.permits.into_iter().collect() };
+            let mut policies: Vec<String> = self.permits.into_iter().map(|rule| rule.id.clone()).collect();
+            policies.sort();
+            return Decision::Permit { policies };
         }
         // A forbid makes the permits' conditions beside the point.
-        let mut reasons = if self.against.is_empty() { self.lacking } else { self.against };
+        let objections = if self.against.is_empty() { &self.lacking } else { &self.against };
+        let mut reasons: Vec<Reason> = objections.iter().map(|(rule, verdict)| self.reason(rule, *verdict)).collect();
         if reasons.is_empty() {
-            reasons.insert(Reason::NoPermit);
+            reasons.push(Reason::NoPermit);
         }
-        Decision::Deny { reasons: reasons.into_iter().take(REASONS_MAX).collect() }
+        reasons.sort();
+        reasons.truncate(REASONS_MAX);
+        Decision::Deny { reasons }
     }
-}
 
-fn erring_policy(error: &AuthorizationError) -> &str {
-    match error {
-        AuthorizationError::PolicyEvaluationError(error) => error.policy_id().as_ref(),
+    fn reason(&self, rule: &Rule, verdict: Verdict) -> Reason {
+        let policy = rule.id.clone();
+        match (verdict, rule.effect) {
+            (Verdict::Erred, _) => Reason::Unknown { policy, what: self.missing(rule) },
+            (_, Effect::Forbid) => Reason::ForbiddenBy { policy, description: description(rule) },
+            (_, Effect::Permit) => Reason::ConditionFailed { policy, description: description(rule) },
+        }
+    }
+
+    fn missing(&self, rule: &Rule) -> String {
+        let missing: Vec<Fact> = rule.reads.iter().copied().filter(|fact| !self.facts.knows(*fact)).collect();
+        match missing.as_slice() {
+            [] => "its condition cannot be computed (a number too large, for instance)".to_owned(),
+            [one] => format!("{one} is not known"),
+            many => format!("these are not known: {}", list(many)),
+        }
     }
 }
 

@@ -5,11 +5,13 @@
 //! user's groups or everyone; all others need not be looked at, because a scope that does not match cannot err.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use cedar_policy::Policy;
+use cedar_policy::{Expression, Policy};
 
 use crate::compile::Rule;
 use crate::facts::{Fact, Facts};
+use crate::read::condition_asks_memberships;
 use crate::scope::{Scope, Side};
 
 /// Values filed under one side of a scope.
@@ -50,54 +52,49 @@ impl<T> Slots<T> {
     }
 }
 
-/// Policies of one scope that read the same memberships, evaluated together.
+/// A policy as a decision uses it.
 #[derive(Debug, Clone)]
-pub(crate) struct Part {
-    /// Which of groups and tags they name; when one of these is unknown, none of them is evaluated.
-    memberships: Vec<Fact>,
-    pub(crate) set: cedar_policy::PolicySet,
-    /// Ids of the policies in `set`, sorted.
-    pub(crate) ids: Vec<String>,
+pub(crate) struct Candidate {
+    pub(crate) rule: Arc<Rule>,
+    /// Its `when` and `unless` as one expression. The head is not in it: the index has compared that already.
+    pub(crate) condition: Option<Expression>,
+    /// Whether the condition needs to be told groups and tags.
+    pub(crate) needs_memberships: bool,
+    asks_groups: bool,
+    asks_tags: bool,
 }
 
-impl Part {
-    /// Whether a membership is unknown that these policies ask for.
+impl Candidate {
+    fn new(rule: Arc<Rule>, policy: &Policy) -> Result<Self, String> {
+        let needs_memberships = condition_asks_memberships(policy)?;
+        let condition = policy.as_ref().non_scope_constraints().cloned().map(Expression::from);
+        let (asks_groups, asks_tags) = (rule.reads.contains(&Fact::Groups), rule.reads.contains(&Fact::Tags));
+        Ok(Self { rule, condition, needs_memberships, asks_groups, asks_tags })
+    }
+
+    /// Whether a membership is unknown that this policy asks for, in its head or its condition.
     ///
     /// Cedar answers `in` with false, not with an error, for an entity that it knows nothing about.
     pub(crate) fn is_in_the_dark(&self, facts: &Facts) -> bool {
-        self.memberships.iter().any(|fact| !facts.knows(*fact))
+        (self.asks_groups && facts.groups.is_none()) || (self.asks_tags && facts.tags.is_none())
     }
 }
 
 /// All policies of a set that can match any request at all.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
-    slots: Slots<Slots<Vec<Part>>>,
+    slots: Slots<Slots<Vec<Candidate>>>,
 }
 
 impl Index {
     /// Files one policy.
-    pub(crate) fn insert(&mut self, scope: &Scope, rule: &Rule, policy: Policy) -> Result<(), String> {
-        let memberships: Vec<Fact> =
-            rule.reads.iter().copied().filter(|fact| matches!(fact, Fact::Groups | Fact::Tags)).collect();
-        let parts = self.slots.slot(&scope.what).slot(&scope.who);
-        let at = match parts.iter().position(|part| part.memberships == memberships) {
-            Some(at) => at,
-            None => {
-                parts.push(Part { memberships, set: cedar_policy::PolicySet::new(), ids: Vec::new() });
-                parts.len() - 1
-            }
-        };
-        if let Some(part) = parts.get_mut(at) {
-            part.set.add(policy).map_err(|e| e.to_string())?;
-            let place = part.ids.partition_point(|id| *id < rule.id);
-            part.ids.insert(place, rule.id.clone());
-        }
+    pub(crate) fn insert(&mut self, scope: &Scope, rule: Arc<Rule>, policy: &Policy) -> Result<(), String> {
+        self.slots.slot(&scope.what).slot(&scope.who).push(Candidate::new(rule, policy)?);
         Ok(())
     }
 
-    /// The parts that can concern this request.
-    pub(crate) fn candidates<'a>(&'a self, facts: &'a Facts) -> impl Iterator<Item = &'a Part> {
+    /// The policies whose head names this request, or may do so as far as is known.
+    pub(crate) fn candidates<'a>(&'a self, facts: &'a Facts) -> impl Iterator<Item = &'a Candidate> {
         self.slots
             .matching(&facts.resource, facts.tags.as_ref())
             .flat_map(|who| who.matching(&facts.user, facts.groups.as_ref()))

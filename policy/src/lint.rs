@@ -1,6 +1,7 @@
 //! What is valid in a policy set and yet probably a mistake?
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::compile::{Effect, PolicySet, Rule};
 use crate::schema::Kind;
@@ -77,7 +78,7 @@ pub fn unknown_names(set: &PolicySet, known: &Names) -> Vec<Warning> {
 }
 
 /// Warnings about the set itself.
-pub(crate) fn warnings(rules: &BTreeMap<String, Rule>) -> Vec<Warning> {
+pub(crate) fn warnings(rules: &BTreeMap<String, Arc<Rule>>) -> Vec<Warning> {
     let mut open: BTreeMap<&Scope, &str> = BTreeMap::new();
     for rule in rules.values().filter(|rule| rule.effect == Effect::Permit && !rule.conditional) {
         if let Some(scope) = &rule.scope {

@@ -46,6 +46,19 @@ pub(crate) fn facts_read(policy: &Policy) -> Result<BTreeSet<Fact>, String> {
     Ok(facts)
 }
 
+/// Whether the conditions of a policy, its head aside, name a group or a tag: only then do they need memberships.
+pub(crate) fn condition_asks_memberships(policy: &Policy) -> Result<bool, String> {
+    let mut json = policy.to_json().map_err(|e| e.to_string())?;
+    if let Some(map) = json.as_object_mut() {
+        for side in ["principal", "resource"] {
+            map.insert(side.to_owned(), serde_json::json!({"op": "All"}));
+        }
+    }
+    let headless = Policy::from_json(None, json).map_err(|e| e.to_string())?;
+    let literals = headless.entity_literals();
+    Ok(literals.iter().filter_map(Kind::of).any(|(kind, _)| matches!(kind, Kind::Group | Kind::Tag)))
+}
+
 const HAS: &str = "`has` may not be used: a fact that is not known would count as absent. \
                    Read the attribute; when it is not known, the policy permits nothing";
 const WHOLE: &str = "`context` may only be read by attribute, as in `context.login_age_s`";
@@ -79,6 +92,16 @@ mod tests {
         assert_eq!(read("if principal in Group::\"g\" then true else resource in [Tag::\"t\"]").unwrap().len(), 2);
         let scope = Policy::parse(None, "forbid(principal in Group::\"g\", action, resource in Tag::\"t\");").unwrap();
         assert_eq!(facts_read(&scope).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn heads_do_not_count_as_conditions() {
+        let asks = |text: &str| condition_asks_memberships(&Policy::parse(None, text).unwrap()).unwrap();
+        let head = "permit(principal in Group::\"g\", action, resource in Tag::\"t\")";
+        assert!(!asks(&format!("{head};")));
+        assert!(!asks(&format!("{head} when {{ principal in User::\"u\" && context.login_age_s < 5 }};")));
+        assert!(asks(&format!("{head} unless {{ principal is User in Group::\"h\" }};")));
+        assert!(asks(&format!("{head} when {{ resource in [Resource::\"r\", Tag::\"u\"] }};")));
     }
 
     #[test]
