@@ -1,6 +1,16 @@
 //! Has a change reached those who enforce it? The seam between administrators' calls, which only commit facts, and the
 //! part of the controller that re-decides grants and tells gateways when facts change.
 
+pub mod connect;
+pub mod end;
+pub mod gateways;
+pub mod lines;
+pub mod restore;
+pub mod review;
+pub mod state;
+
+pub use state::Arrangements;
+
 use model::ids::GatewayId;
 use model::revision::Revision;
 use std::future::Future;

@@ -2,18 +2,26 @@
 
 pub use crate::cli::ServeArgs;
 
-use crate::arrange::NoGateways;
+use crate::arrange::restore::RestoreError;
+use crate::arrange::{Arrangements, Arranger, NoGateways};
 use crate::config::StatePaths;
+use crate::front::{Front, FrontError, FrontOptions};
 use crate::local;
 use crate::organisation::{LoadError, Organisation};
+use crate::rpc::accept::Connections;
 use crate::rpc::admin::AdminRpc;
 use crate::store::Options;
 use host::clock::SystemClock;
 use host::local::LocalError;
+use host::nft::AllowIn;
+use model::net::{PortRange, Protocol};
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// The port of a node when nothing says otherwise.
+const DEFAULT_PORT: u16 = 443;
 
 /// Why the controller does not run.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +35,12 @@ pub enum ServeError {
     /// Serving failed.
     #[error("serving administrators failed: {0}")]
     Serve(#[from] tonic::transport::Error),
+    /// The grants cannot be read back.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// The network side does not start.
+    #[error(transparent)]
+    Front(#[from] FrontError),
     /// The system refused.
     #[error("{0}")]
     System(#[from] std::io::Error),
@@ -43,7 +57,7 @@ pub fn start_log() {
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(paths: &StatePaths, socket: &Path, _args: &ServeArgs) -> Result<(), ServeError> {
+pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<(), ServeError> {
     let organisation = Organisation::open(paths, Options::default(), Arc::new(SystemClock::new())).await?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = async move {
@@ -53,8 +67,54 @@ pub async fn run(paths: &StatePaths, socket: &Path, _args: &ServeArgs) -> Result
         }
     };
     let listener = local::bind(socket)?;
+    let arranger: Arc<dyn Arranger> =
+        if args.local_only { Arc::new(NoGateways) } else { serve_network(&organisation, args).await? };
     tracing::info!(socket = %socket.display(), revision = %organisation.now().revision, "the controller runs");
-    local::serve(listener, AdminRpc::new(organisation, Arc::new(NoGateways)), stop).await?;
+    local::serve(listener, AdminRpc::new(organisation, arranger), stop).await?;
+    if !args.local_only
+        && let Err(error) = host::nft::remove(crate::front::PROGRAM).await
+    {
+        tracing::warn!(%error, "the firewall tables could not be removed");
+    }
     tracing::info!("the controller stops");
     Ok(())
+}
+
+/// Opens everything outside and serves it in tasks of its own.
+async fn serve_network(organisation: &Organisation, args: &ServeArgs) -> Result<Arc<dyn Arranger>, ServeError> {
+    let connections = Arc::new(Connections::default());
+    let arrangements = Arrangements::restore(
+        Arc::clone(&organisation.store),
+        organisation.directory.clone(),
+        Arc::clone(&organisation.sealer),
+        Arc::clone(&organisation.clock),
+        Arc::clone(&connections),
+    )
+    .await?;
+    let options = FrontOptions {
+        device: args.device.clone(),
+        port: port(organisation, args),
+        dark: args.dark,
+        allow_in: args.allow_in.iter().map(|port| allow_tcp(*port)).collect(),
+    };
+    let (front, inbox) = Front::open(organisation.clone(), &options).await?;
+    tracing::info!(port = front.runtime().udp.local_port(), dark = options.dark, "listening");
+    tokio::spawn(Arc::clone(&arrangements).review_forever());
+    let served = Arc::clone(&arrangements);
+    tokio::spawn(async move {
+        if let Err(error) = front.serve(inbox, served, connections).await {
+            tracing::error!(%error, "the network side of the controller ended");
+        }
+    });
+    Ok(arrangements)
+}
+
+const fn allow_tcp(port: u16) -> AllowIn {
+    AllowIn { protocol: Protocol::Tcp, ports: PortRange { first: port, last: port } }
+}
+
+/// As asked for, else that of the first endpoint that nodes were told.
+fn port(organisation: &Organisation, args: &ServeArgs) -> u16 {
+    let told = || organisation.org().ok()?.endpoints.first()?.rsplit_once(':')?.1.parse().ok();
+    args.port.or_else(told).unwrap_or(DEFAULT_PORT)
 }

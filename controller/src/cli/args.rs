@@ -57,9 +57,12 @@ pub(super) struct InitArgs {
 /// How the controller shall run.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct ServeArgs {
-    /// UDP address to listen at; the port of the first endpoint, on all addresses, by default.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub listen: Option<std::net::SocketAddr>,
+    /// The one UDP port; by default that of the first endpoint.
+    #[arg(long, env = "UMBRA_CONTROLLER_PORT")]
+    pub port: Option<u16>,
+    /// The TUN device's name.
+    #[arg(long, default_value = "umbra-ctl")]
+    pub device: String,
     /// Answer nothing that is not Umbra's: drop what comes to other ports, too.
     #[arg(long, env = "UMBRA_DARK")]
     pub dark: bool,

@@ -1,0 +1,300 @@
+//! From a wish to a grant: decide with what is true now, commit on exactly those facts, arrange it at a gateway, answer
+//! when the gateway enforces it.
+
+use super::state::{Arrangements, StoredGrant, StoredPairing};
+use crate::audit::{Denied, Entry, Outcome};
+use crate::directory::Directory;
+use crate::judge::{self, Ground, Verdict};
+use crate::store::{Commit, CommitError};
+use grant::ledger::{Granted, LedgerError, Permit};
+use grant::record::Cause;
+use grant::revoke::Selector;
+use host::entropy;
+use model::grant::PairingOffer;
+use model::ids::{DeviceId, GatewayId, GrantId, PairingId, ResourceId};
+use model::key::{Psk, PublicKey};
+use model::limits::{CHANGE_TRIES_MAX, DENY_HOLD};
+use model::net::Rule;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// The shortest wait for a gateway's acknowledgement.
+const ACK_MIN: Duration = Duration::from_millis(300);
+/// What a client that was refused for a passing reason waits.
+const SOON: Duration = Duration::from_secs(5);
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Which device asks.
+    pub device: DeviceId,
+    /// For what.
+    pub resource: ResourceId,
+    /// Its fresh data key.
+    pub data_key: PublicKey,
+    /// The tunnels that it holds.
+    pub held: Vec<PairingId>,
+    /// Gateways that did not answer it.
+    pub avoid: Vec<GatewayId>,
+}
+
+/// What it gets.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// Access.
+    Permit {
+        /// The grant.
+        grant: GrantId,
+        /// Its tunnel.
+        pairing: PairingId,
+        /// The tunnel's far end, if it is new.
+        offer: Option<PairingOffer>,
+        /// What may be sent.
+        rules: Vec<Rule>,
+        /// How long.
+        ends_in: Duration,
+    },
+    /// None, for these reasons.
+    Deny {
+        /// For the person.
+        reasons: Vec<String>,
+        /// When to ask again.
+        retry_after: Duration,
+    },
+}
+
+/// What came of one attempt at one gateway.
+enum Attempt {
+    Done(Reply),
+    /// The gateway did not answer: the next one.
+    Unreached,
+    /// A fact changed: decide again.
+    Again,
+}
+
+impl Arrangements {
+    /// Decides and arranges.
+    pub async fn connect(&self, wish: &Wish) -> Reply {
+        for _ in 0..CHANGE_TRIES_MAX {
+            let directory = self.reader.at_least(self.store.revision()).await;
+            let wall = self.clock.wall();
+            let ground = match judge::judge(&directory, wish.device, wish.resource, wall) {
+                Ok(Verdict::Permit(ground)) => ground,
+                Ok(Verdict::Deny(reasons)) => return self.deny(wish, reasons).await,
+                Ok(Verdict::Unknown) => return self.deny(wish, vec!["there is no such resource".to_owned()]).await,
+                Err(standing) => return self.deny(wish, vec![standing.to_string()]).await,
+            };
+            match self.arrange(&directory, wish, &ground).await {
+                Attempt::Done(reply) => return reply,
+                Attempt::Unreached => return passing("no gateway of its site is reachable at the moment"),
+                Attempt::Again => {}
+            }
+        }
+        passing("too much is being changed at the moment")
+    }
+
+    /// Records a deny, aggregated, and answers it.
+    async fn deny(&self, wish: &Wish, reasons: Vec<String>) -> Reply {
+        let denied = Denied {
+            actor: wish.device.to_string(),
+            action: "connect".to_owned(),
+            object: wish.resource.to_string(),
+            reason: reasons.join("; "),
+        };
+        self.record_deny(denied).await;
+        Reply::Deny { reasons, retry_after: DENY_HOLD }
+    }
+
+    async fn arrange(&self, directory: &Directory, wish: &Wish, ground: &Ground<'_>) -> Attempt {
+        let Some(org) = &directory.org else { return Attempt::Unreached };
+        let rules = match ground.rules(directory, &org.record.pool) {
+            Ok(rules) => rules,
+            Err(why) => return Attempt::Done(Reply::Deny { reasons: vec![why], retry_after: DENY_HOLD }),
+        };
+        for gateway in self.candidates(directory, wish, ground).await {
+            match self.arrange_at(directory, wish, ground, &rules, gateway).await {
+                Attempt::Unreached => tracing::warn!(%gateway, "no acknowledgement in time; the next gateway is asked"),
+                done => return done,
+            }
+        }
+        Attempt::Unreached
+    }
+
+    /// Healthy gateways of the site: first where the device has a tunnel already, then by round-trip time.
+    async fn candidates(&self, directory: &Directory, wish: &Wish, ground: &Ground<'_>) -> Vec<GatewayId> {
+        let ready = self.lines.ready_gateways();
+        let held: Vec<GatewayId> = {
+            let ledger = self.ledger.lock().await;
+            wish.held.iter().filter_map(|p| ledger.pairing(*p)).map(|(gateway, _)| gateway).collect()
+        };
+        let site = ground.site.record.id;
+        let mut list: Vec<_> = judge::gateways_of(directory, site)
+            .map(|g| g.record.id)
+            .filter(|id| !wish.avoid.contains(id))
+            .filter_map(|id| ready.get(&id).map(|rtt| (!held.contains(&id), *rtt, id)))
+            .collect();
+        list.sort();
+        list.into_iter().map(|(_, _, id)| id).collect()
+    }
+
+    async fn arrange_at(
+        &self,
+        directory: &Directory,
+        wish: &Wish,
+        ground: &Ground<'_>,
+        rules: &[Rule],
+        gateway: GatewayId,
+    ) -> Attempt {
+        let permit = match self.permit(directory, wish, ground, rules, gateway) {
+            Ok(permit) => permit,
+            Err(why) => return Attempt::Done(passing(&why)),
+        };
+        let mut ledger = self.ledger.lock().await;
+        let granted = match ledger.grant(self.moment(), permit) {
+            Ok(granted) => granted,
+            Err(LedgerError::Busy) => return Attempt::Again,
+            Err(LedgerError::Gateway(_) | LedgerError::Full(_)) => return Attempt::Unreached,
+            Err(other) => return Attempt::Done(passing(&other.to_string())),
+        };
+        let revision = match self.write(directory, ground, &granted).await {
+            Ok(revision) => revision,
+            Err(error) => {
+                ledger.abandon(granted.grant);
+                return match error {
+                    CommitError::Conflict { .. } => Attempt::Again,
+                    other => {
+                        tracing::error!(error = %other, "a grant could not be written down");
+                        Attempt::Done(passing("the controller cannot write to its store"))
+                    }
+                };
+            }
+        };
+        if ledger.commit(granted.grant, revision).is_err() {
+            return Attempt::Again;
+        }
+        let sent = self.clock.now();
+        self.lines.with_gateway(gateway, |line| line.asked = Some(sent));
+        self.push(&mut ledger, gateway);
+        drop(ledger);
+        if !self.acknowledged(gateway, revision).await {
+            self.end(BTreeMap::from([(Cause::Unreached, vec![granted.grant])]), "controller").await;
+            return Attempt::Unreached;
+        }
+        if self.ledger.lock().await.live(granted.grant).is_none() {
+            // The gateway refused it, or a fact changed meanwhile and a review ended it.
+            return Attempt::Again;
+        }
+        self.end(BTreeMap::from([(Cause::Replaced, granted.replaces.clone())]), "controller").await;
+        Attempt::Done(self.permitted(directory, gateway, rules, granted))
+    }
+
+    fn permit(
+        &self,
+        directory: &Directory,
+        wish: &Wish,
+        ground: &Ground<'_>,
+        rules: &[Rule],
+        gateway: GatewayId,
+    ) -> Result<Permit, String> {
+        let pool = directory.org.as_ref().map(|o| o.record.pool).ok_or("the store holds no organisation")?;
+        let random = |e: entropy::EntropyError| e.to_string();
+        let device = &ground.device.record;
+        Ok(Permit {
+            device: wish.device,
+            session: ground.session.record.id,
+            user: ground.user.record.id,
+            resource: wish.resource,
+            gateway,
+            rules: rules.to_vec(),
+            lease: ground.resource.record.lease(),
+            on_gateway: ground.resource.record.on_gateway,
+            until: self.moment().to_instant(ground.session.record.ends),
+            data_key: wish.data_key,
+            device_v4: pool.device_v4(device.v4).ok_or("the device has no IPv4 address")?,
+            device_v6: device.address,
+            held: wish.held.clone(),
+            fresh_grant: GrantId::from_bytes(entropy::random().map_err(random)?),
+            fresh_pairing: PairingId::from_bytes(entropy::random().map_err(random)?),
+            fresh_psk: Psk::new(entropy::random().map_err(random)?),
+        })
+    }
+
+    /// The grant and its audit record in one transaction that asserts the revision of every fact of the decision.
+    async fn write(
+        &self,
+        directory: &Directory,
+        ground: &Ground<'_>,
+        granted: &Granted,
+    ) -> Result<model::revision::Revision, CommitError> {
+        let entry = Entry::new(
+            self.clock.wall(),
+            ground.user.record.name.as_str(),
+            "connect",
+            ground.resource.record.name.as_str(),
+            Outcome::Permit,
+        )
+        .with("grant", granted.grant.to_string())
+        .with("device", ground.device.record.id.to_string())
+        .with("gateway", granted.record.gateway.to_string())
+        .with("policies", ground.policies.clone());
+        let mut commit = Commit { expect: ground.expectations(directory), audit: vec![entry], ..Commit::default() };
+        commit = commit.put_record(&granted.grant, &StoredGrant(granted.record.clone()))?;
+        if let (Some(record), Some(psk)) = (&granted.pairing_record, &granted.new_pairing) {
+            let place = format!("{}/{}", <StoredPairing as crate::store::Record>::KIND, record.id);
+            let sealed = self.sealer.seal(&place, psk.expose()).map_err(|e| CommitError::Invalid(e.to_string()))?;
+            commit = commit.put_record(&record.id, &StoredPairing { record: record.clone(), psk: sealed })?;
+        }
+        self.store.commit(commit).await
+    }
+
+    /// Waits for a gateway's acknowledgement: three round trips, at least 300 ms.
+    async fn acknowledged(&self, gateway: GatewayId, revision: model::revision::Revision) -> bool {
+        let rtt = self.lines.ready_gateways().get(&gateway).copied().unwrap_or_default();
+        let mut acks = self.acks.subscribe();
+        let wait = async {
+            while !self.ledger.lock().await.is_confirmed(gateway, revision) {
+                if acks.changed().await.is_err() {
+                    return false;
+                }
+            }
+            true
+        };
+        tokio::time::timeout(ACK_MIN.max(rtt * 3), wait).await.unwrap_or(false)
+    }
+
+    fn permitted(&self, directory: &Directory, gateway: GatewayId, rules: &[Rule], granted: Granted) -> Reply {
+        let offer = granted.new_pairing.and_then(|psk| {
+            Some(PairingOffer {
+                id: granted.pairing,
+                gateway,
+                gateway_key: directory.gateways.find(&gateway)?.record.key,
+                endpoints: self.endpoints(directory, gateway),
+                psk,
+            })
+        });
+        Reply::Permit {
+            grant: granted.grant,
+            pairing: granted.pairing,
+            offer,
+            rules: rules.to_vec(),
+            ends_in: granted.ends.since(self.clock.now()),
+        }
+    }
+
+    fn endpoints(&self, directory: &Directory, gateway: GatewayId) -> Vec<SocketAddr> {
+        directory.gateways_seen.find(&gateway).map(|s| s.record.endpoints.clone()).unwrap_or_default()
+    }
+
+    /// The client gives a grant back.
+    pub async fn give_back(&self, device: DeviceId, grant: GrantId) {
+        let mut ledger = self.ledger.lock().await;
+        if ledger.live(grant).is_some_and(|l| l.grant.device == device) {
+            self.end_locked(&mut ledger, &Selector::Grant(grant), Cause::Returned, &device.to_string()).await;
+        }
+    }
+}
+
+fn passing(why: &str) -> Reply {
+    Reply::Deny { reasons: vec![format!("{why}; try again in a moment")], retry_after: SOON }
+}

@@ -1,0 +1,149 @@
+//! How does a grant end, from the controller's side? Ledger, store, gateways, clients, in this order.
+
+use super::state::{Arrangements, StoredGrant, StoredPairing, StoredTombstone, key};
+use crate::audit::{Entry, Outcome};
+use crate::store::{Commit, CommitError};
+use grant::ledger::Ledger;
+use grant::record::Cause;
+use grant::revoke::{Revocation, Selector, revoke};
+use model::ids::{GatewayId, GrantId, PairingId};
+use model::limits::{COMMIT_KEYS_MAX, REVOKE_WAIT_MAX};
+use model::revision::Revision;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::lines::DeviceNews;
+use super::{Arranger, Confirmation};
+
+/// Grants that one transaction ends: each needs two keys and perhaps a tunnel's.
+const ENDS_PER_COMMIT: usize = COMMIT_KEYS_MAX / 4;
+
+impl Arrangements {
+    /// Ends grants by cause; answers the states in which they are gone. `by` is who or what did it, for the audit trail.
+    pub async fn end(&self, causes: BTreeMap<Cause, Vec<GrantId>>, by: &str) -> Vec<Revision> {
+        let mut revisions = Vec::new();
+        if causes.values().all(Vec::is_empty) {
+            return revisions;
+        }
+        let mut ledger = self.ledger.lock().await;
+        for (cause, grants) in causes {
+            for chunk in grants.chunks(ENDS_PER_COMMIT) {
+                let which = Selector::Any(chunk.iter().copied().map(Selector::Grant).collect());
+                revisions.extend(self.end_locked(&mut ledger, &which, cause, by).await);
+            }
+        }
+        revisions
+    }
+
+    /// Ends what a selector means, with the ledger's lock held.
+    pub(super) async fn end_locked(
+        &self,
+        ledger: &mut Ledger,
+        which: &Selector,
+        cause: Cause,
+        by: &str,
+    ) -> Option<Revision> {
+        if ledger.select(which).is_empty() {
+            return None;
+        }
+        let revision = self.next_revision(ledger);
+        let revocation = revoke(ledger, self.moment(), which, cause, revision);
+        let commit = match self.end_commit(&revocation, cause, by) {
+            Ok(commit) => commit,
+            Err(error) => {
+                tracing::error!(%error, "the end of grants could not be written down");
+                Commit::default()
+            }
+        };
+        if let Err(error) = self.store.commit(commit).await {
+            // The store refuses every further change now; access still ends, and a restart decides all of it again.
+            tracing::error!(%error, "the end of grants is not durable; it is enforced all the same");
+        }
+        for gateway in &revocation.gateways {
+            self.push(ledger, *gateway);
+        }
+        for (device, grants) in &revocation.clients {
+            for (grant, resource) in grants {
+                let news = DeviceNews::Ended { grant: *grant, resource: *resource, reason: cause.to_string() };
+                self.lines.tell_device(*device, news);
+            }
+        }
+        Some(revocation.revision)
+    }
+
+    fn end_commit(&self, revocation: &Revocation, cause: Cause, by: &str) -> Result<Commit, CommitError> {
+        let mut commit = Commit::default();
+        for live in &revocation.ended {
+            commit = commit.delete(key::<StoredGrant>(&live.grant.id)?);
+            let entry = Entry::new(self.clock.wall(), by, "grant.end", live.grant.id.to_string(), Outcome::Done)
+                .with("cause", cause.to_string())
+                .with("device", live.grant.device.to_string())
+                .with("user", live.user.to_string())
+                .with("resource", live.grant.resource.to_string())
+                .with("gateway", live.gateway.to_string());
+            commit = commit.audit(entry);
+        }
+        for tombstone in &revocation.tombstones {
+            commit = commit.put_record(&tombstone.grant, &StoredTombstone(tombstone.clone()))?;
+        }
+        self.forget_pairings(commit, &revocation.pairings)
+    }
+
+    pub(super) fn forget_pairings(&self, mut commit: Commit, pairings: &[PairingId]) -> Result<Commit, CommitError> {
+        for pairing in pairings {
+            commit = commit.delete(key::<StoredPairing>(pairing)?);
+        }
+        Ok(commit)
+    }
+
+    /// Waits until the change of facts at `revision` was reviewed and the gateways confirmed what it ended, or
+    /// [`REVOKE_WAIT_MAX`]. Answers each gateway that it concerned: confirmed or not, and how long the rest may still live.
+    pub async fn settle(&self, revision: Revision) -> Vec<(GatewayId, bool, Duration)> {
+        let mut reviewed = self.reviewed.subscribe();
+        let mut acks = self.acks.subscribe();
+        let settled = async {
+            let _ = reviewed.wait_for(|r| *r >= revision).await;
+            let ended_at = self.ended_since(revision);
+            loop {
+                let standing = self.standing(&ended_at).await;
+                if standing.iter().all(|(_, confirmed, _)| *confirmed) || acks.changed().await.is_err() {
+                    return standing;
+                }
+            }
+        };
+        match tokio::time::timeout(REVOKE_WAIT_MAX, settled).await {
+            Ok(standing) => standing,
+            Err(_) => self.standing(&self.ended_since(revision)).await,
+        }
+    }
+
+    fn ended_since(&self, revision: Revision) -> Vec<Revision> {
+        let reviews = self.reviews.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // The first review that saw the change ended what it had to.
+        reviews.iter().find(|r| r.saw >= revision).map(|r| r.ended_at.clone()).unwrap_or_default()
+    }
+
+    async fn standing(&self, ended_at: &[Revision]) -> Vec<(GatewayId, bool, Duration)> {
+        let now = self.clock.now();
+        let ledger = self.ledger.lock().await;
+        let mut all: BTreeMap<GatewayId, (bool, Duration)> = BTreeMap::new();
+        for revision in ended_at {
+            for standing in ledger.standing(*revision) {
+                let entry = all.entry(standing.gateway).or_insert((true, Duration::ZERO));
+                entry.0 &= standing.confirmed;
+                entry.1 = entry.1.max(standing.lapses.since(now));
+            }
+        }
+        all.into_iter().map(|(gateway, (confirmed, left))| (gateway, confirmed, left)).collect()
+    }
+}
+
+impl Arranger for Arrangements {
+    fn settled(&self, revision: Revision) -> std::pin::Pin<Box<dyn Future<Output = Vec<Confirmation>> + Send + '_>> {
+        Box::pin(async move {
+            let standing = self.settle(revision).await;
+            let confirmation = |(gateway, confirmed, ends_in)| Confirmation { gateway, confirmed, ends_in };
+            standing.into_iter().map(confirmation).collect()
+        })
+    }
+}

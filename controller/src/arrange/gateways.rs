@@ -1,0 +1,216 @@
+//! What does the controller do with the words of a gateway? Hello, renewal, acknowledgement, report.
+
+use super::state::{Arrangements, StoredBoot, StoredGrant};
+use crate::audit::{Entry, Outcome};
+use crate::directory::{GatewaySeen, NodeState};
+use crate::judge::{self, Verdict};
+use crate::store::{Commit, CommitError};
+use grant::record::{Cause, GrantRecord, Live};
+use grant::revoke::Selector;
+use model::ids::{GatewayId, GrantId};
+use model::net::HostName;
+use model::pool::NatPool;
+use model::revision::{Digest, Revision};
+use model::time::Instant;
+use std::net::SocketAddr;
+
+use super::lines::{DeviceNews, GatewayNews};
+
+/// What a gateway says first.
+#[derive(Debug, Clone)]
+pub struct Hello {
+    /// The highest state that it ever saw.
+    pub seen: Revision,
+    /// Its NAT pool.
+    pub nat: NatPool,
+    /// Where it may be reached, best first.
+    pub endpoints: Vec<SocketAddr>,
+    /// Its release.
+    pub version: String,
+    /// Random, new at each start.
+    pub boot: u64,
+}
+
+/// Why a gateway is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum HelloError {
+    /// Not enrolled, or revoked.
+    #[error("this gateway is not enrolled or was revoked; join again with a new join file")]
+    Unknown,
+    /// This controller is older than what the gateway has seen.
+    #[error(
+        "this controller's state is older than what the gateway has seen ({0}): an old copy or backup is running; stop it"
+    )]
+    Behind(Revision),
+    /// Its NAT pool is of no use.
+    #[error("the gateway's NAT pool overlaps the organisation's pool; choose another with --nat-v4")]
+    Nat,
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] CommitError),
+}
+
+impl Arrangements {
+    /// A gateway opened its stream.
+    pub async fn greet(&self, id: GatewayId, hello: Hello) -> Result<(), HelloError> {
+        let directory = self.directory();
+        let gateway = directory.gateways.find(&id).filter(|g| g.record.state != NodeState::Revoked);
+        let gateway = gateway.ok_or(HelloError::Unknown)?;
+        let pool = directory.org.as_ref().map(|o| o.record.pool).ok_or(HelloError::Unknown)?;
+        if hello.nat.v4.overlaps(&pool.v4()) || hello.nat.v6.overlaps(&pool.v6()) {
+            return Err(HelloError::Nat);
+        }
+        let mut ledger = self.ledger.lock().await;
+        if ledger.is_behind(hello.seen) && self.store.revision() < hello.seen {
+            return Err(HelloError::Behind(hello.seen));
+        }
+        let name = gateway.record.name.as_str().to_owned();
+        let boot_key = super::state::key::<StoredBoot>(&id)?;
+        let known = self.store.get(&boot_key).await.ok().flatten();
+        let known = known.and_then(|i| serde_json::from_slice::<StoredBoot>(&i.value).ok()).map(|b| b.boot);
+        let seen = GatewaySeen { id, nat: hello.nat, endpoints: hello.endpoints, version: hello.version };
+        let mut commit = Commit::default();
+        if directory.gateways_seen.find(&id).is_none_or(|s| s.record != seen) {
+            commit = commit.put_record(&id, &seen)?;
+        }
+        let strays = ledger.set_gateway(id, hello.nat);
+        if known != Some(hello.boot) {
+            commit = commit.put_record(&id, &StoredBoot { boot: hello.boot })?;
+            commit = commit.audit(Entry::new(self.clock.wall(), &name, "gateway.start", id.to_string(), Outcome::Done));
+            let restarted = ledger.restart_gateway(self.moment(), id);
+            for record in &restarted.waiting {
+                commit = commit.put_record(&record.id, &StoredGrant(record.clone()))?;
+            }
+            commit = self.forget_pairings(commit, &restarted.pairings)?;
+            for (device, grants) in &restarted.clients {
+                for (grant, resource) in grants {
+                    let reason = "the gateway started anew".to_owned();
+                    self.lines.tell_device(*device, DeviceNews::Ended { grant: *grant, resource: *resource, reason });
+                }
+            }
+        }
+        if !commit.puts.is_empty() {
+            self.store.commit(commit).await?;
+        }
+        if !strays.is_empty() {
+            let which = Selector::Any(strays.into_iter().map(Selector::Grant).collect());
+            self.end_locked(&mut ledger, &which, Cause::Gateway, &name).await;
+        }
+        Ok(())
+    }
+
+    /// "My table is this; may it live on?", received now.
+    pub async fn renew(&self, id: GatewayId, seq: u64, revision: Revision, digest: Digest) {
+        let at = self.moment();
+        let directory = self.directory();
+        let mut ledger = self.ledger.lock().await;
+        self.lines.with_gateway(id, |line| line.as_of = Some((seq, at.now)));
+        let mut permitted = |live: &Live| self.still_permitted(&directory, live);
+        let renewal = ledger.renew(at, id, revision, digest, &mut permitted);
+        let Some(renewal) = renewal else {
+            // The tables differ: everything anew.
+            self.lines.with_gateway(id, |line| line.sent = None);
+            self.push(&mut ledger, id);
+            return;
+        };
+        let told: Vec<_> = renewal
+            .lives
+            .iter()
+            .filter_map(|(grant, life)| ledger.live(*grant).map(|l| (l.grant.device, *grant, *life)))
+            .collect();
+        if !renewal.records.is_empty() && !self.keep_lives(&renewal.records).await {
+            return;
+        }
+        self.lines.with_gateway(id, |line| {
+            // Equal tables are as good as a snapshot just sent.
+            line.sent = Some(line.sent.unwrap_or(revision).max(revision));
+            line.send(GatewayNews::Renewed { seq, lives: renewal.lives })
+        });
+        self.push(&mut ledger, id);
+        drop(ledger);
+        for (device, grant, ends_in) in told {
+            self.lines.tell_device(device, DeviceNews::Renewed { grant, ends_in });
+        }
+    }
+
+    /// Longer lives are durable before a gateway hears of them.
+    async fn keep_lives(&self, records: &[GrantRecord]) -> bool {
+        let mut commit = Commit::default();
+        for record in records {
+            match commit.clone().put_record(&record.id, &StoredGrant(record.clone())) {
+                Ok(next) => commit = next,
+                Err(error) => tracing::error!(%error, "a grant's new life could not be written down"),
+            }
+        }
+        match self.store.commit(commit).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::error!(%error, "no grant is renewed");
+                false
+            }
+        }
+    }
+
+    /// Is a live grant still permitted, and until when may it be renewed?
+    pub(super) fn still_permitted(&self, directory: &crate::directory::Directory, live: &Live) -> Option<Instant> {
+        let wall = self.clock.wall();
+        match judge::judge(directory, live.grant.device, live.grant.resource, wall) {
+            Ok(Verdict::Permit(ground)) if ground.session.record.id == live.session => {
+                Some(self.moment().to_instant(ground.session.record.ends))
+            }
+            _ => None,
+        }
+    }
+
+    /// All up to `revision` acts at the gateway, except what its own checks refused. The gateway says so.
+    pub async fn acknowledge(&self, id: GatewayId, revision: Revision, refused: Vec<GrantId>) {
+        let now = self.clock.now();
+        let mut ledger = self.ledger.lock().await;
+        ledger.ack(id, revision);
+        self.lines.with_gateway(id, |line| {
+            if let Some(asked) = line.asked.take() {
+                line.rtt = now.since(asked);
+            }
+        });
+        // It can act only on grants that are addressed to it.
+        let own: Vec<Selector> = refused
+            .into_iter()
+            .filter(|g| ledger.live(*g).is_some_and(|l| l.gateway == id))
+            .map(Selector::Grant)
+            .collect();
+        if !own.is_empty() {
+            self.end_locked(&mut ledger, &Selector::Any(own), Cause::Refused, &id.to_string()).await;
+        }
+        drop(ledger);
+        self.acks.send_modify(|n| *n += 1);
+    }
+
+    /// Which families of a name the gateway reaches: it decides only whether a catalogue shows an IPv6 address.
+    pub fn report_name(&self, id: GatewayId, name: HostName, v4: bool, v6: bool) {
+        let directory = self.directory();
+        let Some(gateway) = directory.gateways.find(&id) else { return };
+        let site = gateway.record.site;
+        if judge::names_of_site(&directory, site).contains(&name) && self.set_reach(site, name, v4, v6) {
+            self.lines.tell_all_devices();
+        }
+    }
+
+    /// The gateway's standing, for its snapshot: site prefixes, whether it is confirmed, the names to look up.
+    pub fn standing_of(&self, id: GatewayId) -> Option<(Vec<model::net::Prefix>, bool, Vec<HostName>)> {
+        let directory = self.directory();
+        let gateway = &directory.gateways.find(&id)?.record;
+        let prefixes = directory.sites.find(&gateway.site).map(|s| s.record.prefixes.clone()).unwrap_or_default();
+        let names = judge::names_of_site(&directory, gateway.site);
+        let names = names.into_iter().take(model::limits::LIST_MAX).collect();
+        Some((prefixes, gateway.state == NodeState::Confirmed, names))
+    }
+
+    /// Sends every gateway of the list a fresh snapshot, because its standing changed.
+    pub(super) async fn refresh_gateways(&self, ids: impl IntoIterator<Item = GatewayId>) {
+        let mut ledger = self.ledger.lock().await;
+        for id in ids {
+            self.lines.with_gateway(id, |line| line.sent = None);
+            self.push(&mut ledger, id);
+        }
+    }
+}

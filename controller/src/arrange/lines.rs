@@ -1,0 +1,169 @@
+//! Who is connected right now, and how is each one told? Bounded queues; a reader that is too slow loses its stream and
+//! starts again with a snapshot.
+
+use grant::sync::Update;
+use model::ids::{DeviceId, GatewayId, GrantId, ResourceId};
+use model::revision::Revision;
+use model::time::Instant;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// News for a gateway.
+#[derive(Debug)]
+pub enum GatewayNews {
+    /// A table or a change of it, counted from request `as_of`.
+    Update {
+        /// The request's number.
+        as_of: u64,
+        /// What.
+        update: Update,
+    },
+    /// The answer to request `seq`.
+    Renewed {
+        /// The request's number.
+        seq: u64,
+        /// New lives.
+        lives: Vec<(GrantId, Duration)>,
+    },
+}
+
+/// News for a device.
+#[derive(Debug)]
+pub enum DeviceNews {
+    /// The directory changed: look whether the catalogue or the session did.
+    Look,
+    /// A grant ended.
+    Ended {
+        /// Which.
+        grant: GrantId,
+        /// To what.
+        resource: ResourceId,
+        /// Why, for the person.
+        reason: String,
+    },
+    /// A grant lives on.
+    Renewed {
+        /// Which.
+        grant: GrantId,
+        /// How long.
+        ends_in: Duration,
+    },
+}
+
+/// One gateway's stream.
+#[derive(Debug)]
+pub struct GatewayLine {
+    stream: u64,
+    news: mpsc::Sender<GatewayNews>,
+    /// The newest request and when it was received.
+    pub as_of: Option<(u64, Instant)>,
+    /// The state that it was last sent.
+    pub sent: Option<Revision>,
+    /// When the oldest unacknowledged update left.
+    pub asked: Option<Instant>,
+    /// How long its last acknowledgement took.
+    pub rtt: Duration,
+}
+
+impl GatewayLine {
+    /// Sends; false when the queue is full, and then the stream ends, so that it starts again with a snapshot.
+    pub fn send(&mut self, news: GatewayNews) -> bool {
+        self.news.try_send(news).is_ok()
+    }
+}
+
+/// One device's stream.
+#[derive(Debug)]
+pub struct DeviceLine {
+    stream: u64,
+    news: mpsc::Sender<DeviceNews>,
+}
+
+/// Everybody who is connected.
+#[derive(Debug, Default)]
+pub struct Lines {
+    gateways: Mutex<BTreeMap<GatewayId, GatewayLine>>,
+    devices: Mutex<BTreeMap<DeviceId, DeviceLine>>,
+    streams: std::sync::atomic::AtomicU64,
+}
+
+impl Lines {
+    fn next_stream(&self) -> u64 {
+        self.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// A gateway opened a stream; an older one of it ends.
+    pub fn open_gateway(&self, id: GatewayId, news: mpsc::Sender<GatewayNews>) -> u64 {
+        let stream = self.next_stream();
+        let line = GatewayLine { stream, news, as_of: None, sent: None, asked: None, rtt: Duration::ZERO };
+        self.gateways.lock().unwrap_or_else(PoisonError::into_inner).insert(id, line);
+        stream
+    }
+
+    /// Its stream ended.
+    pub fn close_gateway(&self, id: GatewayId, stream: u64) {
+        let mut lines = self.gateways.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.get(&id).is_some_and(|l| l.stream == stream) {
+            lines.remove(&id);
+        }
+    }
+
+    /// Is this stream still the gateway's?
+    pub fn is_current(&self, id: GatewayId, stream: u64) -> bool {
+        self.gateways.lock().unwrap_or_else(PoisonError::into_inner).get(&id).is_some_and(|l| l.stream == stream)
+    }
+
+    /// Works on a gateway's line. One whose reader is gone is removed.
+    pub fn with_gateway<T>(&self, id: GatewayId, work: impl FnOnce(&mut GatewayLine) -> T) -> Option<T> {
+        let mut lines = self.gateways.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = lines.get_mut(&id)?;
+        let full = line.news.capacity() == 0;
+        if line.news.is_closed() || full {
+            // Dropping the sender ends the stream.
+            lines.remove(&id);
+            return None;
+        }
+        Some(work(line))
+    }
+
+    /// The gateways that have a stream and made a request, with their round-trip times.
+    pub fn ready_gateways(&self) -> BTreeMap<GatewayId, Duration> {
+        let lines = self.gateways.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().filter(|(_, l)| l.as_of.is_some() && !l.news.is_closed()).map(|(id, l)| (*id, l.rtt)).collect()
+    }
+
+    /// A device opened its stream; an older one of it ends.
+    pub fn open_device(&self, id: DeviceId, news: mpsc::Sender<DeviceNews>) -> u64 {
+        let stream = self.next_stream();
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner).insert(id, DeviceLine { stream, news });
+        stream
+    }
+
+    /// Its stream ended.
+    pub fn close_device(&self, id: DeviceId, stream: u64) {
+        let mut lines = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.get(&id).is_some_and(|l| l.stream == stream) {
+            lines.remove(&id);
+        }
+    }
+
+    /// Tells a device; one that does not read loses its stream.
+    pub fn tell_device(&self, id: DeviceId, news: DeviceNews) {
+        let mut lines = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.get(&id).is_some_and(|l| l.news.try_send(news).is_err()) {
+            lines.remove(&id);
+        }
+    }
+
+    /// Lets every device look whether its catalogue changed.
+    pub fn tell_all_devices(&self) {
+        let mut lines = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        // A full queue holds a `Look` or something that leads to one.
+        lines.retain(|_, l| !l.news.is_closed());
+        for line in lines.values() {
+            let _ = line.news.try_send(DeviceNews::Look);
+        }
+    }
+}

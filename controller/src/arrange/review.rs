@@ -1,0 +1,243 @@
+//! Which live grants does a change end? Every grant that the change may concern is decided again at once; all of them
+//! each 5 s, because time and ages change by themselves.
+
+use super::state::{Arrangements, REVIEWS_MAX, Review};
+use crate::audit::Denied;
+use crate::directory::{
+    Device, Directory, Gateway, NodeState, PolicyRevision, Resource, Session, Site, SuffixName, User,
+};
+use crate::judge::{self, Verdict};
+use crate::store::{Commit, Record as _};
+use grant::ledger::Terms;
+use grant::record::{Cause, Live};
+use model::ids::{GatewayId, GrantId, NodeId};
+use model::net::Rule;
+use model::revision::Revision;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// How often every grant is decided again without a reason.
+const REVIEW_EVERY: Duration = Duration::from_secs(5);
+/// How often ends by time are looked for.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+
+/// What a review found about one grant.
+enum Finding {
+    Fine,
+    End(Cause),
+    /// Still permitted, but it leads elsewhere or lives otherwise now.
+    Amend(Box<Terms>),
+}
+
+/// The parts of the directory on which decisions stand.
+fn heads(directory: &Directory) -> [u64; 8] {
+    [
+        User::KIND,
+        Device::KIND,
+        Session::KIND,
+        Resource::KIND,
+        Site::KIND,
+        Gateway::KIND,
+        PolicyRevision::KIND,
+        SuffixName::KIND,
+    ]
+    .map(|set| directory.head(set))
+}
+
+impl Arrangements {
+    /// Reviews for as long as the program runs.
+    pub async fn review_forever(self: Arc<Self>) {
+        let mut reader = self.reader.clone();
+        let mut seen = heads(&self.directory());
+        let mut expire = tokio::time::interval(EXPIRE_EVERY);
+        let mut every = tokio::time::interval(REVIEW_EVERY);
+        self.review(&self.directory()).await;
+        loop {
+            tokio::select! {
+                fresh = reader.next() => {
+                    let Some(directory) = fresh else { return };
+                    let now = heads(&directory);
+                    if now == seen {
+                        self.mark(directory.revision, Vec::new());
+                        continue;
+                    }
+                    let gateways_changed = now[3..6] != seen[3..6] || now[7] != seen[7];
+                    seen = now;
+                    self.review(&directory).await;
+                    self.close_revoked(&directory);
+                    if gateways_changed {
+                        self.refresh_gateways(directory.gateways.values().map(|g| g.record.id)).await;
+                    }
+                    self.lines.tell_all_devices();
+                }
+                _ = expire.tick() => self.expire().await,
+                _ = every.tick() => {
+                    let directory = self.directory();
+                    self.review(&directory).await;
+                    self.write_denies().await;
+                }
+            }
+        }
+    }
+
+    /// Decides every live grant again.
+    async fn review(&self, directory: &Directory) {
+        let lives: Vec<Live> = self.ledger.lock().await.all().cloned().collect();
+        let mut ends: BTreeMap<Cause, Vec<GrantId>> = BTreeMap::new();
+        let mut amends: Vec<(GrantId, Terms)> = Vec::new();
+        for live in &lives {
+            match self.find(directory, live) {
+                Finding::Fine => {}
+                Finding::End(cause) => ends.entry(cause).or_default().push(live.grant.id),
+                Finding::Amend(terms) => amends.push((live.grant.id, *terms)),
+            }
+        }
+        let ended_at = self.end(ends, "controller").await;
+        for (grant, terms) in amends {
+            self.amend(grant, terms).await;
+        }
+        self.mark(directory.revision, ended_at);
+    }
+
+    fn mark(&self, saw: Revision, ended_at: Vec<Revision>) {
+        if !ended_at.is_empty() {
+            let mut reviews = self.reviews.lock().unwrap_or_else(PoisonError::into_inner);
+            reviews.push_back(Review { saw, ended_at });
+            if reviews.len() > REVIEWS_MAX {
+                reviews.pop_front();
+            }
+        }
+        self.reviewed.send_modify(|r| *r = (*r).max(saw));
+    }
+
+    fn find(&self, directory: &Directory, live: &Live) -> Finding {
+        let gateway = directory.gateways.find(&live.gateway);
+        if gateway.is_none_or(|g| g.record.state != NodeState::Confirmed) {
+            return Finding::End(Cause::Gateway);
+        }
+        let wall = self.clock.wall();
+        let ground = match judge::judge(directory, live.grant.device, live.grant.resource, wall) {
+            Ok(Verdict::Permit(ground)) => ground,
+            Ok(Verdict::Unknown) if directory.resources.find(&live.grant.resource).is_none() => {
+                return Finding::End(Cause::Resource);
+            }
+            Ok(Verdict::Deny(_) | Verdict::Unknown) => return Finding::End(Cause::Policy),
+            Err(judge::Standing::Device | judge::Standing::Pending) => return Finding::End(Cause::Device),
+            Err(judge::Standing::Session) => return Finding::End(Cause::Session),
+            Err(judge::Standing::User) => return Finding::End(Cause::User),
+        };
+        if ground.session.record.id != live.session {
+            return Finding::End(Cause::Session);
+        }
+        if gateway.is_some_and(|g| g.record.site != ground.resource.record.site) {
+            return Finding::End(Cause::Resource);
+        }
+        let Some(org) = &directory.org else { return Finding::End(Cause::Policy) };
+        let Ok(rules) = ground.rules(directory, &org.record.pool) else { return Finding::End(Cause::Resource) };
+        let resource = &ground.resource.record;
+        let same: fn(&[Rule]) -> BTreeSet<&Rule> = |rules| rules.iter().collect();
+        if same(&rules) == same(&live.grant.rules)
+            && resource.lease() == live.grant.lease
+            && resource.on_gateway == live.grant.on_gateway
+        {
+            return Finding::Fine;
+        }
+        let until = self.moment().to_instant(ground.session.record.ends);
+        Finding::Amend(Box::new(Terms { rules, lease: resource.lease(), on_gateway: resource.on_gateway, until }))
+    }
+
+    /// Other terms for a live grant, durable before the gateway hears of them.
+    async fn amend(&self, grant: GrantId, terms: Terms) {
+        let mut ledger = self.ledger.lock().await;
+        let Ok(record) = ledger.amend(self.moment(), grant, terms) else { return };
+        let gateway = record.gateway;
+        let commit = Commit::default().put_record(&grant, &super::state::StoredGrant(record));
+        let revision = match commit {
+            Ok(commit) => self.store.commit(commit).await,
+            Err(error) => Err(error),
+        };
+        match revision {
+            Ok(revision) => {
+                if ledger.commit(grant, revision).is_ok() {
+                    self.push(&mut ledger, gateway);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "a changed grant could not be written down; it ends");
+                ledger.abandon(grant);
+                let which = grant::revoke::Selector::Grant(grant);
+                self.end_locked(&mut ledger, &which, Cause::Resource, "controller").await;
+            }
+        }
+    }
+
+    /// Ends by time, and tombstones that have done their duty.
+    async fn expire(&self) {
+        let mut ledger = self.ledger.lock().await;
+        let now = self.clock.now();
+        let over = ledger.expired(now);
+        if !over.is_empty() {
+            let which = grant::revoke::Selector::Any(over.into_iter().map(grant::revoke::Selector::Grant).collect());
+            self.end_locked(&mut ledger, &which, Cause::Expired, "controller").await;
+        }
+        let buried = ledger.bury(now);
+        drop(ledger);
+        let keys = buried.iter().filter_map(|id| super::state::key::<super::state::StoredTombstone>(id).ok());
+        let commit = keys.fold(Commit::default(), Commit::delete);
+        if !commit.deletes.is_empty()
+            && let Err(error) = self.store.commit(commit).await
+        {
+            tracing::warn!(%error, "old tombstones stay for now");
+        }
+    }
+
+    /// A revoked node's connections end at once; its certificate would let them live.
+    fn close_revoked(&self, directory: &Directory) {
+        for device in directory.devices.values().filter(|d| d.record.state == NodeState::Revoked) {
+            self.connections.close(NodeId::Device(device.record.id));
+        }
+        for gateway in directory.gateways.values().filter(|g| g.record.state == NodeState::Revoked) {
+            self.connections.close(NodeId::Gateway(gateway.record.id));
+        }
+    }
+
+    /// Counts a deny; the first of its kind is written at once, repeats together later.
+    pub(super) async fn record_deny(&self, denied: Denied) {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let entry = self.denies.lock().unwrap_or_else(PoisonError::into_inner).record(now, wall, denied);
+        if let Some(entry) = entry {
+            self.write_entries(vec![entry]).await;
+        }
+    }
+
+    async fn write_denies(&self) {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let due = self.denies.lock().unwrap_or_else(PoisonError::into_inner).due(now, wall);
+        if !due.is_empty() {
+            self.write_entries(due).await;
+        }
+    }
+
+    /// Writes one entry that belongs to no change.
+    pub async fn note(&self, entry: crate::audit::Entry) {
+        self.write_entries(vec![entry]).await;
+    }
+
+    /// The grants of a device that live.
+    pub async fn grants_of(&self, device: model::ids::DeviceId) -> Vec<GrantId> {
+        let ledger = self.ledger.lock().await;
+        ledger.all().filter(|l| l.grant.device == device && !l.waiting).map(|l| l.grant.id).collect()
+    }
+
+    async fn write_entries(&self, audit: Vec<crate::audit::Entry>) {
+        if let Err(error) = self.store.commit(Commit { audit, ..Commit::default() }).await {
+            tracing::error!(%error, "a deny could not be written to the audit trail");
+        }
+    }
+
+    /// Who holds grants through which gateway: for `session list` and `device list`.
+    pub async fn live_grants(&self) -> Vec<(GatewayId, Live)> {
+        self.ledger.lock().await.all().map(|l| (l.gateway, l.clone())).collect()
+    }
+}

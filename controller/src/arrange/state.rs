@@ -1,0 +1,146 @@
+//! What do all parts of arranging share? The ledger, the lines to gateways and devices, what is kept in the store.
+//!
+//! All changes of the ledger happen under one lock that is held over the commit, so that gateways hear of them in the
+//! order of their revisions. A gateway hears of a change only when it is durable.
+
+use crate::audit::DenyAggregator;
+use crate::directory::{Directory, Reader};
+use crate::judge::Reach;
+use crate::rpc::accept::Connections;
+use crate::seal::Sealer;
+use crate::store::{Key, Record, Store};
+use grant::lease::Moment;
+use grant::ledger::Ledger;
+use grant::record::{GrantRecord, PairingRecord, Tombstone};
+use model::ids::{GatewayId, GrantId, PairingId};
+use model::revision::Revision;
+use model::time::Clock;
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use tokio::sync::watch;
+
+use super::lines::{GatewayNews, Lines};
+
+/// Reviews whose revocations are remembered, for those who wait for a change to be enforced.
+pub(super) const REVIEWS_MAX: usize = 1_024;
+
+/// A live grant in the store.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StoredGrant(pub GrantRecord);
+impl Record for StoredGrant {
+    const KIND: &'static str = "grant";
+    type Id = GrantId;
+}
+
+/// A pairing in the store; its PSK is sealed for the pairing's own place.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StoredPairing {
+    /// The pairing.
+    pub record: PairingRecord,
+    /// The PSK, sealed.
+    pub psk: Vec<u8>,
+}
+impl Record for StoredPairing {
+    const KIND: &'static str = "pairing";
+    type Id = PairingId;
+}
+
+/// An ended grant in the store.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StoredTombstone(pub Tombstone);
+impl Record for StoredTombstone {
+    const KIND: &'static str = "tombstone";
+    type Id = GrantId;
+}
+
+/// The start of a gateway's program that the controller last spoke to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoredBoot {
+    /// Random, new at each start.
+    pub boot: u64,
+}
+impl Record for StoredBoot {
+    const KIND: &'static str = "gateway-boot";
+    type Id = GatewayId;
+}
+
+/// One review of the live grants after a change of the facts.
+#[derive(Debug, Clone)]
+pub(super) struct Review {
+    /// The directory that it saw.
+    pub(super) saw: Revision,
+    /// The states at which grants ended.
+    pub(super) ended_at: Vec<Revision>,
+}
+
+/// Grants, gateways and clients of the organisation.
+pub struct Arrangements {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) reader: Reader,
+    pub(crate) sealer: Arc<Sealer>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) lines: Lines,
+    pub(super) ledger: tokio::sync::Mutex<Ledger>,
+    pub(super) reach: RwLock<Arc<Reach>>,
+    pub(super) acks: watch::Sender<u64>,
+    pub(super) reviewed: watch::Sender<Revision>,
+    pub(super) reviews: Mutex<VecDeque<Review>>,
+    pub(super) denies: Mutex<DenyAggregator>,
+}
+
+impl Arrangements {
+    pub(crate) fn moment(&self) -> Moment {
+        Moment { now: self.clock.now(), wall: self.clock.wall() }
+    }
+
+    pub(crate) fn directory(&self) -> Arc<Directory> {
+        self.reader.now()
+    }
+
+    pub(crate) fn reach(&self) -> Arc<Reach> {
+        Arc::clone(&self.reach.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A gateway says which families of a name it reaches; answers whether that is news.
+    pub(crate) fn set_reach(&self, site: model::ids::SiteId, host: model::net::HostName, v4: bool, v6: bool) -> bool {
+        let mut reach = self.reach.write().unwrap_or_else(PoisonError::into_inner);
+        let before = reach.get(&(site, host.clone())).copied().unwrap_or_default();
+        // One report speaks of one family; a gateway of the site that reaches it is enough.
+        let after = (before.0 || v4, before.1 || v6);
+        if before == after {
+            return false;
+        }
+        Arc::make_mut(&mut reach).insert((site, host), after);
+        true
+    }
+
+    /// The next state of the ledger: above every durable one, and not above the commit that follows.
+    pub(super) fn next_revision(&self, ledger: &Ledger) -> Revision {
+        let head = ledger.head().max(self.store.revision());
+        Revision { incarnation: head.incarnation, number: head.number.saturating_add(1) }
+    }
+
+    /// Tells a gateway what is new for it. The ledger's lock is held, so updates leave in order.
+    pub(super) fn push(&self, ledger: &mut Ledger, gateway: GatewayId) {
+        let now = self.clock.now();
+        self.lines.with_gateway(gateway, |line| {
+            let Some((seq, as_of)) = line.as_of else { return };
+            let Some(update) = ledger.update(gateway, line.sent, now, as_of) else { return };
+            let to = match &update {
+                grant::sync::Update::Snapshot(s) => s.revision,
+                grant::sync::Update::Delta(d) => d.to,
+            };
+            if line.send(GatewayNews::Update { as_of: seq, update }) {
+                line.sent = Some(to);
+            }
+        });
+    }
+}
+
+pub(super) fn key<R: Record>(id: &R::Id) -> Result<Key, crate::store::CommitError> {
+    Key::of(R::KIND, id).map_err(|e| crate::store::CommitError::Invalid(e.to_string()))
+}

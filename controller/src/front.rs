@@ -1,0 +1,418 @@
+//! The controller's side of the network: its one UDP port, the peers it admits, knocks, and the two gRPC listeners
+//! inside the overlay.
+
+use crate::arrange::Arrangements;
+use crate::directory::{Directory, JoinKey, JoinKeyState, NodeState};
+use crate::organisation::Organisation;
+use crate::rpc::accept::{self, Connections};
+use crate::rpc::devices::DevicesRpc;
+use crate::rpc::enroll::EnrolmentRpc;
+use crate::rpc::gateways::GatewaysRpc;
+use crate::rpc::nodes::NodesRpc;
+use crate::store::{Commit, Record};
+use host::nft;
+use model::ids::{JoinKeyId, NodeId};
+use model::key::PublicKey;
+use model::limits::{PROVISIONAL_LIFE, PROVISIONAL_MAX, RPC_MESSAGE_MAX, SVID_LIFE};
+use model::pool::{CONTROL_PORT, ENROL_PORT, Pool};
+use model::secret::Secret;
+use model::time::Instant;
+use node::overlay::{Overlay, OverlayError};
+use node::runtime::{Inbox, Runtime};
+use node::svid::SvidKey;
+use node::tls::{self, SvidSlot};
+use proto::v1::devices_server::DevicesServer;
+use proto::v1::enrolment_server::EnrolmentServer;
+use proto::v1::gateways_server::GatewaysServer;
+use proto::v1::nodes_server::NodesServer;
+use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket};
+use tonic::service::Routes;
+use tunnel::knock::Knocks;
+use tunnel::{Change, Config, Engine, Event, Peer, PeerId, PeerKind, Role};
+
+/// Whose firewall tables these are.
+pub const PROGRAM: &str = "controller";
+/// How long the kernel may take to make a fresh address usable.
+const BIND_MAX: Duration = Duration::from_secs(3);
+const BACKLOG: u32 = 1_024;
+
+/// What the controller does outside.
+#[derive(Debug, Clone)]
+pub struct FrontOptions {
+    /// The TUN device's name.
+    pub device: String,
+    /// The UDP port.
+    pub port: u16,
+    /// Answer nothing at all outside.
+    pub dark: bool,
+    /// With `dark`: what stays open.
+    pub allow_in: Vec<nft::AllowIn>,
+}
+
+/// Why the network side does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontError {
+    /// Privileges or /dev/net/tun.
+    #[error(transparent)]
+    Check(#[from] host::checks::CheckError),
+    /// The UDP port.
+    #[error(transparent)]
+    Udp(#[from] host::udp::UdpError),
+    /// The TUN device.
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
+    /// The firewall.
+    #[error(transparent)]
+    Nft(#[from] nft::NftError),
+    /// The pool meets a local network.
+    #[error(
+        "the organisation's addresses overlap {0}, a network that this machine is attached to or routes to; leave that network, or make the organisation anew with another --pool"
+    )]
+    Collision(model::net::Prefix),
+    /// The listeners inside the overlay.
+    #[error("the overlay address {0} cannot be listened on: {1}")]
+    Listen(SocketAddr, std::io::Error),
+    /// TLS.
+    #[error("{0}")]
+    Tls(String),
+    /// Threads.
+    #[error("the packet threads cannot be started: {0}")]
+    Threads(std::io::Error),
+    /// Entropy.
+    #[error(transparent)]
+    Entropy(#[from] host::entropy::EntropyError),
+}
+
+/// Where a node was last heard from, so that a restarted controller can call it back at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastEndpoint {
+    /// The outside address.
+    pub endpoint: SocketAddr,
+}
+impl Record for LastEndpoint {
+    const KIND: &'static str = "endpoint";
+    type Id = str;
+}
+
+/// Machines that knocked, by the overlay address that their key hashes to.
+pub struct Newcomers {
+    runtime: Arc<Runtime>,
+    knocks: Mutex<Knocks>,
+    known: Mutex<BTreeMap<Ipv6Addr, (PublicKey, JoinKeyId, Instant)>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Newcomers {
+    /// Whose key the address hashes to, and with which join key it knocked; none after [`PROVISIONAL_LIFE`].
+    pub fn find(&self, address: Ipv6Addr) -> Option<(PublicKey, JoinKeyId)> {
+        let now = self.runtime.now();
+        let known = lock(&self.known);
+        known.get(&address).filter(|(_, _, until)| *until > now).map(|(key, join_key, _)| (*key, *join_key))
+    }
+
+    /// It has enrolled: the same tunnel is a node's control tunnel now.
+    pub fn promote(&self, key: &PublicKey, node: NodeId, address: Ipv6Addr) {
+        self.runtime.apply(Change::Promote { key: *key, node, address });
+        lock(&self.knocks).gone(key);
+    }
+
+    fn admit(&self, organisation: &Organisation, pool: &Pool, bytes: &[u8], from: SocketAddr) {
+        let (now, wall) = (self.runtime.now(), organisation.wall());
+        let (join_key, key) = match lock(&self.knocks).open(now, wall, bytes) {
+            Ok(opened) => opened,
+            Err(why) => {
+                tracing::debug!(%from, %why, "a knock was not followed");
+                return;
+            }
+        };
+        let address = tunnel::address::address_of_key(pool, &key);
+        {
+            let mut known = lock(&self.known);
+            known.retain(|_, (_, _, until)| *until > now);
+            if known.len() >= PROVISIONAL_MAX {
+                return;
+            }
+            known.insert(address, (key, join_key, now.plus(PROVISIONAL_LIFE)));
+        }
+        tracing::info!(%from, %join_key, key = key.short(), "a machine knocked");
+        self.runtime.apply(Change::AddPeer(Peer {
+            id: PeerId::Provisional(key),
+            kind: PeerKind::Provisional,
+            local: Arc::clone(&organisation.key),
+            remote: key,
+            addresses: vec![IpAddr::V6(address)],
+            endpoints: Vec::new(),
+            keepalive: None,
+        }));
+    }
+}
+
+/// Everything outside, running.
+pub struct Front {
+    organisation: Organisation,
+    runtime: Arc<Runtime>,
+    newcomers: Arc<Newcomers>,
+    overlay: Overlay,
+    pool: Pool,
+    domain: String,
+}
+
+impl Front {
+    /// Opens the device, the socket and the firewall; admits every enrolled node.
+    pub async fn open(organisation: Organisation, options: &FrontOptions) -> Result<(Self, Inbox), FrontError> {
+        host::checks::tun_device()?;
+        host::checks::net_admin()?;
+        let org = organisation.org().map_err(|e| FrontError::Tls(e.to_string()))?;
+        let pool = org.pool;
+        let udp = host::udp::Udp::bind(options.port)?;
+        let overlay_nets = vec![pool.v4(), pool.v6()];
+        // Before there is an address: what must not be seen outside is guarded first.
+        nft::Guard { program: PROGRAM.into(), tun: options.device.clone(), overlay: overlay_nets.clone() }
+            .apply()
+            .await?;
+        let (tun, overlay) = Overlay::open(&options.device).await?;
+        if let Some(local) = overlay.collisions(&overlay_nets).await?.first() {
+            return Err(FrontError::Collision(*local));
+        }
+        if options.dark {
+            let (tun, udp_port) = (options.device.clone(), udp.local_port());
+            let allow_in = options.allow_in.clone();
+            nft::Dark { program: PROGRAM.into(), tun, udp_port, allow_in }.apply().await?;
+        } else {
+            nft::remove_dark(PROGRAM).await?;
+        }
+        overlay.add_address(IpAddr::V6(pool.controller())).await?;
+        for net in [pool.node_net(), pool.provisional_net()] {
+            overlay.add_route(net, Some(IpAddr::V6(pool.controller()))).await?;
+        }
+        let config =
+            Config { role: Role::Controller, pool, key: Arc::clone(&organisation.key), seed: host::entropy::random()? };
+        // One clock for all: grants and packets speak of the same moments.
+        let clock = Arc::new(host::clock::SystemClock::new());
+        let (runtime, inbox) = Runtime::start(Engine::new(config), tun, udp, clock).map_err(FrontError::Threads)?;
+        let knocks = Mutex::new(Knocks::new(organisation.wall()));
+        let newcomers = Arc::new(Newcomers { runtime: Arc::clone(&runtime), knocks, known: Mutex::default() });
+        let domain = org.trust_domain.to_string();
+        Ok((Self { organisation, runtime, newcomers, overlay, pool, domain }, inbox))
+    }
+
+    /// The packet path.
+    pub const fn runtime(&self) -> &Arc<Runtime> {
+        &self.runtime
+    }
+
+    /// Serves until the program ends. Follows the directory: nodes and join keys come and go.
+    pub async fn serve(
+        self,
+        inbox: Inbox,
+        arrangements: Arc<Arrangements>,
+        connections: Arc<Connections>,
+    ) -> Result<(), FrontError> {
+        let Self { organisation, runtime, newcomers, overlay, pool, domain } = self;
+        let (slot, key_life) = own_svid(&organisation)?;
+        let ca = CertificateDer::from(organisation.org().map_err(|e| FrontError::Tls(e.to_string()))?.ca);
+        let tls = |e: tls::TlsError| FrontError::Tls(e.to_string());
+        let control_tls = tls::control_server_config(&ca, Arc::clone(&slot)).map_err(tls)?;
+        let enrol_tls = tls::enrolment_server_config(Arc::clone(&slot)).map_err(tls)?;
+        let control = listen(&overlay, pool.controller(), CONTROL_PORT).await?;
+        let enrol = listen(&overlay, pool.controller(), ENROL_PORT).await?;
+
+        let devices = DevicesServer::new(DevicesRpc::new(organisation.clone(), Arc::clone(&arrangements)))
+            .max_decoding_message_size(64 << 10)
+            .max_encoding_message_size(RPC_MESSAGE_MAX);
+        let gateways = GatewaysServer::new(GatewaysRpc::new(arrangements, Arc::clone(&runtime)))
+            .max_decoding_message_size(RPC_MESSAGE_MAX)
+            .max_encoding_message_size(usize::MAX >> 1);
+        let nodes = NodesServer::new(NodesRpc::new(organisation.clone())).max_decoding_message_size(64 << 10);
+        let enrolment = EnrolmentServer::new(EnrolmentRpc::new(organisation.clone(), Arc::clone(&newcomers)))
+            .max_decoding_message_size(model::limits::ENROL_BYTES_MAX);
+        let routes = Routes::new(devices).add_service(gateways).add_service(nodes).prepare();
+        tokio::spawn(accept::serve_control(control, control_tls, domain, pool, connections, routes));
+        tokio::spawn(accept::serve_enrolment(enrol, enrol_tls, pool, Routes::new(enrolment).prepare()));
+        tokio::spawn(keep_own_svid(organisation.clone(), slot, key_life));
+        tokio::spawn(follow_events(organisation.clone(), Arc::clone(&newcomers), pool, inbox));
+        follow_directory(organisation, newcomers, overlay).await;
+        Ok(())
+    }
+}
+
+fn own_svid(organisation: &Organisation) -> Result<(Arc<SvidSlot>, Duration), FrontError> {
+    let (chain, key) = fresh_svid(organisation)?;
+    let slot = SvidSlot::new(chain, &key).map_err(|e| FrontError::Tls(e.to_string()))?;
+    Ok((Arc::new(slot), SVID_LIFE / 2))
+}
+
+fn fresh_svid(organisation: &Organisation) -> Result<(Vec<CertificateDer<'static>>, SvidKey), FrontError> {
+    let own = organisation.ca.issue_own(organisation.wall()).map_err(|e| FrontError::Tls(e.to_string()))?;
+    let key = SvidKey::from_pkcs8(own.key.expose()).map_err(|e| FrontError::Tls(e.to_string()))?;
+    Ok((own.svid.chain.into_iter().map(CertificateDer::from).collect(), key))
+}
+
+async fn keep_own_svid(organisation: Organisation, slot: Arc<SvidSlot>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let renewed = fresh_svid(&organisation)
+            .and_then(|(chain, key)| slot.replace(chain, &key).map_err(|e| FrontError::Tls(e.to_string())));
+        if let Err(error) = renewed {
+            tracing::error!(%error, "the controller's own certificate could not be renewed");
+        }
+    }
+}
+
+/// A listener that only packets out of the TUN can reach: bound to the device, not just to the address.
+async fn listen(overlay: &Overlay, address: Ipv6Addr, port: u16) -> Result<TcpListener, FrontError> {
+    let address = SocketAddr::new(IpAddr::V6(address), port);
+    let failed = |e| FrontError::Listen(address, e);
+    let deadline = tokio::time::Instant::now() + BIND_MAX;
+    loop {
+        let socket = TcpSocket::new_v6().map_err(failed)?;
+        socket.set_reuseaddr(true).map_err(failed)?;
+        socket.bind_device(Some(overlay.name().as_bytes())).map_err(failed)?;
+        match socket.bind(address) {
+            Ok(()) => return socket.listen(BACKLOG).map_err(failed),
+            // The kernel makes a fresh address usable a moment after it took it.
+            Err(e) if e.kind() == std::io::ErrorKind::AddrNotAvailable && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err(e) => return Err(failed(e)),
+        }
+    }
+}
+
+async fn follow_events(organisation: Organisation, newcomers: Arc<Newcomers>, pool: Pool, mut inbox: Inbox) {
+    let mut heard: BTreeMap<NodeId, SocketAddr> = BTreeMap::new();
+    while let Some(event) = inbox.events.recv().await {
+        match event {
+            Event::Knock { bytes, from } => newcomers.admit(&organisation, &pool, &bytes, from),
+            Event::Handshake { peer: PeerId::Node(node), endpoint, .. }
+                if heard.insert(node, endpoint) != Some(endpoint) =>
+            {
+                keep_endpoint(&organisation, node, endpoint).await;
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn keep_endpoint(organisation: &Organisation, node: NodeId, endpoint: SocketAddr) {
+    let commit = Commit::default().put_record(node.to_string().as_str(), &LastEndpoint { endpoint });
+    let kept = match commit {
+        Ok(commit) => organisation.store.commit(commit).await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = kept {
+        tracing::warn!(%error, %node, "where a node is could not be kept");
+    }
+}
+
+async fn last_endpoint(organisation: &Organisation, node: NodeId) -> Option<SocketAddr> {
+    let key = crate::store::Key::of(LastEndpoint::KIND, node).ok()?;
+    let item = organisation.store.get(&key).await.ok()??;
+    serde_json::from_slice::<LastEndpoint>(&item.value).ok().map(|l| l.endpoint)
+}
+
+/// The nodes that may have a tunnel, with their keys and addresses.
+fn admitted(directory: &Directory) -> BTreeMap<NodeId, (PublicKey, Ipv6Addr)> {
+    let devices = directory.devices.values().filter(|d| d.record.state != NodeState::Revoked);
+    let devices = devices.map(|d| (NodeId::Device(d.record.id), (d.record.key, d.record.address)));
+    let gateways = directory.gateways.values().filter(|g| g.record.state != NodeState::Revoked);
+    devices.chain(gateways.map(|g| (NodeId::Gateway(g.record.id), (g.record.key, g.record.address)))).collect()
+}
+
+/// Keeps the engine's peers and the knocks equal to the directory. It holds the overlay: the device lives as long.
+async fn follow_directory(organisation: Organisation, newcomers: Arc<Newcomers>, overlay: Overlay) {
+    let mut reader = organisation.directory.clone();
+    let mut peers: BTreeSet<NodeId> = BTreeSet::new();
+    let mut keys: BTreeSet<JoinKeyId> = BTreeSet::new();
+    let mut directory = organisation.now();
+    let mut heads = None;
+    loop {
+        let now =
+            [crate::directory::Device::KIND, crate::directory::Gateway::KIND, JoinKey::KIND].map(|s| directory.head(s));
+        if heads != Some(now) {
+            heads = Some(now);
+            follow_nodes(&organisation, &newcomers.runtime, &directory, &mut peers).await;
+            follow_keys(&organisation, &newcomers, &directory, &mut keys);
+        }
+        match reader.next().await {
+            Some(fresh) => directory = fresh,
+            None => break,
+        }
+    }
+    tracing::error!(device = overlay.name(), "the store was closed; no further change is followed");
+}
+
+async fn follow_nodes(
+    organisation: &Organisation,
+    runtime: &Runtime,
+    directory: &Directory,
+    peers: &mut BTreeSet<NodeId>,
+) {
+    let wanted = admitted(directory);
+    for gone in peers.iter().filter(|n| !wanted.contains_key(n)).copied().collect::<Vec<_>>() {
+        peers.remove(&gone);
+        runtime.apply(Change::RemovePeer(PeerId::Node(gone)));
+    }
+    for (node, (key, address)) in wanted {
+        if peers.insert(node) && runtime.engine.peer(&PeerId::Node(node)).is_none() {
+            let endpoints: Vec<SocketAddr> = last_endpoint(organisation, node).await.into_iter().collect();
+            let known = !endpoints.is_empty();
+            runtime.apply(Change::AddPeer(Peer {
+                id: PeerId::Node(node),
+                kind: PeerKind::Control,
+                local: Arc::clone(&organisation.key),
+                remote: key,
+                addresses: vec![IpAddr::V6(address)],
+                endpoints,
+                keepalive: None,
+            }));
+            if known {
+                // After a restart: call it back, so that it notices at once.
+                runtime.apply(Change::ForceHandshake(PeerId::Node(node)));
+            }
+        }
+    }
+}
+
+fn follow_keys(
+    organisation: &Organisation,
+    newcomers: &Newcomers,
+    directory: &Directory,
+    keys: &mut BTreeSet<JoinKeyId>,
+) {
+    let wall = organisation.wall();
+    // A used key still opens a repeated request of its own nodes.
+    let opens = |k: &JoinKey| matches!(k.state(wall), JoinKeyState::Usable | JoinKeyState::Used);
+    let wanted: BTreeMap<JoinKeyId, &Vec<u8>> =
+        directory.join_keys.values().filter(|k| opens(&k.record)).map(|k| (k.record.id, &k.record.knock)).collect();
+    let mut knocks = lock(&newcomers.knocks);
+    for gone in keys.iter().filter(|id| !wanted.contains_key(id)).copied().collect::<Vec<_>>() {
+        keys.remove(&gone);
+        knocks.remove(&gone);
+    }
+    for (id, sealed) in wanted {
+        if keys.contains(&id) {
+            continue;
+        }
+        let key = organisation.sealer.open(&JoinKey::place(id), sealed).ok();
+        let key = key.and_then(|k| <[u8; 32]>::try_from(k.expose().as_slice()).ok());
+        match key {
+            Some(key) if knocks.add(id, Secret::new(key)) => {
+                keys.insert(id);
+            }
+            Some(_) => {
+                tracing::warn!(%id, "too many join keys are alive: knocks with this one are not heard; revoke some")
+            }
+            None => tracing::error!(%id, "a join key's secret cannot be read; revoke it and make another"),
+        }
+    }
+}

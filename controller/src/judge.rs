@@ -1,0 +1,242 @@
+//! May this device reach that resource now? Gathers the facts from the directory, asks the policy, and says on which
+//! facts the answer stands.
+
+use crate::directory::Fact;
+use crate::directory::{
+    Device, Directory, Gateway, NodeState, PolicyRevision, Resource, Session, Site, SuffixName, User,
+};
+use crate::store::{Expect, Key, Record as _};
+use ::policy::{Decision, Facts};
+use model::grant::{CatalogueAddress, CatalogueEntry};
+use model::ids::{DeviceId, ResourceId, SiteId};
+use model::limits::RULES_PER_GRANT_MAX;
+use model::net::{HostName, Prefix, Rule, Target};
+use model::pool::Pool;
+use model::time::WallMs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Which families of a site's host name some gateway reaches; what no gateway has reported is not in it.
+pub type Reach = BTreeMap<(SiteId, HostName), (bool, bool)>;
+
+/// Why nothing at all may be reached by a device, for its user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Standing {
+    /// Not enrolled, or revoked.
+    #[error("this device is not enrolled or was revoked; join again with a new join file")]
+    Device,
+    /// Not confirmed yet.
+    #[error("this device waits for an administrator to confirm it")]
+    Pending,
+    /// Nobody is logged in.
+    #[error("you are not logged in; run `umbra login`")]
+    Session,
+    /// The account is gone or disabled.
+    #[error("your account is disabled; ask an administrator")]
+    User,
+}
+
+/// The answer.
+#[derive(Debug)]
+pub enum Verdict<'a> {
+    /// Yes.
+    Permit(Box<Ground<'a>>),
+    /// No; the reasons are for the person.
+    Deny(Vec<String>),
+    /// There is no such resource, or it is none of this subject's business. The two are not told apart.
+    Unknown,
+}
+
+/// The facts that a permit stands on.
+#[derive(Debug)]
+pub struct Ground<'a> {
+    /// The device.
+    pub device: &'a Fact<Device>,
+    /// The log-in.
+    pub session: &'a Fact<Session>,
+    /// The user.
+    pub user: &'a Fact<User>,
+    /// The resource.
+    pub resource: &'a Fact<Resource>,
+    /// Its site.
+    pub site: &'a Fact<Site>,
+    /// The policies that permit it.
+    pub policies: Vec<String>,
+}
+
+/// Who sits at a device.
+pub struct Subject<'a> {
+    /// The device.
+    pub device: &'a Fact<Device>,
+    /// The log-in.
+    pub session: &'a Fact<Session>,
+    /// The user.
+    pub user: &'a Fact<User>,
+}
+
+/// The device's live log-in: the newest.
+pub fn session_of(directory: &Directory, device: DeviceId, now: WallMs) -> Option<&Fact<Session>> {
+    directory
+        .sessions
+        .values()
+        .filter(|s| s.record.device == device && s.record.is_live(now))
+        .max_by_key(|s| (s.record.created, s.record.id))
+}
+
+/// Who may ask anything from this device?
+pub fn subject(directory: &Directory, device: DeviceId, now: WallMs) -> Result<Subject<'_>, Standing> {
+    let device_fact = directory.devices.find(&device).ok_or(Standing::Device)?;
+    match device_fact.record.state {
+        NodeState::Confirmed => {}
+        NodeState::Pending => return Err(Standing::Pending),
+        NodeState::Revoked => return Err(Standing::Device),
+    }
+    let session = session_of(directory, device, now).ok_or(Standing::Session)?;
+    let user = directory.users.find(&session.record.user).filter(|u| !u.record.disabled).ok_or(Standing::User)?;
+    Ok(Subject { device: device_fact, session, user })
+}
+
+fn facts(subject: &Subject<'_>, resource: &Resource, now: WallMs) -> Facts {
+    Facts {
+        user: subject.user.record.name.as_str().to_owned(),
+        groups: Some(subject.user.record.groups.iter().map(|g| g.as_str().to_owned()).collect()),
+        device: Some(subject.device.record.name.as_str().to_owned()),
+        resource: resource.name.as_str().to_owned(),
+        tags: Some(resource.tags.iter().map(|t| t.as_str().to_owned()).collect()),
+        // A wall clock that was set back makes the age unknown, not young.
+        login_age: (now >= subject.session.record.created).then(|| now.since(subject.session.record.created)),
+    }
+}
+
+/// Decides.
+pub fn judge<'a>(
+    directory: &'a Directory,
+    device: DeviceId,
+    resource: ResourceId,
+    now: WallMs,
+) -> Result<Verdict<'a>, Standing> {
+    let subject = subject(directory, device, now)?;
+    let Some(resource) = directory.resources.find(&resource) else { return Ok(Verdict::Unknown) };
+    let Some(set) = directory.compiled.as_deref() else { return Ok(Verdict::Unknown) };
+    let facts = facts(&subject, &resource.record, now);
+    if !is_visible(set, &facts) {
+        return Ok(Verdict::Unknown);
+    }
+    let Some(site) = directory.sites.find(&resource.record.site) else {
+        return Ok(Verdict::Deny(vec!["its site does not exist any more; ask an administrator".to_owned()]));
+    };
+    match ::policy::decide(set, &facts) {
+        Decision::Permit { policies } => {
+            let Subject { device, session, user } = subject;
+            Ok(Verdict::Permit(Box::new(Ground { device, session, user, resource, site, policies })))
+        }
+        Decision::Deny { reasons } => Ok(Verdict::Deny(reasons.iter().map(ToString::to_string).collect())),
+    }
+}
+
+fn is_visible(set: &::policy::PolicySet, facts: &Facts) -> bool {
+    let (Some(groups), Some(tags)) = (&facts.groups, &facts.tags) else { return false };
+    !::policy::visible(set, &facts.user, groups, [(facts.resource.as_str(), tags)]).is_empty()
+}
+
+impl Ground<'_> {
+    /// What the grant's transaction asserts: every fact as it was read, and the whole set of policies.
+    pub fn expectations(&self, directory: &Directory) -> Vec<(Key, Expect)> {
+        let mut list = vec![
+            (self.device.key.clone(), Expect::Revision(self.device.revision)),
+            (self.session.key.clone(), Expect::Revision(self.session.revision)),
+            (self.user.key.clone(), Expect::Revision(self.user.revision)),
+            (self.resource.key.clone(), Expect::Revision(self.resource.revision)),
+            (self.site.key.clone(), Expect::Revision(self.site.revision)),
+        ];
+        // A set's head changes with every member: a forbid that nobody could expect by its own key.
+        if let Ok(head) = Key::new(PolicyRevision::KIND) {
+            list.push((head, Expect::Revision(directory.head(PolicyRevision::KIND))));
+        }
+        if let Ok(head) = Key::new(SuffixName::KIND)
+            && !self.resource.record.suffixes.is_empty()
+        {
+            list.push((head, Expect::Revision(directory.head(SuffixName::KIND))));
+        }
+        list
+    }
+
+    /// The rules of a grant: every address of the resource, for every service.
+    pub fn rules(&self, directory: &Directory, pool: &Pool) -> Result<Vec<Rule>, String> {
+        let resource = &self.resource.record;
+        let mut rules = Vec::new();
+        for (protocol, ports) in resource.services() {
+            for (host, number) in hosts(directory, resource) {
+                let target = Target::Name(host);
+                let v4 = pool.virtual_v4(number).map(IpAddr::V4);
+                let v6 = pool.virtual_v6(number).map(IpAddr::V6);
+                for client in [v4, v6].into_iter().flatten().map(Prefix::host) {
+                    rules.push(Rule { client, target: target.clone(), protocol, ports });
+                }
+            }
+            for prefix in &resource.prefixes {
+                rules.push(Rule { client: *prefix, target: Target::Prefix(*prefix), protocol, ports });
+            }
+        }
+        if rules.is_empty() || rules.len() > RULES_PER_GRANT_MAX {
+            return Err(format!(
+                "resource `{}` has {} combinations of addresses and ports; 1 to {RULES_PER_GRANT_MAX} are possible",
+                resource.name.as_str(),
+                rules.len()
+            ));
+        }
+        Ok(rules)
+    }
+}
+
+/// Every host name of a resource with the number of its virtual addresses, those below suffixes included.
+fn hosts(directory: &Directory, resource: &Resource) -> Vec<(HostName, u32)> {
+    let below = directory.suffix_names.values().filter(|s| s.record.resource == resource.id);
+    let declared = resource.hosts.iter().map(|(host, number)| (host.clone(), *number));
+    declared.chain(below.map(|s| (s.record.name.clone(), s.record.number))).collect()
+}
+
+/// A host's addresses as a client sees them. IPv6 only where a gateway of the site reaches the target over it.
+pub fn host_address(pool: &Pool, site: SiteId, host: &HostName, number: u32, reach: &Reach) -> CatalogueAddress {
+    let has_v6 = reach.get(&(site, host.clone())).is_some_and(|(_, v6)| *v6);
+    CatalogueAddress {
+        name: Some(host.clone()),
+        v4: pool.virtual_v4(number).map(|a| Prefix::host(IpAddr::V4(a))),
+        v6: pool.virtual_v6(number).filter(|_| has_v6).map(|a| Prefix::host(IpAddr::V6(a))),
+    }
+}
+
+/// What the user at this device may see (design, "catalogue"): named by some permit's scope, conditions aside.
+pub fn catalogue(directory: &Directory, subject: &Subject<'_>, reach: &Reach, now: WallMs) -> Vec<CatalogueEntry> {
+    let (Some(set), Some(org)) = (directory.compiled.as_deref(), &directory.org) else { return Vec::new() };
+    let visible = directory.resources.values().filter(|r| is_visible(set, &facts(subject, &r.record, now)));
+    visible.map(|r| entry(directory, &org.record.pool, &r.record, reach)).collect()
+}
+
+fn entry(directory: &Directory, pool: &Pool, resource: &Resource, reach: &Reach) -> CatalogueEntry {
+    let named = hosts(directory, resource);
+    let named = named.iter().map(|(host, number)| host_address(pool, resource.site, host, *number, reach));
+    let real = resource.prefixes.iter().map(|p| CatalogueAddress {
+        name: None,
+        v4: p.address().is_ipv4().then_some(*p),
+        v6: p.address().is_ipv6().then_some(*p),
+    });
+    CatalogueEntry {
+        id: resource.id,
+        name: resource.name.as_str().to_owned(),
+        addresses: named.chain(real).collect(),
+        suffixes: resource.suffixes.iter().cloned().collect(),
+        ports: resource.services(),
+    }
+}
+
+/// Host names of a site, which its gateways are asked to look up.
+pub fn names_of_site(directory: &Directory, site: SiteId) -> BTreeSet<HostName> {
+    let resources = directory.resources.values().filter(|r| r.record.site == site);
+    resources.flat_map(|r| hosts(directory, &r.record).into_iter().map(|(host, _)| host)).collect()
+}
+
+/// The gateways of a site that may serve.
+pub fn gateways_of(directory: &Directory, site: SiteId) -> impl Iterator<Item = &Fact<Gateway>> {
+    directory.gateways.values().filter(move |g| g.record.site == site && g.record.state == NodeState::Confirmed)
+}

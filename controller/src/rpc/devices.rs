@@ -1,0 +1,405 @@
+//! The service of devices: log-in, catalogue, access.
+
+use crate::arrange::Arrangements;
+use crate::arrange::connect::{Reply, Wish};
+use crate::arrange::lines::DeviceNews;
+use crate::audit::{Entry, Outcome};
+use crate::authn;
+use crate::authz::{Caller, refusal};
+use crate::directory::{Counted, Directory, NodeState, Refusal, Session, SuffixName, Unique};
+use crate::judge;
+use crate::organisation::Organisation;
+use crate::rpc::nodes::caller_of;
+use model::grant::CatalogueEntry;
+use model::ids::{DeviceId, ResourceId, SessionId};
+use model::key::PublicKey;
+use model::limits::{DATA_KEYS_MAX, LIST_MAX, SESSION_LIFE, STREAM_QUEUE_MAX, SUFFIX_NAMES_MAX};
+use model::net::HostName;
+use model::revision::Revision;
+use model::secret::Secret;
+use proto::convert::{WireError, array, bounded, id, millis};
+use proto::v1;
+use proto::v1::connect_reply::Result as Outcomes;
+use proto::v1::device_update::What;
+use proto::v1::devices_server::Devices;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// The service.
+#[derive(Clone)]
+pub struct DevicesRpc {
+    organisation: Organisation,
+    arrangements: Arc<Arrangements>,
+}
+
+fn malformed(error: WireError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn refused(error: Refusal) -> Status {
+    match error {
+        Refusal::Denied(why) => Status::permission_denied(why),
+        Refusal::Store(_) | Refusal::Busy(_) => Status::unavailable(error.to_string()),
+        other => Status::failed_precondition(other.to_string()),
+    }
+}
+
+fn device_of<T>(request: &Request<T>) -> Result<DeviceId, Status> {
+    match caller_of(request)? {
+        Caller::Device(id) => Ok(id),
+        _ => Err(refusal()),
+    }
+}
+
+impl DevicesRpc {
+    /// Over this organisation.
+    pub const fn new(organisation: Organisation, arrangements: Arc<Arrangements>) -> Self {
+        Self { organisation, arrangements }
+    }
+
+    /// Checks a password, limited, and answers alike for whatever is wrong with it.
+    async fn check_password(&self, device: DeviceId, name: &str, password: String) -> Result<(), Status> {
+        let now = self.organisation.clock.now();
+        let failures = || self.organisation.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(wait) = failures().wait(now, name, device) {
+            let minutes = wait.as_secs().div_ceil(60);
+            return Err(Status::resource_exhausted(format!("too many failed log-ins; wait {minutes} min")));
+        }
+        let directory = self.organisation.now();
+        let stored = directory.user(name).filter(|u| !u.record.disabled).map(|u| u.record.password.clone());
+        if authn::verify(Secret::new(password), stored.as_ref()).await {
+            failures().succeeded(name);
+            return Ok(());
+        }
+        failures().failed(now, name, device);
+        let shown: String = name.chars().take(64).collect();
+        let entry = Entry::new(self.organisation.wall(), device.to_string(), "login", shown, Outcome::Deny)
+            .with("reason", "wrong user or password");
+        self.arrangements.note(entry).await;
+        Err(Status::unauthenticated("wrong user name or password"))
+    }
+
+    async fn open_session(&self, device: DeviceId, name: &str) -> Result<Session, Status> {
+        let fresh = SessionId::from_bytes(host::entropy::random().map_err(|e| Status::internal(e.to_string()))?);
+        let changed = self.organisation.change(|directory, draft| {
+            let wall = self.organisation.wall();
+            let user = directory.user(name).filter(|u| !u.record.disabled);
+            let user = user.ok_or_else(|| Refusal::Denied("wrong user name or password".to_owned()))?;
+            let fact = directory.devices.find(&device).filter(|d| d.record.state != NodeState::Revoked);
+            let fact = fact.ok_or_else(|| Refusal::Denied(judge::Standing::Device.to_string()))?;
+            if fact.record.state == NodeState::Pending {
+                return Err(Refusal::Denied(judge::Standing::Pending.to_string()));
+            }
+            if fact.record.user.is_some_and(|owner| owner != user.record.id) {
+                return Err(Refusal::Denied(
+                    "this device belongs to another user; an administrator can revoke it".to_owned(),
+                ));
+            }
+            if fact.record.user.is_none() {
+                let mut owned = fact.record.clone();
+                owned.user = Some(user.record.id);
+                draft.update(fact, &owned)?;
+            }
+            draft.stands_on(user);
+            // One log-in a device: the new one ends the old one.
+            for old in directory.sessions.values().filter(|s| s.record.device == device && s.record.is_live(wall)) {
+                let mut ended = old.record.clone();
+                ended.ended = true;
+                draft.update(old, &ended)?;
+            }
+            let session = Session {
+                id: fresh,
+                user: user.record.id,
+                device,
+                created: wall,
+                ends: wall.plus(SESSION_LIFE),
+                ended: false,
+            };
+            draft.create(&fresh, &session)?;
+            let entry =
+                Entry::new(wall, name, "login", device.to_string(), Outcome::Done).with("session", fresh.to_string());
+            Ok((session, entry))
+        });
+        changed.await.map(|(_, session)| session).map_err(refused)
+    }
+
+    /// An address for a name below a suffix, kept from its first query on.
+    async fn assign(&self, device: DeviceId, name: &HostName) -> Result<(ResourceId, u32), Status> {
+        let changed = self.organisation.change(|directory, draft| {
+            let wall = self.organisation.wall();
+            let unknown = || Refusal::Denied("there is no such name".to_owned());
+            let subject = judge::subject(directory, device, wall).map_err(|e| Refusal::Denied(e.to_string()))?;
+            let resource = directory.resource_of_host(name).ok_or_else(unknown)?;
+            let visible = judge::catalogue(directory, &subject, &self.arrangements.reach(), wall);
+            if !visible.iter().any(|e| e.id == resource.record.id) {
+                return Err(unknown());
+            }
+            let number = match resource.record.hosts.get(name) {
+                Some(number) => *number,
+                None => {
+                    let key = SuffixName::id(resource.record.id, name);
+                    if let Some(held) = directory.suffix_names.find(&key) {
+                        held.record.number
+                    } else {
+                        let mine = directory.suffix_names.values().filter(|s| s.record.resource == resource.record.id);
+                        if mine.count() >= SUFFIX_NAMES_MAX {
+                            return Err(Refusal::InUse("too many names below this suffix have addresses".to_owned()));
+                        }
+                        draft.stands_on(resource);
+                        draft.claim(directory, Unique::Host, name, resource.key.as_str(), || name.to_string())?;
+                        let number = draft.number(directory, Counted::Virtual, resource.key.as_str())?;
+                        draft
+                            .create(&*key, &SuffixName { resource: resource.record.id, name: name.clone(), number })?;
+                        number
+                    }
+                }
+            };
+            let entry = Entry::new(wall, device.to_string(), "name.assign", name.to_string(), Outcome::Done);
+            Ok(((resource.record.id, number), entry))
+        });
+        changed.await.map(|(_, assigned)| assigned).map_err(refused)
+    }
+}
+
+/// What one device was last told.
+#[derive(Default)]
+struct Told {
+    revision: Revision,
+    session: Option<SessionId>,
+    pending: bool,
+    entries: BTreeMap<ResourceId, CatalogueEntry>,
+}
+
+/// What it is to know now.
+struct Outlook {
+    session: Option<v1::SessionState>,
+    id: Option<SessionId>,
+    pending: bool,
+    entries: BTreeMap<ResourceId, CatalogueEntry>,
+}
+
+impl DevicesRpc {
+    fn outlook(&self, directory: &Directory, device: DeviceId) -> Outlook {
+        let wall = self.organisation.wall();
+        let pending = directory.devices.find(&device).is_some_and(|d| d.record.state == NodeState::Pending);
+        let Ok(subject) = judge::subject(directory, device, wall) else {
+            return Outlook { session: None, id: None, pending, entries: BTreeMap::new() };
+        };
+        let session = &subject.session.record;
+        let state = v1::SessionState {
+            id: session.id.to_string(),
+            user: subject.user.record.name.as_str().to_owned(),
+            ends_in_ms: millis(session.ends.since(wall)),
+        };
+        let entries = judge::catalogue(directory, &subject, &self.arrangements.reach(), wall);
+        let entries = entries.into_iter().map(|e| (e.id, e)).collect();
+        Outlook { session: Some(state), id: Some(session.id), pending, entries }
+    }
+
+    async fn snapshot(&self, directory: &Directory, device: DeviceId, told: &mut Told) -> v1::DeviceUpdate {
+        let outlook = self.outlook(directory, device);
+        let grants = self.arrangements.grants_of(device).await;
+        *told = Told {
+            revision: directory.revision,
+            session: outlook.id,
+            pending: outlook.pending,
+            entries: outlook.entries.clone(),
+        };
+        let snapshot = v1::DeviceSnapshot {
+            session: outlook.session,
+            resources: outlook.entries.into_values().map(Into::into).collect(),
+            grants: grants.iter().map(ToString::to_string).collect(),
+            pending: outlook.pending,
+        };
+        v1::DeviceUpdate { revision: Some(directory.revision.into()), what: Some(What::Snapshot(snapshot)) }
+    }
+
+    /// What changed since the device was last told; none when nothing did.
+    async fn delta(&self, directory: &Directory, device: DeviceId, told: &mut Told) -> Option<v1::DeviceUpdate> {
+        let outlook = self.outlook(directory, device);
+        if outlook.id != told.session || outlook.pending != told.pending {
+            return Some(self.snapshot(directory, device, told).await);
+        }
+        if outlook.entries == told.entries {
+            return None;
+        }
+        let upserts = outlook.entries.iter().filter(|(id, e)| told.entries.get(id) != Some(e));
+        let removals = told.entries.keys().filter(|id| !outlook.entries.contains_key(id));
+        let delta = v1::DeviceDelta {
+            from: Some(told.revision.into()),
+            session: outlook.session,
+            upserts: upserts.map(|(_, e)| e.clone().into()).collect(),
+            removals: removals.map(ToString::to_string).collect(),
+        };
+        told.revision = directory.revision;
+        told.entries = outlook.entries;
+        Some(v1::DeviceUpdate { revision: Some(directory.revision.into()), what: Some(What::Delta(delta)) })
+    }
+
+    async fn tell(
+        self,
+        device: DeviceId,
+        mut news: mpsc::Receiver<DeviceNews>,
+        updates: mpsc::Sender<Result<v1::DeviceUpdate, Status>>,
+    ) {
+        let mut told = Told::default();
+        let first = self.snapshot(&self.organisation.now(), device, &mut told).await;
+        if updates.send(Ok(first)).await.is_err() {
+            return;
+        }
+        while let Some(news) = news.recv().await {
+            let directory = self.organisation.now();
+            let update = match news {
+                DeviceNews::Look => self.delta(&directory, device, &mut told).await,
+                DeviceNews::Ended { grant, resource, reason } => {
+                    let ended = v1::GrantEnded { grant: grant.to_string(), resource: resource.to_string(), reason };
+                    Some(v1::DeviceUpdate { revision: Some(told.revision.into()), what: Some(What::GrantEnded(ended)) })
+                }
+                DeviceNews::Renewed { grant, ends_in } => {
+                    let renewed = v1::GrantRenewed { grant: grant.to_string(), ends_in_ms: millis(ends_in) };
+                    Some(v1::DeviceUpdate {
+                        revision: Some(told.revision.into()),
+                        what: Some(What::GrantRenewed(renewed)),
+                    })
+                }
+            };
+            if let Some(update) = update
+                && updates.send(Ok(update)).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+type Updates = Pin<Box<dyn Stream<Item = Result<v1::DeviceUpdate, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Devices for DevicesRpc {
+    type WatchStream = Updates;
+
+    async fn login(&self, request: Request<v1::LoginRequest>) -> Result<Response<v1::LoginReply>, Status> {
+        let device = device_of(&request)?;
+        let v1::LoginRequest { user, password } = request.into_inner();
+        self.check_password(device, &user, password).await?;
+        let session = self.open_session(device, &user).await?;
+        let ends_in_ms = millis(session.ends.since(self.organisation.wall()));
+        Ok(Response::new(v1::LoginReply { session: session.id.to_string(), ends_in_ms }))
+    }
+
+    async fn logout(&self, request: Request<v1::LogoutRequest>) -> Result<Response<v1::LogoutReply>, Status> {
+        let device = device_of(&request)?;
+        let wall = self.organisation.wall();
+        if judge::session_of(&self.organisation.now(), device, wall).is_some() {
+            let changed = self.organisation.change(|directory, draft| {
+                if let Some(session) = judge::session_of(directory, device, wall) {
+                    let mut ended = session.record.clone();
+                    ended.ended = true;
+                    draft.update(session, &ended)?;
+                }
+                Ok(((), Entry::new(wall, device.to_string(), "logout", device.to_string(), Outcome::Done)))
+            });
+            changed.await.map_err(refused)?;
+        }
+        Ok(Response::new(v1::LogoutReply {}))
+    }
+
+    async fn watch(&self, request: Request<v1::DeviceWatchRequest>) -> Result<Response<Updates>, Status> {
+        let device = device_of(&request)?;
+        let seen: Revision = request.get_ref().seen.map(Into::into).unwrap_or_default();
+        if seen > self.organisation.store.revision() {
+            let why =
+                "this controller's state is older than what the device has seen: an old copy or backup is running";
+            return Err(Status::failed_precondition(why));
+        }
+        let known = self.organisation.now();
+        if known.devices.find(&device).is_none_or(|d| d.record.state == NodeState::Revoked) {
+            return Err(Status::permission_denied(judge::Standing::Device.to_string()));
+        }
+        let (news, news_in) = mpsc::channel(STREAM_QUEUE_MAX);
+        let (updates, updates_in) = mpsc::channel(4);
+        let stream = self.arrangements.lines.open_device(device, news);
+        let (service, arrangements) = (self.clone(), Arc::clone(&self.arrangements));
+        tokio::spawn(async move {
+            service.tell(device, news_in, updates).await;
+            arrangements.lines.close_device(device, stream);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(updates_in))))
+    }
+
+    async fn connect(&self, request: Request<v1::ConnectRequest>) -> Result<Response<v1::ConnectReply>, Status> {
+        let device = device_of(&request)?;
+        let wish = wish(device, request.into_inner()).map_err(malformed)?;
+        let reply = self.arrangements.connect(&wish).await;
+        Ok(Response::new(v1::ConnectReply { result: Some(write(reply)) }))
+    }
+
+    async fn disconnect(
+        &self,
+        request: Request<v1::DisconnectRequest>,
+    ) -> Result<Response<v1::DisconnectReply>, Status> {
+        let device = device_of(&request)?;
+        let grant = id("grant", &request.into_inner().grant).map_err(malformed)?;
+        self.arrangements.give_back(device, grant).await;
+        Ok(Response::new(v1::DisconnectReply {}))
+    }
+
+    async fn name_address(
+        &self,
+        request: Request<v1::NameAddressRequest>,
+    ) -> Result<Response<v1::NameAddressReply>, Status> {
+        let device = device_of(&request)?;
+        let name: HostName = request.into_inner().name.parse().map_err(|e| Status::invalid_argument(format!("{e}")))?;
+        let (resource, number) = self.assign(device, &name).await?;
+        let directory = self.organisation.now();
+        let fact = directory.resources.find(&resource).ok_or_else(|| Status::not_found("there is no such name"))?;
+        let org = self.organisation.org().map_err(refused)?;
+        let address = judge::host_address(&org.pool, fact.record.site, &name, number, &self.arrangements.reach());
+        let reply = v1::NameAddressReply { resource: resource.to_string(), address: Some(address.into()) };
+        Ok(Response::new(reply))
+    }
+}
+
+fn wish(device: DeviceId, request: v1::ConnectRequest) -> Result<Wish, WireError> {
+    let held = bounded("pairings", request.pairings, DATA_KEYS_MAX)?;
+    let avoid = bounded("avoid_gateways", request.avoid_gateways, LIST_MAX)?;
+    Ok(Wish {
+        device,
+        resource: id("resource", &request.resource)?,
+        data_key: PublicKey(array("data_key", &request.data_key)?),
+        held: held.iter().map(|p| id("pairings", p)).collect::<Result<_, _>>()?,
+        avoid: avoid.iter().map(|g| id("avoid_gateways", g)).collect::<Result<_, _>>()?,
+    })
+}
+
+fn write(reply: Reply) -> Outcomes {
+    match reply {
+        Reply::Permit { grant, pairing, offer, rules, ends_in } => Outcomes::Permit(v1::Permit {
+            grant: grant.to_string(),
+            pairing: pairing.to_string(),
+            offer: offer.map(|o| v1::Offer {
+                gateway: o.gateway.to_string(),
+                gateway_key: o.gateway_key.0.to_vec(),
+                endpoints: o.endpoints.into_iter().map(Into::into).collect(),
+                psk: o.psk.expose().to_vec(),
+            }),
+            rules: rules
+                .into_iter()
+                .map(|r| v1::ClientRule {
+                    client: Some(r.client.into()),
+                    protocol: v1::Protocol::from(r.protocol).into(),
+                    ports: Some(r.ports.into()),
+                })
+                .collect(),
+            ends_in_ms: millis(ends_in),
+        }),
+        Reply::Deny { reasons, retry_after } => {
+            Outcomes::Deny(v1::Deny { reasons, retry_after_ms: millis(retry_after) })
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Where is a device enrolled? Here: one call, from a machine that knocked with a live join key.
+//!
+//! The WireGuard key is the one that the connection's overlay address hashes to, never one from the message. The call is
+//! idempotent for that key, and it alone spends a use of the join key, in the transaction that makes the node.
+
+use crate::audit::{Entry, Outcome};
+use crate::authz::refusal;
+use crate::ca::{self, RequestKey};
+use crate::directory::{
+    Counted, Device, Directory, Draft, Gateway, JoinKey, JoinKeyState, Name, NodeState, Redeemed, Refusal, Unique,
+    sha256,
+};
+use crate::front::Newcomers;
+use crate::organisation::Organisation;
+use crate::rpc::accept::Newcomer;
+use model::ids::{DeviceId, GatewayId, JoinKeyId, NodeId};
+use model::key::PublicKey;
+use model::limits::NAME_MAX;
+use node::svid::signature_holds;
+use proto::convert::array;
+use proto::join::{JoinKind, node_fingerprint};
+use proto::v1;
+use proto::v1::enrolment_server::Enrolment;
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// Second names that are tried for a machine whose name is taken.
+const NAMES_MAX: u32 = 1_000;
+/// An uncompressed P-256 point at the end of its SubjectPublicKeyInfo (RFC 5480 section 2.2).
+const POINT_LEN: usize = 65;
+
+/// The service.
+pub struct EnrolmentRpc {
+    organisation: Organisation,
+    newcomers: Arc<Newcomers>,
+}
+
+/// What a machine asks for, checked.
+struct Wish {
+    key: PublicKey,
+    join_key: JoinKeyId,
+    token_hash: [u8; 32],
+    kind: JoinKind,
+    name: Name,
+    request: RequestKey,
+}
+
+/// What it gets.
+struct Enrolled {
+    node: NodeId,
+    address: Ipv6Addr,
+    v4: Option<u32>,
+    pending: bool,
+    fingerprint: String,
+}
+
+impl EnrolmentRpc {
+    /// For machines that knocked.
+    pub const fn new(organisation: Organisation, newcomers: Arc<Newcomers>) -> Self {
+        Self { organisation, newcomers }
+    }
+
+    fn read(&self, newcomer: &Newcomer, message: v1::EnrollRequest) -> Result<Wish, Status> {
+        let malformed = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
+        let (key, join_key) = self.newcomers.find(newcomer.address).ok_or_else(refusal)?;
+        let token: [u8; 32] = array("token", &message.token).map_err(|e| malformed(&e))?;
+        let kind = match v1::NodeKind::try_from(message.kind) {
+            Ok(v1::NodeKind::Device) => JoinKind::Device,
+            Ok(v1::NodeKind::Gateway) => JoinKind::Gateway,
+            _ => return Err(malformed(&"field `kind`: must be a device or a gateway")),
+        };
+        if message.name.len() > NAME_MAX * 4 {
+            return Err(malformed(&"field `name`: is too long"));
+        }
+        let request = ca::request_key(&message.csr).map_err(|e| malformed(&e))?;
+        let point = request.spki.len().checked_sub(POINT_LEN).and_then(|at| request.spki.get(at..)).unwrap_or_default();
+        // Proof that whoever holds this connection holds the certificate's key: a request cannot be relayed.
+        if !signature_holds(point, &newcomer.exporter, &message.proof) {
+            return Err(malformed(&"field `proof`: does not sign this connection with the request's key"));
+        }
+        Ok(Wish { key, join_key, token_hash: sha256(&token), kind, name: Name::from_machine(&message.name), request })
+    }
+
+    async fn redeem(&self, wish: &Wish) -> Result<Enrolled, Refusal> {
+        let fresh: [u8; model::ids::ID_LEN] = host::entropy::random().map_err(|e| Refusal::Failed(e.to_string()))?;
+        let change = |directory: &Directory, draft: &mut Draft| self.decide(directory, draft, wish, fresh);
+        self.organisation.change(change).await.map(|(_, enrolled)| enrolled)
+    }
+
+    fn decide(
+        &self,
+        directory: &Directory,
+        draft: &mut Draft,
+        wish: &Wish,
+        fresh: [u8; model::ids::ID_LEN],
+    ) -> Result<(Enrolled, Entry), Refusal> {
+        let wall = self.organisation.wall();
+        let denied = || {
+            Refusal::Denied("the join key is not valid any more; ask an administrator for a new join file".to_owned())
+        };
+        let fact = directory.join_keys.find(&wish.join_key).ok_or_else(denied)?;
+        let key = &fact.record;
+        if key.enrol_hash != wish.token_hash || key.kind != wish.kind {
+            return Err(denied());
+        }
+        draft.stands_on(fact);
+        if key.redeemed.iter().any(|r| r.key == wish.key) {
+            let enrolled = again(directory, &wish.key).ok_or_else(denied)?;
+            let entry = Entry::new(wall, enrolled.node.to_string(), "enrol.repeat", key.id.to_string(), Outcome::Done);
+            return Ok((enrolled, entry));
+        }
+        if key.state(wall) != JoinKeyState::Usable || directory.node_of_key(&wish.key).is_some() {
+            return Err(denied());
+        }
+        let enrolled = self.create(directory, draft, wish, key, fresh)?;
+        let mut spent = key.clone();
+        spent.uses_left = spent.uses_left.saturating_sub(1);
+        spent.redeemed.push(Redeemed { key: wish.key, node: enrolled.node.to_string() });
+        draft.update(fact, &spent)?;
+        let entry = Entry::new(wall, enrolled.node.to_string(), "enrol", key.id.to_string(), Outcome::Done)
+            .with("name", wish.name.as_str())
+            .with("fingerprint", enrolled.fingerprint.clone())
+            .with("pending", enrolled.pending);
+        Ok((enrolled, entry))
+    }
+
+    fn create(
+        &self,
+        directory: &Directory,
+        draft: &mut Draft,
+        wish: &Wish,
+        key: &JoinKey,
+        fresh: [u8; model::ids::ID_LEN],
+    ) -> Result<Enrolled, Refusal> {
+        let pool = self.organisation.org()?.pool;
+        let node = match wish.kind {
+            JoinKind::Device => NodeId::Device(DeviceId::from_bytes(fresh)),
+            JoinKind::Gateway => NodeId::Gateway(GatewayId::from_bytes(fresh)),
+        };
+        let address = tunnel::address::address_of_node(&pool, &node);
+        let fingerprint = node_fingerprint(&wish.key, &wish.request.spki);
+        let owner = format!("{}/{node}", wish.kind);
+        let hex: String = wish.key.0.iter().map(|b| format!("{b:02x}")).collect();
+        draft.claim(directory, Unique::NodeKey, hex, &owner, || "this machine's key".to_owned())?;
+        draft.claim(directory, Unique::NodeAddress, address_key(address), &owner, || {
+            "this machine's address".to_owned()
+        })?;
+        let unique = if wish.kind == JoinKind::Device { Unique::DeviceName } else { Unique::GatewayName };
+        let name = claim_name(directory, draft, unique, &wish.name, &owner)?;
+        let created = self.organisation.wall();
+        // A gateway always waits; so does a device whose key was made for many, because anybody may have copied it.
+        let pending = wish.kind == JoinKind::Gateway || key.uses > 1;
+        let state = if pending { NodeState::Pending } else { NodeState::Confirmed };
+        let (svid_key, join_key) = (wish.request.hash, key.id);
+        let mut v4 = None;
+        match node {
+            NodeId::Device(id) => {
+                let number = draft.number(directory, Counted::DeviceV4, &owner)?;
+                v4 = Some(number);
+                let device = Device {
+                    id,
+                    name,
+                    user: None,
+                    key: wish.key,
+                    address,
+                    v4: number,
+                    svid_key,
+                    fingerprint: fingerprint.clone(),
+                    state,
+                    join_key,
+                    created,
+                };
+                draft.create(&id, &device)?;
+            }
+            NodeId::Gateway(id) => {
+                let site =
+                    key.site.ok_or_else(|| Refusal::Failed("the gateway's join key names no site".to_owned()))?;
+                let gateway = Gateway {
+                    id,
+                    name,
+                    site,
+                    key: wish.key,
+                    address,
+                    svid_key,
+                    fingerprint: fingerprint.clone(),
+                    state,
+                    join_key,
+                    created,
+                };
+                draft.create(&id, &gateway)?;
+            }
+            NodeId::Controller => return Err(Refusal::Failed("a controller does not enrol".to_owned())),
+        }
+        Ok(Enrolled { node, address, v4, pending, fingerprint })
+    }
+}
+
+fn address_key(address: Ipv6Addr) -> String {
+    address.octets().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn claim_name(
+    directory: &Directory,
+    draft: &mut Draft,
+    unique: Unique,
+    wanted: &Name,
+    owner: &str,
+) -> Result<Name, Refusal> {
+    for number in 1..NAMES_MAX {
+        let name = if number == 1 { wanted.clone() } else { wanted.numbered(number) };
+        match draft.claim(directory, unique, &name, owner, || format!("the name `{name}`")) {
+            Err(Refusal::Taken { .. }) => {}
+            other => return other.map(|()| name),
+        }
+    }
+    Err(Refusal::Taken { what: format!("every name like `{wanted}`") })
+}
+
+/// The node that a repeated request made before; none if it was revoked since.
+fn again(directory: &Directory, key: &PublicKey) -> Option<Enrolled> {
+    match directory.node_of_key(key)? {
+        NodeId::Device(id) => {
+            let d = &directory.devices.find(&id).filter(|d| d.record.state != NodeState::Revoked)?.record;
+            Some(Enrolled {
+                node: NodeId::Device(id),
+                address: d.address,
+                v4: Some(d.v4),
+                pending: d.state == NodeState::Pending,
+                fingerprint: d.fingerprint.clone(),
+            })
+        }
+        NodeId::Gateway(id) => {
+            let g = &directory.gateways.find(&id).filter(|g| g.record.state != NodeState::Revoked)?.record;
+            Some(Enrolled {
+                node: NodeId::Gateway(id),
+                address: g.address,
+                v4: None,
+                pending: g.state == NodeState::Pending,
+                fingerprint: g.fingerprint.clone(),
+            })
+        }
+        NodeId::Controller => None,
+    }
+}
+
+#[tonic::async_trait]
+impl Enrolment for EnrolmentRpc {
+    async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollReply>, Status> {
+        let newcomer = request.extensions().get::<Newcomer>().copied().ok_or_else(refusal)?;
+        let wish = self.read(&newcomer, request.into_inner())?;
+        let enrolled = self.redeem(&wish).await.map_err(|e| match e {
+            Refusal::Denied(why) => Status::permission_denied(why),
+            Refusal::Store(_) | Refusal::Busy(_) => Status::unavailable(e.to_string()),
+            other => Status::failed_precondition(other.to_string()),
+        })?;
+        let svid = self.organisation.ca.issue(enrolled.node, &wish.request, self.organisation.wall());
+        let svid = svid.map_err(|e| Status::internal(e.to_string()))?;
+        let pool = self.organisation.org().map_err(|e| Status::internal(e.to_string()))?.pool;
+        self.newcomers.promote(&wish.key, enrolled.node, enrolled.address);
+        let v4 = enrolled.v4.and_then(|n| pool.device_v4(n)).map(|a| a.octets().to_vec()).unwrap_or_default();
+        Ok(Response::new(v1::EnrollReply {
+            node_id: enrolled.node.to_string(),
+            chain: svid.chain,
+            address: enrolled.address.octets().to_vec(),
+            address_v4: v4,
+            pool_v4: Some(pool.v4().into()),
+            pool_v6: Some(pool.v6().into()),
+            pending: enrolled.pending,
+            fingerprint: enrolled.fingerprint,
+        }))
+    }
+}

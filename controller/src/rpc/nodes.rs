@@ -1,0 +1,61 @@
+//! The service of every enrolled node: a sign of life, and a fresh certificate.
+
+use crate::authz::{Caller, refusal};
+use crate::ca;
+use crate::directory::NodeState;
+use crate::organisation::Organisation;
+use model::ids::NodeId;
+use proto::v1;
+use proto::v1::nodes_server::Nodes;
+use tonic::{Request, Response, Status};
+
+/// The service.
+pub struct NodesRpc {
+    organisation: Organisation,
+}
+
+impl NodesRpc {
+    /// Over this organisation.
+    pub const fn new(organisation: Organisation) -> Self {
+        Self { organisation }
+    }
+
+    fn enrolled(&self, caller: &Caller) -> Result<NodeId, Status> {
+        let directory = self.organisation.now();
+        let live = match caller {
+            Caller::Device(id) => {
+                directory.devices.find(id).filter(|d| d.record.state != NodeState::Revoked).map(|_| NodeId::Device(*id))
+            }
+            Caller::Gateway(id) => directory
+                .gateways
+                .find(id)
+                .filter(|g| g.record.state != NodeState::Revoked)
+                .map(|_| NodeId::Gateway(*id)),
+            _ => None,
+        };
+        live.ok_or_else(refusal)
+    }
+}
+
+/// Who calls; the listener has proven it.
+pub fn caller_of<T>(request: &Request<T>) -> Result<Caller, Status> {
+    request.extensions().get::<Caller>().cloned().ok_or_else(refusal)
+}
+
+#[tonic::async_trait]
+impl Nodes for NodesRpc {
+    async fn probe(&self, request: Request<v1::ProbeRequest>) -> Result<Response<v1::ProbeReply>, Status> {
+        self.enrolled(&caller_of(&request)?)?;
+        let revision = self.organisation.store.revision();
+        Ok(Response::new(v1::ProbeReply { revision: Some(revision.into()) }))
+    }
+
+    async fn renew_svid(&self, request: Request<v1::RenewSvidRequest>) -> Result<Response<v1::RenewSvidReply>, Status> {
+        let node = self.enrolled(&caller_of(&request)?)?;
+        let csr = request.into_inner().csr;
+        let key = ca::request_key(&csr).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let svid = self.organisation.ca.issue(node, &key, self.organisation.wall());
+        let svid = svid.map_err(|e| Status::internal(e.to_string()))?;
+        Ok(Response::new(v1::RenewSvidReply { chain: svid.chain }))
+    }
+}
