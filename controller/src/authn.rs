@@ -109,8 +109,35 @@ impl Default for Failures {
 pub type SharedFailures = Arc<std::sync::Mutex<Failures>>;
 
 impl Failures {
-    /// How long this user on this device has to wait before the next try: `None` means not at all. To be asked before a
-    /// password is looked at, so that a right one is not told apart during the wait.
+    /// Begins a try: counts it as failed until [`Self::passed`] says otherwise, so that tries in parallel cannot be more
+    /// than tries in sequence. The error says how long to wait; then no password may be looked at, so that a right one
+    /// is not told apart.
+    pub fn attempt(&mut self, now: Instant, user: &str, device: DeviceId) -> Result<(), Duration> {
+        match self.wait(now, user, device) {
+            Some(wait) => Err(wait),
+            None => {
+                self.failed(now, user, device);
+                Ok(())
+            }
+        }
+    }
+
+    /// The password of the try that began last was right: the user's count is cleared, and that try no longer counts
+    /// for the device. Its earlier failures do: it may be trying other users.
+    pub fn passed(&mut self, user: &str, device: DeviceId) {
+        self.succeeded(user);
+        let counted = Counted::Device(device);
+        let Some(failures) = self.counts.get_mut(&counted) else { return };
+        failures.pop_back();
+        if failures.is_empty() {
+            self.counts.remove(&counted);
+        }
+        if let Some(at) = self.order.iter().rposition(|(_, held)| *held == counted) {
+            self.order.remove(at);
+        }
+    }
+
+    /// How long this user on this device has to wait before the next try: `None` means not at all.
     pub fn wait(&mut self, now: Instant, user: &str, device: DeviceId) -> Option<Duration> {
         self.forget(now);
         let of = |counted: &Counted| {
@@ -223,6 +250,26 @@ mod tests {
         // The first has left the window, nine remain: one more failure closes it again.
         failures.failed(second(900), "ann", device(3));
         assert!(failures.wait(second(900), "ann", device(2)).is_some());
+    }
+
+    #[test]
+    fn tries_in_parallel_are_no_more_than_tries_in_sequence() {
+        let mut failures = Failures::default();
+        let begun = (0..100).filter(|_| failures.attempt(second(0), "ann", device(1)).is_ok()).count();
+        assert_eq!(begun, 10);
+        let mut failures = Failures::default();
+        for s in 0..1_000 {
+            assert_eq!(failures.attempt(second(s), "ann", device(1)), Ok(()));
+            failures.passed("ann", device(1));
+        }
+        assert!(failures.counts.is_empty() && failures.order.is_empty(), "who knows the password never waits");
+        for s in 0..9 {
+            failures.failed(second(s), "bob", device(1));
+        }
+        failures.attempt(second(10), "ann", device(1)).unwrap();
+        assert!(failures.wait(second(11), "carl", device(1)).is_some());
+        failures.passed("ann", device(1));
+        assert_eq!(failures.wait(second(11), "carl", device(1)), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod netlink;
 pub mod nft;
 pub mod resolv;
 pub mod sysctl;
+pub mod terminal;
 pub mod tun;
 pub mod udp;
 

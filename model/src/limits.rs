@@ -178,6 +178,10 @@ pub const CHANGE_TRIES_MAX: usize = 16;
 pub const CHANGE_SEEN_MAX: Duration = Duration::from_secs(5);
 /// Policy revisions that are kept for a roll-back.
 pub const POLICY_HISTORY_MAX: u64 = 20;
+/// How long ended sessions and join keys can still be listed.
+pub const ENDED_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How many of them go with one change.
+pub const SWEEP_MAX: usize = 64;
 /// Machines that call themselves the same and get `-2`, `-3`, ... behind their names.
 pub const LIKE_NAMES_MAX: u32 = 10_000;
 /// Groups of one user, tags of one resource.

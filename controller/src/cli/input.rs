@@ -17,9 +17,9 @@ pub(super) fn secret(what: &str, file: Option<&Path>) -> Result<Secret<String>, 
         }
         None => {
             if io::stdin().is_terminal() {
-                let _ = write!(io::stderr(), "{what} (it is shown as you type; end with Enter): ");
+                let _ = write!(io::stderr(), "{what}: ");
                 let mut line = String::new();
-                let read = io::stdin().read_line(&mut line);
+                let read = host::terminal::read_unseen(&mut line);
                 let line = Secret::new(line);
                 read.map_err(|e| Failure::failed(format!("cannot read standard input: {e}")))?;
                 return one_line(what, line.expose().as_bytes());

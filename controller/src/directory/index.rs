@@ -24,7 +24,7 @@ pub enum Unique {
     DeviceName,
     /// Names of resources.
     ResourceName,
-    /// Host names and suffixes (`*.` in front) of resources: a name leads to one resource.
+    /// Declared host names and suffixes (`*.` in front) of resources, by [`host_id`]: a name leads to one resource.
     Host,
     /// Numbers of virtual addresses.
     Virtual,
@@ -52,6 +52,11 @@ impl Unique {
             Self::NodeAddress => "node-address",
         }
     }
+}
+
+/// The id under which a host name or `*.suffix` is claimed: a name may be longer than a key.
+pub fn host_id(text: &str) -> String {
+    super::sha256(text.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect()
 }
 
 /// The next number to try. Numbers go round, so that one that was just given back is not given to somebody else at once:

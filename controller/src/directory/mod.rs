@@ -18,6 +18,7 @@ pub mod reader;
 pub mod resource;
 pub mod session;
 pub mod site;
+pub mod sweep;
 pub mod table;
 pub mod user;
 
@@ -34,6 +35,7 @@ pub use reader::{Reader, StartError};
 pub use resource::{Resource, SuffixName};
 pub use session::Session;
 pub use site::Site;
+pub use sweep::sweep;
 pub use table::{Fact, Table};
 pub use user::{PasswordHash, User};
 

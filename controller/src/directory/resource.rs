@@ -73,9 +73,7 @@ pub struct SuffixName {
 impl SuffixName {
     /// Its id in the store: a name may be longer than a key.
     pub fn id(resource: ResourceId, name: &HostName) -> String {
-        let hash = super::sha256(name.as_str().as_bytes());
-        let hex: String = hash.iter().take(16).map(|b| format!("{b:02x}")).collect();
-        format!("{resource}.{hex}")
+        format!("{resource}.{}", super::index::host_id(name.as_str()))
     }
 }
 

@@ -218,3 +218,30 @@ fn hosts_lead_to_the_most_exact_resource() {
     assert_eq!(found("corp.example"), None);
     assert_eq!(found("corp.exampl"), None);
 }
+
+#[test]
+fn what_is_long_over_goes_with_later_changes_and_the_rest_stays() {
+    use model::ids::{DeviceId, SessionId};
+    use model::limits::{ENDED_KEEP, SWEEP_MAX};
+    let now = WallMs(2 * i64::try_from(ENDED_KEEP.as_millis()).unwrap());
+    let mut directory = Directory::default();
+    let session = |n: usize, ends: WallMs| {
+        let mut id = [0; 10];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        let (user, device) = (UserId::from_bytes([1; 10]), DeviceId::from_bytes([1; 10]));
+        let session = Session { id: SessionId::from_bytes(id), user, device, created: WallMs(0), ends, ended: false };
+        (Key::of("session", session.id).unwrap(), serde_json::to_vec(&session).unwrap().into())
+    };
+    let old = (0..SWEEP_MAX + 6).map(|n| session(n, WallMs(1)));
+    let puts = old.chain([session(9_999, WallMs(now.0 - 1)), session(9_998, now)]).collect();
+    directory.apply(&Change { revision: Revision { incarnation: 1, number: 1 }, puts, deletes: Vec::new() });
+    for left in [8, 2, 2] {
+        let mut draft = Draft::default();
+        sweep(&directory, &mut draft, now).unwrap();
+        let commit = draft.into_commit(entry());
+        assert!(commit.deletes.len() <= SWEEP_MAX);
+        let revision = Revision { incarnation: 1, number: directory.revision.number + 1 };
+        directory.apply(&Change { revision, puts: Vec::new(), deletes: commit.deletes });
+        assert_eq!(directory.sessions.len(), left);
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::{AdminRpc, changed, parse, random};
 use crate::authz::Caller;
-use crate::directory::{Directory, Draft, JoinKey, Refusal, sha256};
+use crate::directory::{Directory, Draft, JoinKey, Refusal, sha256, sweep};
 use model::ids::JoinKeyId;
 use model::limits::{JOIN_KEY_LIFE, JOIN_KEY_LIFE_MAX, JOIN_KEY_USES_MAX};
 use model::net::Prefix;
@@ -87,6 +87,7 @@ impl AdminRpc {
                 redeemed: Vec::new(),
             };
             draft.create(&id, &key)?;
+            sweep(directory, draft, created)?;
             let entry = self.organisation.entry(caller, "join-key.create", format!("join-key/{id}"));
             let prefixes: Vec<Prefix> = directory.sites.values().flat_map(|s| s.record.prefixes.clone()).collect();
             Ok(((key.expires, prefixes), entry.with("kind", kind.to_string()).with("uses", uses)))

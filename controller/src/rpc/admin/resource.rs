@@ -2,7 +2,8 @@
 
 use super::{AdminRpc, changed, name, parse_all, random};
 use crate::authz::Caller;
-use crate::directory::{Counted, Directory, Draft, Name, Refusal, Resource, Site, SuffixName, Unique, sha256};
+use crate::directory::index::host_id;
+use crate::directory::{Counted, Directory, Draft, Name, Refusal, Resource, Site, SuffixName, Unique};
 use crate::store::Record as _;
 use model::ids::ResourceId;
 use model::limits::{GROUPS_MAX, LEASE_MAX, LEASE_MIN, NAMES_PER_RESOURCE_MAX, RULES_PER_GRANT_MAX};
@@ -87,11 +88,6 @@ fn check_places(directory: &Directory, site: &Site, wanted: &Wanted) -> Result<(
         }
     }
     Ok(())
-}
-
-/// The key under which a host name or `*.suffix` is unique: a name may be longer than a key.
-fn host_id(text: &str) -> String {
-    sha256(text.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect()
 }
 
 impl AdminRpc {
