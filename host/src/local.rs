@@ -65,6 +65,13 @@ impl LocalListener {
     /// left there is replaced; one that answers, or that is somebody else's, is not. Needs a tokio runtime.
     pub fn bind(path: &Path, mode: u32, group: Option<u32>) -> Result<Self, LocalError> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // /run is empty after each start of the machine. Others may pass through; the socket's own mode decides.
+        let made = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o755).create(folder);
+        if let Err(error) = made
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(failed("make the folder", folder)(error));
+        }
         // Two programs that start at once must not remove each other's socket as stale.
         let lock = File::open(folder).map_err(failed("open the folder", folder))?;
         lock.lock().map_err(failed("lock the folder", folder))?;

@@ -5,5 +5,6 @@
 
 pub mod command;
 pub mod lab;
+pub mod perimeter;
 pub mod probe;
 pub mod service;

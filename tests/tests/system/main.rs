@@ -13,4 +13,5 @@
 )]
 
 mod network;
+mod perimeter;
 mod support;
