@@ -6,7 +6,7 @@
 use super::stream::Stream;
 use super::wire::Transport;
 use model::limits::{DATAGRAM_MAX, DNS_PACKETS_MAX, DNS_TCP_MAX, DNS_UDP_MAX, TUN_MTU};
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Instant;
@@ -44,13 +44,13 @@ impl Asker {
 
 /// The packets on both sides of the stack.
 #[derive(Default)]
-struct Packets {
-    inward: VecDeque<Vec<u8>>,
-    outward: VecDeque<Vec<u8>>,
+pub(super) struct Packets {
+    pub(super) inward: VecDeque<Vec<u8>>,
+    pub(super) outward: VecDeque<Vec<u8>>,
 }
 
-struct Received(Vec<u8>);
-struct Room<'a>(&'a mut VecDeque<Vec<u8>>);
+pub(super) struct Received(Vec<u8>);
+pub(super) struct Room<'a>(&'a mut VecDeque<Vec<u8>>);
 
 impl RxToken for Received {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
@@ -152,7 +152,13 @@ impl Stack {
         for stream in &mut self.streams {
             stream.advance(self.sockets.get_mut::<tcp::Socket<'_>>(stream.handle()), now);
         }
-        self.interface.poll_egress(instant(now), &mut self.packets, &mut self.sockets);
+        // Each call sends one packet of each socket.
+        for _ in 0..DNS_PACKETS_MAX {
+            let sent = self.interface.poll_egress(instant(now), &mut self.packets, &mut self.sockets);
+            if sent == PollResult::None {
+                break;
+            }
+        }
     }
 
     /// When to poll again, if no packet and no answer comes before.

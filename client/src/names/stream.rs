@@ -13,6 +13,8 @@ use std::time::Duration;
 const LENGTH: usize = 2;
 /// Bytes of one answer with its length.
 const ANSWER_MAX: usize = LENGTH + u16::MAX as usize;
+/// How many times longer a connection may be silent while a query of its is worked on.
+const PATIENCE_FACTOR: u32 = 6;
 const SEND_BUFFER: usize = 8 << 10;
 
 /// One place for a connection.
@@ -32,7 +34,8 @@ impl Stream {
     pub fn new(sockets: &mut SocketSet<'static>) -> Self {
         let buffer = |len| SocketBuffer::new(vec![0; len]);
         let mut socket = Socket::new(buffer(LENGTH + DNS_QUERY_MAX), buffer(SEND_BUFFER));
-        socket.set_timeout(Some(smoltcp::time::Duration::from(DNS_TCP_IDLE)));
+        // A back-up: `advance` ends what is silent, and knows whose turn it is to speak.
+        socket.set_timeout(Some(smoltcp::time::Duration::from(DNS_TCP_IDLE * PATIENCE_FACTOR)));
         socket.set_nagle_enabled(false);
         // Port 53 is a port, and the socket is new: neither refusal can occur.
         let _ = socket.listen(super::stack::PORT);
@@ -90,7 +93,7 @@ impl Stream {
 
     /// A query that is worked on has its own end, so its connection waits for it; but not for ever.
     fn patience(&self) -> Duration {
-        if self.waiting == 0 { DNS_TCP_IDLE } else { DNS_TCP_IDLE * 6 }
+        if self.waiting == 0 { DNS_TCP_IDLE } else { DNS_TCP_IDLE * PATIENCE_FACTOR }
     }
 
     fn is_done(&self) -> bool {
