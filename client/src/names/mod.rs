@@ -83,7 +83,7 @@ pub struct Names<A> {
     servers: watch::Sender<Arc<[SocketAddr]>>,
     assigned: Assigned<A>,
     /// How often each question is being forwarded now.
-    forwarding: Mutex<BTreeMap<Vec<u8>, usize>>,
+    forwarding: Mutex<BTreeMap<Question, usize>>,
     counters: Counters,
 }
 
@@ -265,7 +265,7 @@ impl<A: Assign> Names<A> {
     }
 
     async fn ask_others(&self, query: &[u8], question: &Question, transport: Transport) -> Option<Vec<u8>> {
-        let Some(_turn) = Turn::take(&self.forwarding, query.get(wire::HEADER..)?) else {
+        let Some(_turn) = Turn::take(&self.forwarding, question) else {
             count(&self.counters.busy);
             return None;
         };
@@ -298,20 +298,20 @@ impl<A: Assign> Names<A> {
 
 /// One of the few that may forward the same question at once.
 struct Turn<'a> {
-    table: &'a Mutex<BTreeMap<Vec<u8>, usize>>,
-    question: Vec<u8>,
+    table: &'a Mutex<BTreeMap<Question, usize>>,
+    question: Question,
 }
 
 impl<'a> Turn<'a> {
-    fn take(table: &'a Mutex<BTreeMap<Vec<u8>, usize>>, question: &[u8]) -> Option<Self> {
+    fn take(table: &'a Mutex<BTreeMap<Question, usize>>, question: &Question) -> Option<Self> {
         let mut turns = table.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = turns.entry(question.to_vec()).or_default();
+        let taken = turns.entry(question.clone()).or_default();
         if *taken >= DNS_SAME_MAX {
             return None;
         }
         *taken += 1;
         drop(turns);
-        Some(Self { table, question: question.to_vec() })
+        Some(Self { table, question: question.clone() })
     }
 }
 

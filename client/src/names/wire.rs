@@ -40,7 +40,7 @@ pub struct Header {
 }
 
 /// The one question of a message; names compare without case.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Question {
     name: Vec<u8>,
     kind: u16,

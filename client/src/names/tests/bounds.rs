@@ -43,10 +43,12 @@ async fn a_circle_of_one_question_ends() {
 #[tokio::test]
 async fn turns_come_back() {
     let table = Mutex::default();
-    let taken: Vec<_> = (0..DNS_SAME_MAX).map(|_| Turn::take(&table, b"one").unwrap()).collect();
-    assert!(Turn::take(&table, b"one").is_none() && Turn::take(&table, b"two").is_some());
+    let question = |text| wire::question(&query(text, RecordType::A)).unwrap();
+    let (one, other_case, two) = (question("one.example"), question("ONE.example"), question("two.example"));
+    let taken: Vec<_> = (0..DNS_SAME_MAX).map(|_| Turn::take(&table, &one).unwrap()).collect();
+    assert!(Turn::take(&table, &other_case).is_none() && Turn::take(&table, &two).is_some());
     drop(taken);
-    assert!(Turn::take(&table, b"one").is_some());
+    assert!(Turn::take(&table, &one).is_some());
     assert!(table.lock().unwrap().is_empty(), "and nothing is kept");
 }
 
