@@ -6,7 +6,7 @@ use crate::arrange::lines::DeviceNews;
 use crate::audit::{Entry, Outcome};
 use crate::authn;
 use crate::authz::{Caller, refusal};
-use crate::directory::{Counted, Directory, NodeState, Refusal, Session, SuffixName, Unique};
+use crate::directory::{Counted, Directory, NodeState, PasswordHash, Refusal, Session, SuffixName, sweep};
 use crate::judge;
 use crate::organisation::Organisation;
 use crate::rpc::nodes::caller_of;
@@ -62,33 +62,33 @@ impl DevicesRpc {
         Self { organisation, arrangements }
     }
 
-    /// Checks a password, limited, and answers alike for whatever is wrong with it.
-    async fn check_password(&self, device: DeviceId, name: &str, password: String) -> Result<(), Status> {
+    /// Checks a password, limited, and answers alike for whatever is wrong with it. Answers the hash that it matched.
+    async fn check_password(&self, device: DeviceId, name: &str, password: String) -> Result<PasswordHash, Status> {
         let now = self.organisation.clock.now();
         let failures = || self.organisation.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(wait) = failures().wait(now, name, device) {
+        failures().attempt(now, name, device).map_err(|wait| {
             let minutes = wait.as_secs().div_ceil(60);
-            return Err(Status::resource_exhausted(format!("too many failed log-ins; wait {minutes} min")));
-        }
+            Status::resource_exhausted(format!("too many failed log-ins; wait {minutes} min"))
+        })?;
         let directory = self.organisation.now();
         let stored = directory.user(name).filter(|u| !u.record.disabled).map(|u| u.record.password.clone());
-        if authn::verify(Secret::new(password), stored.as_ref()).await {
-            failures().succeeded(name);
-            return Ok(());
+        let matches = authn::verify(Secret::new(password), stored.as_ref()).await;
+        if let Some(hash) = stored.filter(|_| matches) {
+            failures().passed(name, device);
+            return Ok(hash);
         }
-        failures().failed(now, name, device);
         let shown: String = name.chars().take(64).collect();
-        let entry = Entry::new(self.organisation.wall(), device.to_string(), "login", shown, Outcome::Deny)
-            .with("reason", "wrong user or password");
-        self.arrangements.note(entry).await;
+        let entry = Entry::new(self.organisation.wall(), device.to_string(), "login", shown, Outcome::Deny);
+        self.arrangements.note(entry.with("reason", "wrong user or password")).await;
         Err(Status::unauthenticated("wrong user name or password"))
     }
 
-    async fn open_session(&self, device: DeviceId, name: &str) -> Result<Session, Status> {
+    async fn open_session(&self, device: DeviceId, name: &str, hash: &PasswordHash) -> Result<Session, Status> {
         let fresh = SessionId::from_bytes(host::entropy::random().map_err(|e| Status::internal(e.to_string()))?);
         let changed = self.organisation.change(|directory, draft| {
             let wall = self.organisation.wall();
-            let user = directory.user(name).filter(|u| !u.record.disabled);
+            // The very password that was checked: a change of it in between is not overlooked.
+            let user = directory.user(name).filter(|u| !u.record.disabled && u.record.password == *hash);
             let user = user.ok_or_else(|| Refusal::Denied("wrong user name or password".to_owned()))?;
             let fact = directory.devices.find(&device).filter(|d| d.record.state != NodeState::Revoked);
             let fact = fact.ok_or_else(|| Refusal::Denied(judge::Standing::Device.to_string()))?;
@@ -106,6 +106,7 @@ impl DevicesRpc {
                 draft.update(fact, &owned)?;
             }
             draft.stands_on(user);
+            sweep(directory, draft, wall)?;
             // One log-in a device: the new one ends the old one.
             for old in directory.sessions.values().filter(|s| s.record.device == device && s.record.is_live(wall)) {
                 let mut ended = old.record.clone();
@@ -151,7 +152,6 @@ impl DevicesRpc {
                             return Err(Refusal::InUse("too many names below this suffix have addresses".to_owned()));
                         }
                         draft.stands_on(resource);
-                        draft.claim(directory, Unique::Host, name, resource.key.as_str(), || name.to_string())?;
                         let number = draft.number(directory, Counted::Virtual, resource.key.as_str())?;
                         draft
                             .create(&*key, &SuffixName { resource: resource.record.id, name: name.clone(), number })?;
@@ -215,6 +215,12 @@ impl DevicesRpc {
             resources: outlook.entries.into_values().map(Into::into).collect(),
             grants: grants.iter().map(ToString::to_string).collect(),
             pending: outlook.pending,
+            private_zones: directory
+                .org
+                .iter()
+                .flat_map(|o| &o.record.private_zones)
+                .map(ToString::to_string)
+                .collect(),
         };
         v1::DeviceUpdate { revision: Some(directory.revision.into()), what: Some(What::Snapshot(snapshot)) }
     }
@@ -286,8 +292,8 @@ impl Devices for DevicesRpc {
     async fn login(&self, request: Request<v1::LoginRequest>) -> Result<Response<v1::LoginReply>, Status> {
         let device = device_of(&request)?;
         let v1::LoginRequest { user, password } = request.into_inner();
-        self.check_password(device, &user, password).await?;
-        let session = self.open_session(device, &user).await?;
+        let hash = self.check_password(device, &user, password).await?;
+        let session = self.open_session(device, &user, &hash).await?;
         let ends_in_ms = millis(session.ends.since(self.organisation.wall()));
         Ok(Response::new(v1::LoginReply { session: session.id.to_string(), ends_in_ms }))
     }
