@@ -17,8 +17,6 @@ use model::net::Prefix;
 use model::pool::{CONTROL_PORT, Pool};
 use model::secret::Secret;
 use proto::join::JoinFile;
-use proto::v1::RenewSvidRequest;
-use proto::v1::nodes_client::NodesClient;
 use rustls::pki_types::CertificateDer;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -189,18 +187,16 @@ fn remaining_half(identity: &Identity) -> Duration {
 
 async fn renew_svid(identity: &mut Identity, folder: &Path, link: &Link, slot: &SvidSlot) -> Result<(), String> {
     let key = SvidKey::generate().map_err(|e| e.to_string())?;
-    let request = RenewSvidRequest { csr: key.csr().map_err(|e| e.to_string())? };
-    let mut client = NodesClient::new(link.channel()?);
-    let reply = client.renew_svid(request).await.map_err(|s| s.message().to_owned())?.into_inner();
-    let leaf = reply.chain.first().ok_or("the answer holds no certificate")?;
+    let csr = key.csr().map_err(|e| e.to_string())?;
+    let chain = crate::rpc::renew_svid(link.channel()?, csr).await?;
+    let leaf = chain.first().ok_or("the answer holds no certificate")?;
     let facts = crate::svid::read_leaf(&identity.trust_domain, &CertificateDer::from(leaf.clone()))
         .map_err(|e| e.to_string())?;
     if facts.node != identity.node {
         return Err("the answer is for somebody else".to_owned());
     }
-    let chain = reply.chain.iter().map(|c| CertificateDer::from(c.clone())).collect();
-    slot.replace(chain, &key).map_err(|e| e.to_string())?;
+    slot.replace(chain.iter().map(|c| CertificateDer::from(c.clone())).collect(), &key).map_err(|e| e.to_string())?;
     identity.svid_key = Secret::new(key.pkcs8());
-    identity.svid_chain = reply.chain;
+    identity.svid_chain = chain;
     identity.save(folder).map_err(|e| e.to_string())
 }

@@ -1,8 +1,9 @@
 //! First contact, the node's side: a knock, a handshake as a provisional peer, one Enroll call.
 
-use crate::channel::{ChannelError, MESSAGE_MAX, Target, channel_over};
+use crate::channel::{ChannelError, Target, channel_over};
 use crate::identity::Identity;
 use crate::link::resolve_endpoints;
+use crate::rpc::{self, Admission, Application, NotAdmitted};
 use crate::runtime::Runtime;
 use crate::svid::{SvidError, SvidKey, read_leaf};
 use crate::tls::{EXPORTER_LABEL, TlsError, enrolling_config};
@@ -12,12 +13,9 @@ use model::packet::{Local, Train};
 use model::pool::ENROL_PORT;
 use model::secret::Secret;
 use model::time::Clock;
-use proto::convert;
 use proto::join::{JoinFile, JoinKind};
-use proto::v1::enrolment_client::EnrolmentClient;
-use proto::v1::{EnrollRequest, NodeKind};
 use rustls::pki_types::CertificateDer;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tunnel::{Change, Peer, PeerId, PeerKind};
@@ -134,24 +132,20 @@ impl Provisional<'_> {
             .1
             .export_keying_material(&mut exporter, EXPORTER_LABEL, None)
             .map_err(|e| EnrolError::Tls(TlsError::Setup(e.to_string())))?;
-        let request = EnrollRequest {
+        let application = Application {
             token: tunnel::knock::enrol_token(&self.join.secret).expose().to_vec(),
-            kind: match self.join.kind {
-                JoinKind::Device => NodeKind::Device,
-                JoinKind::Gateway => NodeKind::Gateway,
-            }
-            .into(),
+            kind: self.join.kind,
             name: self.name.to_owned(),
             csr: svid_key.csr()?,
             proof: svid_key.sign(&exporter)?,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let mut client = EnrolmentClient::new(channel_over(stream).await?).max_decoding_message_size(MESSAGE_MAX);
-        let reply = tokio::time::timeout(ENROL_MAX, client.enroll(request))
-            .await
-            .map_err(|_| self.silence(&endpoints))?
-            .map_err(|s| EnrolError::Refused(s.message().to_owned()))?;
-        self.accept(reply.into_inner(), &svid_key)
+        let channel = channel_over(stream).await?;
+        match tokio::time::timeout(ENROL_MAX, rpc::enroll(channel, application)).await {
+            Ok(Ok(admission)) => self.accept(admission, &svid_key),
+            Ok(Err(NotAdmitted::Refused(why))) => Err(EnrolError::Refused(why)),
+            Ok(Err(NotAdmitted::Answer(why))) => Err(EnrolError::Answer(why)),
+            Err(_) => Err(self.silence(&endpoints)),
+        }
     }
 
     fn silence(&self, endpoints: &[SocketAddr]) -> EnrolError {
@@ -186,7 +180,7 @@ impl Provisional<'_> {
         Ok(())
     }
 
-    fn accept(&self, reply: proto::v1::EnrollReply, svid_key: &SvidKey) -> Result<Enrolled, EnrolError> {
+    fn accept(&self, reply: Admission, svid_key: &SvidKey) -> Result<Enrolled, EnrolError> {
         let answer = |e: &dyn std::fmt::Display| EnrolError::Answer(e.to_string());
         let leaf = reply.chain.first().ok_or_else(|| answer(&"it has no certificate"))?;
         let facts = read_leaf(&self.join.trust_domain, &CertificateDer::from(leaf.clone()))?;
@@ -195,22 +189,16 @@ impl Provisional<'_> {
             NodeId::Gateway(_) => self.join.kind == JoinKind::Gateway,
             NodeId::Controller => false,
         };
-        if !kind_holds || facts.node.to_string() != reply.node_id {
+        if !kind_holds || facts.node.to_string() != reply.node {
             return Err(answer(&"the certificate is for somebody else"));
         }
-        let v6 = Ipv6Addr::from(convert::array::<16>("address", &reply.address).map_err(|e| answer(&e))?);
+        let Admission { v6, v4, .. } = reply;
         if v6 != tunnel::address::address_of_node(&self.join.pool, &facts.node) {
             return Err(answer(&"the overlay address is not this node's"));
         }
-        let v4 = if reply.address_v4.is_empty() {
-            None
-        } else {
-            let v4 = Ipv4Addr::from(convert::array::<4>("address_v4", &reply.address_v4).map_err(|e| answer(&e))?);
-            if !self.join.pool.is_device_v4(v4) {
-                return Err(answer(&"the IPv4 address is not of the pool"));
-            }
-            Some(v4)
-        };
+        if v4.is_some_and(|v4| !self.join.pool.is_device_v4(v4)) {
+            return Err(answer(&"the IPv4 address is not of the pool"));
+        }
         Ok(Enrolled {
             identity: Identity {
                 trust_domain: self.join.trust_domain.clone(),

@@ -6,6 +6,7 @@ pub mod enrol;
 pub mod identity;
 pub mod link;
 pub mod overlay;
+mod rpc;
 pub mod runtime;
 pub mod svid;
 pub mod tls;

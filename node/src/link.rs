@@ -3,13 +3,12 @@
 //! A probe each 5 s; 3 s of silence force a WireGuard handshake, then the next candidate endpoint (re-resolved each
 //! time). A handshake that the controller begins (it restarted) is followed by a probe at once.
 
-use crate::channel::{MESSAGE_MAX, Target, channel_over};
+use crate::channel::{Target, channel_over};
+use crate::rpc;
 use crate::runtime::Runtime;
 use model::ids::NodeId;
 use model::limits::{ENDPOINTS_MAX, PROBE_EVERY, SILENCE_MAX};
 use model::time::Instant;
-use proto::v1::ProbeRequest;
-use proto::v1::nodes_client::NodesClient;
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -122,15 +121,14 @@ impl Link {
             s.trouble = None;
         });
         tracing::info!("connected to the controller");
-        let mut client = NodesClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
         let why = loop {
             let limit = tokio::select! {
                 () = tokio::time::sleep(PROBE_EVERY) => SILENCE_MAX,
                 () = self.nudge.notified() => NUDGED_PROBE_MAX,
             };
-            match tokio::time::timeout(limit, client.probe(ProbeRequest {})).await {
-                Ok(Ok(_)) => self.heard(),
-                Ok(Err(status)) => break status.message().to_owned(),
+            match tokio::time::timeout(limit, rpc::probe(channel.clone())).await {
+                Ok(Ok(())) => self.heard(),
+                Ok(Err(why)) => break why,
                 Err(_) => break format!("silent for {} ms", limit.as_millis()),
             }
         };

@@ -1,0 +1,96 @@
+//! What does every node say to the controller? The only place of this crate that knows the wire's messages.
+
+use crate::channel::MESSAGE_MAX;
+use proto::convert;
+use proto::join::JoinKind;
+use proto::v1;
+use proto::v1::enrolment_client::EnrolmentClient;
+use proto::v1::nodes_client::NodesClient;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use tonic::transport::Channel;
+
+/// A sign of life; an error says why there is none.
+pub(crate) async fn probe(channel: Channel) -> Result<(), String> {
+    let mut client = NodesClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+    client.probe(v1::ProbeRequest {}).await.map(|_| ()).map_err(|status| status.message().to_owned())
+}
+
+/// A fresh certificate chain for this certificate request (DER, leaf first).
+pub(crate) async fn renew_svid(channel: Channel, csr: Vec<u8>) -> Result<Vec<Vec<u8>>, String> {
+    let mut client = NodesClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+    let reply = client.renew_svid(v1::RenewSvidRequest { csr }).await;
+    reply.map(|reply| reply.into_inner().chain).map_err(|status| status.message().to_owned())
+}
+
+/// What a machine that enrols says of itself.
+pub(crate) struct Application {
+    /// From the join file's secret.
+    pub token: Vec<u8>,
+    /// What the join file admits.
+    pub kind: JoinKind,
+    /// Its name, for administrators.
+    pub name: String,
+    /// PKCS #10, DER.
+    pub csr: Vec<u8>,
+    /// Signature over the TLS exporter of this connection.
+    pub proof: Vec<u8>,
+}
+
+/// What the controller made of it; nothing here is believed yet but its shape.
+pub(crate) struct Admission {
+    /// The SPIFFE id.
+    pub node: String,
+    /// DER, leaf first.
+    pub chain: Vec<Vec<u8>>,
+    /// Overlay address.
+    pub v6: Ipv6Addr,
+    /// A device's overlay address.
+    pub v4: Option<Ipv4Addr>,
+    /// An administrator must confirm first.
+    pub pending: bool,
+    /// What the administrator will be shown.
+    pub fingerprint: String,
+}
+
+/// Why there is no admission.
+pub(crate) enum NotAdmitted {
+    /// The controller says no.
+    Refused(String),
+    /// Its answer makes no sense.
+    Answer(String),
+}
+
+/// One Enroll call.
+pub(crate) async fn enroll(channel: Channel, application: Application) -> Result<Admission, NotAdmitted> {
+    let kind = match application.kind {
+        JoinKind::Device => v1::NodeKind::Device,
+        JoinKind::Gateway => v1::NodeKind::Gateway,
+    };
+    let request = v1::EnrollRequest {
+        token: application.token,
+        kind: kind.into(),
+        name: application.name,
+        csr: application.csr,
+        proof: application.proof,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let mut client = EnrolmentClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+    let reply = client.enroll(request).await.map_err(|status| NotAdmitted::Refused(status.message().to_owned()))?;
+    read(reply.into_inner()).map_err(|error| NotAdmitted::Answer(error.to_string()))
+}
+
+fn read(reply: v1::EnrollReply) -> Result<Admission, convert::WireError> {
+    let v4 = if reply.address_v4.is_empty() {
+        None
+    } else {
+        Some(Ipv4Addr::from(convert::array::<4>("address_v4", &reply.address_v4)?))
+    };
+    Ok(Admission {
+        node: reply.node_id,
+        chain: reply.chain,
+        v6: Ipv6Addr::from(convert::array::<16>("address", &reply.address)?),
+        v4,
+        pending: reply.pending,
+        fingerprint: reply.fingerprint,
+    })
+}
