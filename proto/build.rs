@@ -3,7 +3,7 @@
 use prost::Message as _;
 
 /// Messages that carry a secret: they get a `Debug` that does not show it, in `src/redact.rs`.
-const SECRET: [&str; 8] = [
+const SECRET: [&str; 10] = [
     ".umbra.v1.LoginRequest",
     ".umbra.v1.EnrollRequest",
     ".umbra.v1.Pairing",
@@ -12,6 +12,8 @@ const SECRET: [&str; 8] = [
     ".umbra.admin.v1.AddUserRequest",
     ".umbra.admin.v1.SetPasswordRequest",
     ".umbra.admin.v1.CreateJoinKeyReply",
+    ".umbra.local.v1.UpRequest",
+    ".umbra.local.v1.LoginRequest",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -30,6 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out, descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .type_attribute(".umbra.admin.v1", "#[derive(serde::Serialize)]")
+        .type_attribute(".umbra.local.v1", "#[derive(serde::Serialize)]")
         .skip_debug(SECRET)
         .compile_fds(descriptors)?;
     Ok(())

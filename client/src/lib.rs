@@ -1,10 +1,18 @@
-//! placeholder
+//! The program `umbra`: opens tunnels to what its user may reach. It decides nothing.
 
+mod agent;
+mod catalogue;
+mod cli;
+mod connect;
+mod daemon;
+mod dns;
+mod local;
 pub mod names;
+mod network;
+mod plan;
+mod rpc;
 
-/// The program `umbra`.
-pub fn main() -> std::process::ExitCode {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "umbra: not built yet");
-    std::process::ExitCode::FAILURE
-}
+#[cfg(test)]
+mod testkit;
+
+pub use cli::main;

@@ -293,3 +293,17 @@ pub const DNS_PIPELINE_MAX: usize = 8;
 pub const DNS_TCP_IDLE: Duration = Duration::from_secs(10);
 /// Packets that wait to enter or leave the resolver's stack.
 pub const DNS_PACKETS_MAX: usize = 256;
+
+// -- client ----------------------------------------------------------------------------------------------------------
+/// Resources that one subject may see.
+pub const CATALOGUE_MAX: usize = 4_096;
+/// Requests for access that one client has under way at once; the others wait their turn.
+pub const CONNECTS_AT_ONCE_MAX: usize = 16;
+/// Ended grants that a client remembers, so that a permit that was overtaken by its end opens nothing.
+pub const ENDED_GRANTS_MAX: usize = 256;
+/// Resources that left the catalogue and of which a client can still say why.
+pub const DEPARTED_MAX: usize = 256;
+/// Commands that wait at once for a client's daemon to reach something.
+pub const LOCAL_WAITERS_MAX: usize = 256;
+/// Findings (refused prefixes, names, overlaps) that a client lists; a person reads a few of them.
+pub const FINDINGS_MAX: usize = 64;

@@ -19,5 +19,11 @@ pub mod admin {
     tonic::include_proto!("umbra.admin.v1");
 }
 
+/// Generated messages and service of `umbra.local.v1`: the client's local socket, and the `--json` of its commands.
+#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::indexing_slicing, clippy::unwrap_used)]
+pub mod local {
+    tonic::include_proto!("umbra.local.v1");
+}
+
 /// All services and messages as an encoded `google.protobuf.FileDescriptorSet`, so that a test can ask for every RPC.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/umbra.bin"));

@@ -1,6 +1,6 @@
 //! How do messages that carry a secret look in a log? Without it.
 
-use crate::{admin, v1};
+use crate::{admin, local, v1};
 use std::fmt;
 
 macro_rules! redact {
@@ -21,6 +21,8 @@ redact!(admin::ClaimOwnerRequest, "ClaimOwnerRequest", name);
 redact!(admin::AddUserRequest, "AddUserRequest", name, groups);
 redact!(admin::SetPasswordRequest, "SetPasswordRequest", user);
 redact!(admin::CreateJoinKeyReply, "CreateJoinKeyReply", changed);
+redact!(local::UpRequest, "UpRequest", name);
+redact!(local::LoginRequest, "LoginRequest", user);
 
 #[cfg(test)]
 mod tests {
@@ -42,6 +44,8 @@ mod tests {
             format!("{:?}", admin::AddUserRequest { password: canary(), ..Default::default() }),
             format!("{:?}", admin::SetPasswordRequest { user: "ann".into(), password: canary() }),
             format!("{:?}", admin::CreateJoinKeyReply { join_file: bytes(), ..Default::default() }),
+            format!("{:?}", local::UpRequest { join_file: canary(), name: "laptop".into() }),
+            format!("{:?}", local::LoginRequest { user: "ann".into(), password: canary() }),
         ];
         let as_numbers = format!("{:?}", b"canary");
         for text in shown {

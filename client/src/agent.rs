@@ -1,0 +1,503 @@
+//! The client's heart: one task that holds session, catalogue, grants and tunnels, follows the controller, and lets the
+//! machine's routes, names and packets be exactly what they say.
+//!
+//! | file | question |
+//! |---|---|
+//! | `connects` | how is access asked for, and how does a tunnel come up? |
+//! | `orders` | what do people ask for? |
+//! | `report` | what is true right now, for people? |
+
+mod connects;
+mod orders;
+mod report;
+
+pub use orders::{Order, Reply};
+
+use crate::catalogue::{Catalogue, Delta, Session};
+use crate::connect::{Book, Seen as Glance, Word};
+use crate::dns::{Resolver, Takeover};
+use crate::network::{self, Surroundings};
+use crate::plan::{self, Place};
+use crate::rpc::{self, Update};
+use connects::Answered;
+use model::grant::CatalogueEntry;
+use model::ids::{GrantId, NodeId, PairingId, ResourceId};
+use model::limits::DEPARTED_MAX;
+use model::net::{HostName, Prefix};
+use model::revision::Revision;
+use model::time::Instant;
+use node::identity::Seen;
+use node::overlay::Overlay;
+use node::{Identity, Link, Runtime};
+use orders::{LoginWaiter, Waiter};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tonic::Streaming;
+use tunnel::{Change, Event, PeerId};
+
+/// No wait is longer: the timer's clock stops in suspend, the lease clock does not.
+const WAIT_MAX: Duration = Duration::from_millis(500);
+/// The pause before a stream that ended is opened again.
+const REOPEN: Duration = Duration::from_millis(300);
+/// A grant that is younger may not be in a snapshot yet that is on its way.
+const SNAPSHOT_LAG: Duration = Duration::from_secs(2);
+/// How often resolv.conf is looked at.
+const DNS_CHECK: Duration = Duration::from_secs(2);
+/// Results of the task's own calls that wait for it.
+const INNER_MAX: usize = 256;
+
+/// What the agent is made of.
+pub struct Parts {
+    /// The packet path.
+    pub runtime: Arc<Runtime>,
+    /// The control link.
+    pub link: Arc<Link>,
+    /// The TUN device.
+    pub overlay: Overlay,
+    /// Who this machine is.
+    pub identity: Identity,
+    /// The highest state that it ever saw.
+    pub seen: Seen,
+    /// The resolver.
+    pub names: Arc<Resolver>,
+    /// resolv.conf, if it is managed.
+    pub takeover: Option<Takeover>,
+}
+
+/// What comes back from the task's own calls.
+enum Inner {
+    Opened { generation: u64, asked: Instant, stream: Result<Streaming<proto::v1::DeviceUpdate>, tonic::Status> },
+    Answered(Answered),
+    LoggedIn { user: String, reply: Reply<proto::local::LoginReply>, result: Result<(String, Duration), tonic::Status> },
+    Named { name: HostName, reply: orders::NameReply, result: orders::Named },
+    Controllers(Vec<SocketAddr>),
+}
+
+/// The task.
+pub struct Agent {
+    runtime: Arc<Runtime>,
+    link: Arc<Link>,
+    overlay: Overlay,
+    identity: Identity,
+    seen: Seen,
+    names: Arc<Resolver>,
+    takeover: Option<Takeover>,
+    dns_checked: Instant,
+    catalogue: Catalogue,
+    book: Book,
+    place: Place,
+    controllers: Vec<IpAddr>,
+    gateways: BTreeMap<PairingId, Vec<SocketAddr>>,
+    host_routes: BTreeMap<Prefix, IpAddr>,
+    named: Vec<CatalogueEntry>,
+    /// As the controller says; the plan accepts those that it may.
+    private_zones: Vec<HostName>,
+    private: Vec<HostName>,
+    findings: Vec<String>,
+    departed: BTreeMap<String, (ResourceId, Instant, Word)>,
+    stream: Option<Streaming<proto::v1::DeviceUpdate>>,
+    /// The stream's first snapshot speaks of this moment.
+    asked: Option<Instant>,
+    generation: u64,
+    opening: bool,
+    reopen: Instant,
+    dirty: bool,
+    waiters: Vec<Waiter>,
+    logins: Vec<LoginWaiter>,
+    inner: mpsc::Sender<Inner>,
+    inner_in: Option<mpsc::Receiver<Inner>>,
+}
+
+impl Agent {
+    /// An agent that holds nothing yet. Sets the machine's own overlay addresses and the routes to its resolver.
+    pub async fn new(parts: Parts) -> Result<Self, node::overlay::OverlayError> {
+        let Parts { runtime, link, overlay, identity, seen, names, takeover } = parts;
+        let pool = identity.pool;
+        let own: Vec<IpAddr> = identity.v4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(identity.v6)]).collect();
+        if let Some(v4) = identity.v4 {
+            overlay.add_address(IpAddr::V4(v4)).await?;
+            overlay.add_route(Prefix::host(IpAddr::V4(pool.resolver_v4())), Some(IpAddr::V4(v4))).await?;
+        }
+        overlay.add_route(Prefix::host(IpAddr::V6(pool.resolver_v6())), Some(IpAddr::V6(identity.v6))).await?;
+        let place = Place {
+            pool,
+            own,
+            prefixes: identity.prefixes.clone(),
+            zones: identity.zones.clone(),
+            local: Vec::new(),
+            outside: Vec::new(),
+        };
+        let (inner, inner_in) = mpsc::channel(INNER_MAX);
+        Ok(Self {
+            runtime,
+            link,
+            overlay,
+            identity,
+            seen,
+            names,
+            takeover,
+            dns_checked: Instant(0),
+            catalogue: Catalogue::default(),
+            book: Book::default(),
+            place,
+            controllers: Vec::new(),
+            gateways: BTreeMap::new(),
+            host_routes: BTreeMap::new(),
+            named: Vec::new(),
+            private_zones: Vec::new(),
+            private: Vec::new(),
+            findings: Vec::new(),
+            departed: BTreeMap::new(),
+            stream: None,
+            asked: None,
+            generation: 0,
+            opening: false,
+            reopen: Instant(0),
+            dirty: true,
+            waiters: Vec::new(),
+            logins: Vec::new(),
+            inner,
+            inner_in: Some(inner_in),
+        })
+    }
+
+    /// Runs until it is told to stop; undoes what it did to the machine's names.
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, mut orders: mpsc::Receiver<Order>) {
+        let Some(mut inner) = self.inner_in.take() else { return };
+        let mut links = self.link.watch();
+        let mut changes = network::follow(self.overlay.link());
+        self.look_around().await;
+        self.check_dns(true);
+        loop {
+            let wait = self.wait();
+            let runtime = Arc::clone(&self.runtime);
+            tokio::select! {
+                update = next(&mut self.stream, || runtime.now()) => self.on_update(update),
+                Some(event) = events.recv() => self.on_event(&event),
+                Some(done) = inner.recv() => self.on_inner(done).await,
+                order = orders.recv() => match order {
+                    Some(Order::Stop) | None => break,
+                    Some(order) => self.on_order(order),
+                },
+                Some(()) = changes.recv() => self.on_network_change().await,
+                _ = links.changed() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+            self.follow_link();
+            self.on_time();
+            self.settle().await;
+        }
+        if let Some(takeover) = &mut self.takeover {
+            takeover.give_back();
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        self.book.next_deadline().since(self.runtime.now()).clamp(Duration::from_millis(1), WAIT_MAX)
+    }
+
+    // -- the controller's stream -------------------------------------------------------------------------------------
+
+    fn follow_link(&mut self) {
+        let state = self.link.state();
+        if self.stream.is_some() && (state.generation != self.generation || state.channel.is_none()) {
+            self.stream = None;
+        }
+        let now = self.runtime.now();
+        let Some(channel) = state.channel.filter(|_| self.stream.is_none() && !self.opening && self.reopen <= now)
+        else {
+            return;
+        };
+        self.opening = true;
+        let (inner, seen, generation) = (self.inner.clone(), self.seen.floor(), state.generation);
+        tokio::spawn(async move {
+            let stream = rpc::watch(channel, seen).await;
+            let _ = inner.send(Inner::Opened { generation, asked: now, stream }).await;
+        });
+    }
+
+    fn end_stream(&mut self, why: &str) {
+        tracing::warn!(%why, "the controller's stream ended");
+        self.stream = None;
+        self.reopen = self.runtime.now().plus(REOPEN);
+        self.link.nudge();
+    }
+
+    fn on_update(&mut self, update: Result<Update, String>) {
+        self.link.heard();
+        let now = self.runtime.now();
+        match update {
+            Ok(Update::Snapshot { revision, session, entries, grants, pending, private_zones }) => {
+                self.private_zones = private_zones;
+                self.on_snapshot(now, revision, session, entries, &grants, pending);
+            }
+            Ok(Update::Delta(delta)) => self.on_delta(delta),
+            Ok(Update::Ended { grant, resource, reason }) => self.on_ended(now, grant, resource, &reason),
+            Ok(Update::Renewed { grant, until }) => self.book.renewed(grant, until),
+            Err(why) => self.end_stream(&why),
+        }
+    }
+
+    /// The highest state is kept; a lower one is refused.
+    fn accept(&mut self, revision: Revision) -> bool {
+        match self.seen.accept(revision) {
+            Ok(true) => true,
+            Ok(false) => {
+                self.end_stream(&format!("it showed state {revision}, older than {}", self.seen.floor()));
+                self.reopen = self.runtime.now().plus(REOPEN * 10);
+                false
+            }
+            Err(error) => {
+                tracing::error!(%error, "the state's number could not be kept");
+                true
+            }
+        }
+    }
+
+    fn on_snapshot(
+        &mut self,
+        now: Instant,
+        revision: Revision,
+        session: Option<Session>,
+        entries: Vec<CatalogueEntry>,
+        grants: &BTreeSet<GrantId>,
+        pending: bool,
+    ) {
+        if !self.accept(revision) {
+            return;
+        }
+        let changed = entries.iter().filter(|e| self.catalogue.entry(&e.id) != Some(e)).map(|e| e.id).collect();
+        let before = self.before();
+        if let Err(misfit) = self.catalogue.snapshot(revision, session, pending, entries) {
+            return self.end_stream(&misfit.to_string());
+        }
+        let asked = self.asked.take().unwrap_or(Instant(now.0.saturating_sub(nanos(SNAPSHOT_LAG))));
+        self.book.only(now, asked, grants);
+        self.after(now, before, &changed);
+    }
+
+    fn on_delta(&mut self, delta: Delta) {
+        if !self.accept(delta.to) {
+            return;
+        }
+        let changed = delta.upserts.iter().map(|e| e.id).collect();
+        let before = self.before();
+        if let Err(misfit) = self.catalogue.delta(delta) {
+            return self.end_stream(&misfit.to_string());
+        }
+        self.after(self.runtime.now(), before, &changed);
+    }
+
+    fn before(&self) -> (Option<model::ids::SessionId>, BTreeMap<ResourceId, String>) {
+        let names = self.catalogue.entries().map(|e| (e.id, e.name.clone())).collect();
+        (self.catalogue.session().map(|s| s.id), names)
+    }
+
+    /// Follows from a changed catalogue.
+    fn after(
+        &mut self,
+        now: Instant,
+        (session, names): (Option<model::ids::SessionId>, BTreeMap<ResourceId, String>),
+        changed: &BTreeSet<ResourceId>,
+    ) {
+        let all: BTreeSet<ResourceId> = self.catalogue.entries().map(|e| e.id).collect();
+        for (resource, word) in self.book.visible(&all, changed) {
+            let word = match word {
+                Word::Permitted => Word::Ended("it is not visible to you any more".to_owned()),
+                other => other,
+            };
+            if let Some(name) = names.get(&resource) {
+                self.depart(name.clone(), resource, now, word);
+            }
+        }
+        self.departed.retain(|_, (resource, _, _)| !all.contains(resource));
+        if self.catalogue.session().map(|s| s.id) != session {
+            self.book.forget_denials();
+        }
+        self.dirty = true;
+    }
+
+    fn depart(&mut self, name: String, resource: ResourceId, now: Instant, word: Word) {
+        if self.departed.len() >= DEPARTED_MAX {
+            let oldest = self.departed.iter().min_by_key(|(_, (_, at, _))| *at).map(|(name, _)| name.clone());
+            oldest.and_then(|name| self.departed.remove(&name));
+        }
+        self.departed.insert(name, (resource, now, word));
+    }
+
+    fn on_ended(&mut self, now: Instant, grant: GrantId, resource: ResourceId, reason: &str) {
+        tracing::info!(%grant, %resource, reason, "a grant ended");
+        self.book.ended(now, grant, reason, !connects::moves(reason));
+        for (_, at, word) in self.departed.values_mut().filter(|(of, _, _)| *of == resource) {
+            (*at, *word) = (now, Word::Ended(reason.to_owned()));
+        }
+    }
+
+    // -- events ------------------------------------------------------------------------------------------------------
+
+    fn on_event(&mut self, event: &Event) {
+        match event {
+            Event::Want(resource) if self.catalogue.entry(resource).is_some() => {
+                self.book.want(self.runtime.now(), *resource);
+            }
+            // It restarted, or roamed: see whether the connection inside still lives.
+            Event::Handshake { peer: PeerId::Node(NodeId::Controller), theirs: true, .. } => self.link.nudge(),
+            _ => {}
+        }
+    }
+
+    async fn on_inner(&mut self, done: Inner) {
+        match done {
+            Inner::Opened { generation, asked, stream } => {
+                self.opening = false;
+                match stream {
+                    Ok(stream) if generation == self.link.state().generation => {
+                        (self.stream, self.asked, self.generation) = (Some(stream), Some(asked), generation);
+                    }
+                    Ok(_) => {}
+                    Err(status) => self.end_stream(status.message()),
+                }
+            }
+            Inner::Answered(answered) => self.on_answer(answered),
+            Inner::LoggedIn { user, reply, result } => self.on_logged_in(user, reply, result),
+            Inner::Named { name, reply, result } => self.on_named(name, reply, result).await,
+            Inner::Controllers(found) => {
+                self.controllers = found.iter().map(SocketAddr::ip).collect();
+                if !found.is_empty() {
+                    let controller = PeerId::Node(NodeId::Controller);
+                    self.runtime.apply(Change::Endpoints(controller, found));
+                    self.runtime.apply(Change::ForceHandshake(controller));
+                    self.link.nudge();
+                }
+                self.dirty = true;
+            }
+        }
+    }
+
+    /// Another network: every tunnel says hello from there, and the controller's names may lead elsewhere.
+    async fn on_network_change(&mut self) {
+        tracing::info!("the network changed");
+        for (pairing, _) in self.book.tunnels() {
+            self.runtime.apply(Change::ForceHandshake(PeerId::Pairing(*pairing)));
+        }
+        self.runtime.apply(Change::ForceHandshake(PeerId::Node(NodeId::Controller)));
+        self.link.nudge();
+        self.look_around().await;
+        self.check_dns(true);
+    }
+
+    /// Reads the machine's own networks, and asks where the controller is.
+    async fn look_around(&mut self) {
+        match Surroundings::read(self.overlay.netlink(), self.overlay.link()).await {
+            Ok(around) => self.place.local = around.local_nets(),
+            Err(error) => tracing::warn!(%error, "this machine's networks could not be read; the last known ones stay"),
+        }
+        self.dirty = true;
+        let (inner, names) = (self.inner.clone(), self.identity.endpoints.clone());
+        tokio::spawn(async move {
+            let found = node::link::resolve_endpoints(&names).await;
+            let _ = inner.send(Inner::Controllers(found)).await;
+        });
+    }
+
+    fn check_dns(&mut self, now_please: bool) {
+        let now = self.runtime.now();
+        if !now_please && now.since(self.dns_checked) < DNS_CHECK {
+            return;
+        }
+        self.dns_checked = now;
+        if let Some(servers) = self.takeover.as_mut().and_then(Takeover::keep) {
+            self.names.set_servers(servers);
+        }
+    }
+
+    fn on_time(&mut self) {
+        let now = self.runtime.now();
+        let tunnels: Vec<PairingId> = self.book.tunnels().map(|(id, _)| *id).collect();
+        for pairing in tunnels {
+            let peer = PeerId::Pairing(pairing);
+            let Some(status) = self.runtime.engine.peer(&peer) else { continue };
+            let glance = Glance { handshake: status.last_handshake, received: status.last_received, sent: status.sent };
+            if self.book.observe(now, pairing, glance) {
+                self.runtime.apply(Change::ForceHandshake(peer));
+            }
+        }
+        self.book.handle_timeout(now);
+        self.check_dns(false);
+    }
+
+    // -- consequences ------------------------------------------------------------------------------------------------
+
+    /// Sends what is to be asked, puts in force what changed, and answers who waited for it.
+    async fn settle(&mut self) {
+        while let Some(request) = self.book.request(self.runtime.now()) {
+            self.ask_controller(request);
+        }
+        if self.book.take_changed() || self.dirty {
+            self.dirty = false;
+            self.publish().await;
+        }
+        // After the routes: a flow has moved to its new tunnel before the old one goes.
+        for pairing in self.book.unused() {
+            self.gateways.remove(&pairing);
+            self.runtime.apply(Change::RemovePeer(PeerId::Pairing(pairing)));
+        }
+        self.answer_waiters();
+    }
+
+    async fn publish(&mut self) {
+        let current = self.runtime.engine.peer(&PeerId::Node(NodeId::Controller)).and_then(|s| s.endpoint);
+        let gateways = self.gateways.values().flatten().map(SocketAddr::ip);
+        let outside = current.map(|e| e.ip()).into_iter().chain(self.controllers.iter().copied()).chain(gateways);
+        self.place.outside = outside.collect();
+        let plan = plan::plan(&self.place, &self.catalogue, &self.book, self.runtime.now());
+        self.findings = plan.findings;
+        self.runtime.apply(Change::Routes(Arc::new(plan.routes)));
+        self.set_host_routes(plan.host).await;
+        // Names last: what resolves has a route.
+        let private = self.place.private(&self.private_zones);
+        if plan.names != self.named || private != self.private {
+            self.names.update(crate::names::Zone::new(self.identity.pool, &private, &plan.names));
+            (self.named, self.private) = (plan.names, private);
+        }
+    }
+
+    async fn set_host_routes(&mut self, wanted: BTreeMap<Prefix, IpAddr>) {
+        let gone: Vec<Prefix> = self.host_routes.keys().filter(|p| !wanted.contains_key(p)).copied().collect();
+        for prefix in gone {
+            if let Err(error) = self.overlay.delete_route(prefix).await {
+                tracing::warn!(%prefix, %error, "a route could not be removed");
+            }
+            self.host_routes.remove(&prefix);
+        }
+        for (prefix, source) in wanted {
+            if self.host_routes.get(&prefix) == Some(&source) {
+                continue;
+            }
+            match self.overlay.add_route(prefix, Some(source)).await {
+                Ok(()) => {
+                    self.host_routes.insert(prefix, source);
+                }
+                Err(error) => self.findings.push(format!("{prefix} has no route: {error}")),
+            }
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The next message of a stream that may not be there.
+async fn next(
+    stream: &mut Option<Streaming<proto::v1::DeviceUpdate>>,
+    now: impl Fn() -> Instant,
+) -> Result<Update, String> {
+    match stream {
+        Some(stream) => rpc::next(stream, now).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,264 @@
+//! What do people ask of the running client, and when is it answered?
+
+use super::{Agent, Inner};
+use crate::connect::{Standing, Word};
+use crate::rpc;
+use model::grant::CatalogueAddress;
+use model::ids::ResourceId;
+use model::limits::LOCAL_WAITERS_MAX;
+use model::net::HostName;
+use model::secret::Secret;
+use model::time::Instant;
+use proto::convert::millis;
+use proto::local;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tonic::Status;
+
+/// How long a person waits for a resource to be reached.
+const CONNECT_MAX: Duration = Duration::from_secs(15);
+/// How long a log-in waits until the catalogue shows it.
+const LOGIN_SHOWN_MAX: Duration = Duration::from_secs(3);
+
+/// Where an answer goes.
+pub type Reply<T> = oneshot::Sender<Result<T, Status>>;
+/// Where the address of a name goes.
+pub(super) type NameReply = oneshot::Sender<Option<CatalogueAddress>>;
+/// What the controller says of a name.
+pub(super) type Named = Result<(ResourceId, CatalogueAddress), String>;
+
+/// What may be asked.
+pub enum Order {
+    /// Log a person in.
+    Login {
+        /// Who.
+        user: String,
+        /// The password.
+        password: Secret<String>,
+        /// The answer.
+        reply: Reply<local::LoginReply>,
+    },
+    /// End the session.
+    Logout(Reply<local::LogoutReply>),
+    /// The catalogue.
+    List(Reply<local::ListReply>),
+    /// Reach a resource now.
+    Connect(String, Reply<local::ConnectReply>),
+    /// The last word on a resource.
+    Why(String, Reply<local::WhyReply>),
+    /// What is true right now.
+    Status(Reply<local::StatusReply>),
+    /// The address of a name below a suffix, its route set.
+    Address(HostName, oneshot::Sender<Option<CatalogueAddress>>),
+    /// Undo everything and end.
+    Stop,
+}
+
+/// Somebody who waits for a resource.
+pub(super) struct Waiter {
+    resource: ResourceId,
+    since: Instant,
+    reply: WaiterReply,
+}
+
+enum WaiterReply {
+    Connect(Reply<local::ConnectReply>),
+    Why(Reply<local::WhyReply>),
+}
+
+/// Somebody who waits until the catalogue shows the log-in.
+pub(super) struct LoginWaiter {
+    session: String,
+    since: Instant,
+    reply: Reply<local::LoginReply>,
+    answer: local::LoginReply,
+}
+
+fn unreachable(why: String) -> Status {
+    Status::unavailable(why)
+}
+
+impl Agent {
+    pub(super) fn on_order(&mut self, order: Order) {
+        match order {
+            Order::Login { user, password, reply } => self.login(user, password, reply),
+            Order::Logout(reply) => self.logout(reply),
+            Order::List(reply) => drop(reply.send(Ok(self.list()))),
+            Order::Connect(name, reply) => self.connect(&name, reply),
+            Order::Why(name, reply) => self.why(&name, reply),
+            Order::Status(reply) => drop(reply.send(Ok(self.status()))),
+            Order::Address(name, reply) => self.look_up(name, reply),
+            Order::Stop => {}
+        }
+    }
+
+    fn login(&self, user: String, password: Secret<String>, reply: Reply<local::LoginReply>) {
+        let channel = match self.link.channel() {
+            Ok(channel) => channel,
+            Err(why) => return drop(reply.send(Err(unreachable(why)))),
+        };
+        let inner = self.inner.clone();
+        tokio::spawn(async move {
+            let result = rpc::login(channel, user.clone(), password).await;
+            let _ = inner.send(Inner::LoggedIn { user, reply, result }).await;
+        });
+    }
+
+    pub(super) fn on_logged_in(
+        &mut self,
+        user: String,
+        reply: Reply<local::LoginReply>,
+        result: Result<(String, Duration), Status>,
+    ) {
+        let (session, ends_in) = match result {
+            Ok(done) => done,
+            Err(status) => return drop(reply.send(Err(status))),
+        };
+        let answer = local::LoginReply { user, ends_in_ms: millis(ends_in) };
+        if self.logins.len() >= LOCAL_WAITERS_MAX {
+            return drop(reply.send(Ok(answer)));
+        }
+        self.logins.push(LoginWaiter { session, since: self.runtime.now(), reply, answer });
+    }
+
+    fn logout(&self, reply: Reply<local::LogoutReply>) {
+        let channel = match self.link.channel() {
+            Ok(channel) => channel,
+            Err(why) => return drop(reply.send(Err(unreachable(why)))),
+        };
+        tokio::spawn(async move {
+            let _ = reply.send(rpc::logout(channel).await.map(|()| local::LogoutReply {}));
+        });
+    }
+
+    /// What a person named, or what to do instead.
+    fn named(&self, name: &str) -> Result<ResourceId, Status> {
+        if let Some(entry) = self.catalogue.find(name) {
+            return Ok(entry.id);
+        }
+        let name: String = name.chars().take(100).collect();
+        Err(match self.catalogue.session() {
+            None if self.catalogue.pending() => {
+                Status::failed_precondition("this machine waits for an administrator to confirm it")
+            }
+            None if self.link.state().channel.is_none() => {
+                unreachable(self.link.channel().err().unwrap_or_else(|| "not connected".to_owned()))
+            }
+            None => Status::failed_precondition("nobody is logged in: `umbra login`"),
+            Some(_) => {
+                Status::not_found(format!("there is no resource `{name}` for you; `umbra ls` shows what there is"))
+            }
+        })
+    }
+
+    fn connect(&mut self, name: &str, reply: Reply<local::ConnectReply>) {
+        let resource = match self.named(name) {
+            Ok(resource) => resource,
+            Err(status) => return drop(reply.send(Err(status))),
+        };
+        self.wait_for(resource, WaiterReply::Connect(reply));
+    }
+
+    fn why(&mut self, name: &str, reply: Reply<local::WhyReply>) {
+        if self.catalogue.find(name).is_none()
+            && let Some((departed, (_, at, word))) = self.departed.get_key_value(name)
+        {
+            let answer = self.why_reply(departed.clone(), Some(&(*at, word.clone())), false);
+            return drop(reply.send(Ok(answer)));
+        }
+        let resource = match self.named(name) {
+            Ok(resource) => resource,
+            Err(status) => return drop(reply.send(Err(status))),
+        };
+        match self.book.word(&resource) {
+            Some((_, Word::Denied(_) | Word::Ended(_))) => {
+                let answer = self.why_reply(self.name_of(&resource), self.book.word(&resource), false);
+                drop(reply.send(Ok(answer)));
+            }
+            _ => self.wait_for(resource, WaiterReply::Why(reply)),
+        }
+    }
+
+    /// Asks, unless it is reached already, and answers in [`Self::answer_waiters`].
+    fn wait_for(&mut self, resource: ResourceId, reply: WaiterReply) {
+        let now = self.runtime.now();
+        if self.waiters.len() >= LOCAL_WAITERS_MAX {
+            return reply.refuse(Status::resource_exhausted("too many commands wait already"));
+        }
+        if self.book.standing(&resource) != Standing::Connected {
+            self.book.ask(now, resource);
+        }
+        self.waiters.push(Waiter { resource, since: now, reply });
+    }
+
+    /// Answers those whose question is settled.
+    pub(super) fn answer_waiters(&mut self) {
+        let now = self.runtime.now();
+        for waiter in std::mem::take(&mut self.waiters) {
+            let late = now.since(waiter.since) >= CONNECT_MAX;
+            let gone = self.catalogue.entry(&waiter.resource).is_none();
+            let connecting = self.book.standing(&waiter.resource) == Standing::Connecting;
+            if connecting && !late && !gone {
+                self.waiters.push(waiter);
+                continue;
+            }
+            let Waiter { resource, reply, .. } = waiter;
+            match reply {
+                WaiterReply::Connect(reply) => drop(reply.send(Ok(self.connect_reply(&resource)))),
+                WaiterReply::Why(reply) => {
+                    let answer = self.why_reply(self.name_of(&resource), self.book.word(&resource), true);
+                    drop(reply.send(Ok(answer)));
+                }
+            }
+        }
+        let shown = self.catalogue.session().map(|s| s.id.to_string());
+        for waiter in std::mem::take(&mut self.logins) {
+            if shown.as_ref() == Some(&waiter.session) || now.since(waiter.since) >= LOGIN_SHOWN_MAX {
+                let _ = waiter.reply.send(Ok(waiter.answer));
+            } else {
+                self.logins.push(waiter);
+            }
+        }
+    }
+
+    fn look_up(&self, name: HostName, reply: NameReply) {
+        let Ok(channel) = self.link.channel() else { return drop(reply.send(None)) };
+        let inner = self.inner.clone();
+        tokio::spawn(async move {
+            let result = rpc::name_address(channel, &name).await;
+            let _ = inner.send(Inner::Named { name, reply, result }).await;
+        });
+    }
+
+    /// The route is set before the name is answered.
+    pub(super) async fn on_named(&mut self, name: HostName, reply: NameReply, result: Named) {
+        let (resource, address) = match result {
+            Ok(found) => found,
+            Err(why) => {
+                tracing::debug!(%name, %why, "a name got no address");
+                return drop(reply.send(None));
+            }
+        };
+        if !self.catalogue.add_name(resource, name, address.clone()) {
+            return drop(reply.send(None));
+        }
+        // A grant from before the name does not lead there: a new one does.
+        let covered = |p: &model::net::Prefix| {
+            self.book.grant(&resource).is_none_or(|held| held.prefixes.iter().any(|held| held.covers(p)))
+        };
+        if ![address.v4, address.v6].iter().flatten().all(covered) {
+            self.book.ask(self.runtime.now(), resource);
+        }
+        self.publish().await;
+        let _ = reply.send(Some(address));
+    }
+}
+
+impl WaiterReply {
+    fn refuse(self, status: Status) {
+        match self {
+            Self::Connect(reply) => drop(reply.send(Err(status))),
+            Self::Why(reply) => drop(reply.send(Err(status))),
+        }
+    }
+}

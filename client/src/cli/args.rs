@@ -1,0 +1,122 @@
+//! Which commands and options are there?
+
+use clap::{Args as Options, Parser, Subcommand};
+use host::nft::AllowIn;
+use std::path::PathBuf;
+
+/// Umbra's client: opens tunnels to what you may reach, and to nothing else.
+#[derive(Debug, Parser)]
+#[command(
+    name = "umbra",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 denied by policy, 4 not connected."
+)]
+pub(super) struct Args {
+    /// The daemon's local socket.
+    #[arg(long, global = true, env = "UMBRA_SOCKET", default_value = "/run/umbra/client.sock", value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Write the answer as JSON, for programs.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the client; a service manager does this.
+    Daemon(DaemonArgs),
+    /// Join an organisation, or connect this machine again.
+    Up(UpArgs),
+    /// Log in.
+    Login(LoginArgs),
+    /// List what you may ask for, and what is connected.
+    Ls,
+    /// Reach a resource now, and wait until it is reachable.
+    Connect(ResourceArgs),
+    /// Show what is connected, since when, and until when.
+    Status,
+    /// Say why a resource is or is not reachable.
+    Why(ResourceArgs),
+    /// End your session and all access.
+    Logout,
+    /// Disconnect this machine, and put its routes and names back as they were.
+    Down,
+    /// Show the version.
+    Version,
+}
+
+/// Options of `daemon`.
+#[derive(Debug, Options)]
+pub struct DaemonArgs {
+    /// Where keys and state are kept.
+    #[arg(long, env = "UMBRA_STATE", default_value = "/var/lib/umbra/client", value_name = "FOLDER")]
+    pub state: PathBuf,
+    /// The local socket for all other commands.
+    #[arg(from_global)]
+    pub socket: PathBuf,
+    /// The TUN device's name.
+    #[arg(long, default_value = "umbra0")]
+    pub device: String,
+    /// The one UDP port; 0 lets the system choose.
+    #[arg(long, env = "UMBRA_PORT", default_value_t = 0)]
+    pub port: u16,
+    /// Leave resolv.conf alone: names of the organisation resolve only where you ask its resolver.
+    #[arg(long)]
+    pub no_dns: bool,
+    /// The file that names this machine's DNS servers.
+    #[arg(long, default_value = "/etc/resolv.conf", value_name = "PATH")]
+    pub resolv_conf: PathBuf,
+    /// Answer nothing at all outside while up, not even on closed ports.
+    #[arg(long)]
+    pub dark: bool,
+    /// With --dark: a port that stays open, as tcp:22 or udp:6000-6010. May be repeated.
+    #[arg(long, value_name = "PROTOCOL:PORTS", value_parser = allow_in)]
+    pub allow_in: Vec<AllowIn>,
+}
+
+#[derive(Debug, Options)]
+pub(super) struct UpArgs {
+    /// A join file from your administrator, for the first time.
+    #[arg(long, value_name = "FILE")]
+    pub join: Option<PathBuf>,
+    /// Join the organisation of the join file without asking.
+    #[arg(long, requires = "join")]
+    pub yes: bool,
+    /// What administrators will see this machine as.
+    #[arg(long, env = "UMBRA_NAME", default_value_t = default_name())]
+    pub name: String,
+}
+
+#[derive(Debug, Options)]
+pub(super) struct LoginArgs {
+    /// Who you are; asked for if it is not given.
+    #[arg(long, short, env = "UMBRA_USER")]
+    pub user: Option<String>,
+    /// A file with the password; else the environment's UMBRA_PASSWORD, the terminal, or standard input.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Options)]
+pub(super) struct ResourceArgs {
+    /// Its name, its id, or one of its host names.
+    pub resource: String,
+}
+
+fn default_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|n| n.trim().to_owned())
+        .ok()
+        .filter(|n| !n.is_empty())
+        .unwrap_or_else(|| "device".to_owned())
+}
+
+fn allow_in(text: &str) -> Result<AllowIn, String> {
+    let (protocol, ports) = text.split_once(':').ok_or("expected PROTOCOL:PORTS, for example tcp:22")?;
+    let protocol = protocol.parse().map_err(|e: model::net::NetError| e.to_string())?;
+    if protocol == model::net::Protocol::Icmp {
+        return Err("only tcp and udp have ports".to_owned());
+    }
+    Ok(AllowIn { protocol, ports: ports.parse().map_err(|e: model::net::NetError| e.to_string())? })
+}

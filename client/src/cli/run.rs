@@ -1,0 +1,160 @@
+//! Which call does each command make?
+
+use super::args::{Args, Command, LoginArgs, UpArgs};
+use super::output::{Output, span};
+use super::{Exit, Failure, input, show};
+use hyper_util::rt::TokioIo;
+use model::limits::{ADMIN_CALL_MAX, RPC_MESSAGE_MAX};
+use model::time::Clock as _;
+use proto::join::{JOIN_BYTES_MAX, JoinFile, JoinKind};
+use proto::local as wire;
+use proto::local::local_client::LocalClient;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+
+type Client = LocalClient<Channel>;
+
+/// How long `down` waits for the daemon to be there again.
+const BACK_MAX: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
+    let socket = args.socket.as_path();
+    match args.command {
+        Command::Daemon(_) => Ok(()),
+        Command::Version => show::version(output),
+        Command::Up(options) => up(socket, options, output).await,
+        Command::Login(options) => login(socket, options, output).await,
+        Command::Down => down(socket, output).await,
+        Command::Logout => {
+            let reply = connect(socket).await?.logout(wire::LogoutRequest {}).await?.into_inner();
+            if output.json(&reply)? { Ok(()) } else { output.line("logged out") }
+        }
+        Command::Ls => {
+            let reply = connect(socket).await?.list(wire::ListRequest {}).await?.into_inner();
+            show::list(&reply, output)
+        }
+        Command::Status => {
+            let reply = connect(socket).await?.status(wire::StatusRequest {}).await?.into_inner();
+            show::status(&reply, output)
+        }
+        Command::Connect(options) => {
+            let request = wire::ConnectRequest { resource: options.resource };
+            let reply = connect(socket).await?.connect(request).await?.into_inner();
+            show::connect(&reply, output)
+        }
+        Command::Why(options) => {
+            let request = wire::WhyRequest { resource: options.resource };
+            let reply = connect(socket).await?.why(request).await?.into_inner();
+            show::why(&reply, output)
+        }
+    }
+}
+
+/// Connects to the daemon, or says what to do.
+async fn connect(path: &Path) -> Result<Client, Failure> {
+    let stream = UnixStream::connect(path).await.map_err(|error| refused(path, &error))?;
+    let mut stream = Some(stream);
+    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+        // One connection for one command: there is no second.
+        let stream = stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
+        async move { stream.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://localhost").timeout(ADMIN_CALL_MAX);
+    let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
+        Failure::new(Exit::NotConnected, format!("{} is not the client's socket: {error}", path.display()))
+    })?;
+    Ok(LocalClient::new(channel).max_decoding_message_size(RPC_MESSAGE_MAX))
+}
+
+fn refused(path: &Path, error: &io::Error) -> Failure {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            Failure::new(Exit::Denied, format!("you may not open {path}: be root or in group `umbra`"))
+        }
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::new(
+            Exit::NotConnected,
+            format!(
+                "no client answers at {path}: start it with `umbra daemon` (or its service), or name its socket with --socket"
+            ),
+        ),
+        _ => Failure::new(Exit::NotConnected, format!("cannot connect to {path}: {error}")),
+    }
+}
+
+/// The text of a join file, once its organisation is agreed to.
+fn join_file(options: &UpArgs, output: &Output) -> Result<String, Failure> {
+    let Some(path) = &options.join else { return Ok(String::new()) };
+    let unreadable = |why: String| Failure::failed(format!("the join file {} cannot be read: {why}", path.display()));
+    let about = std::fs::metadata(path).map_err(|e| unreadable(e.to_string()))?;
+    if about.len() > JOIN_BYTES_MAX as u64 {
+        return Err(unreadable("it is too large for a join file".to_owned()));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| unreadable(e.to_string()))?;
+    let wall = host::clock::SystemClock::new().wall();
+    let file = JoinFile::parse(&text, JoinKind::Device, wall).map_err(Failure::failed)?;
+    output.note(format!("organisation  {}", file.trust_domain));
+    output.note(format!("fingerprint   {}", file.fingerprint()));
+    let zones: Vec<&str> = file.zones.iter().map(model::net::HostName::as_str).collect();
+    if !zones.is_empty() {
+        output.note(format!("its zones     {}", zones.join(", ")));
+    }
+    let prefixes: Vec<String> = file.prefixes.iter().map(ToString::to_string).collect();
+    if !prefixes.is_empty() {
+        output.note(format!("its networks  {}", prefixes.join(", ")));
+    }
+    if options.yes || input::agree("Is that what your administrator told you?")? {
+        Ok(text)
+    } else {
+        Err(Failure::failed("not joined: the organisation was not confirmed"))
+    }
+}
+
+async fn up(socket: &Path, options: UpArgs, output: &mut Output) -> Result<(), Failure> {
+    let join_file = join_file(&options, output)?;
+    let mut client = connect(socket).await?;
+    if !join_file.is_empty() {
+        output.note("joining...");
+    }
+    let reply = client.up(wire::UpRequest { join_file, name: options.name }).await?.into_inner();
+    show::up(&reply, output)
+}
+
+async fn login(socket: &Path, options: LoginArgs, output: &mut Output) -> Result<(), Failure> {
+    // Before a password is typed in vain.
+    let mut client = connect(socket).await?;
+    let user = input::user(options.user)?;
+    let password = input::password(options.password_file.as_deref())?;
+    let request = wire::LoginRequest { user, password: password.expose().clone() };
+    let reply = client.login(request).await?.into_inner();
+    if output.json(&reply)? {
+        return Ok(());
+    }
+    output.line(format!("logged in as {}, for {}", reply.user, span(reply.ends_in_ms)))
+}
+
+async fn down(socket: &Path, output: &mut Output) -> Result<(), Failure> {
+    let reply = connect(socket).await?.down(wire::DownRequest {}).await?.into_inner();
+    if reply.was_up {
+        // The daemon starts anew: the next command shall find it.
+        let back = async {
+            while UnixStream::connect(socket).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        // The old image still answers until its answers are delivered.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let _ = tokio::time::timeout(BACK_MAX, back).await;
+    }
+    if output.json(&reply)? {
+        return Ok(());
+    }
+    output.line(if reply.was_up {
+        "down; `umbra up` connects this machine again"
+    } else {
+        "this machine was down already"
+    })
+}

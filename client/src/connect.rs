@@ -1,0 +1,454 @@
+//! When does the client ask for access, and what came of it? Requests, grants, denials and tunnels, in virtual time.
+//!
+//! One request per resource at a time. A deny holds for at least 30 s; a person may ask at once. A tunnel that does not
+//! shake hands, or that fell silent under traffic, is replaced: make before break.
+
+mod tunnel;
+
+#[cfg(test)]
+mod tests;
+
+pub use tunnel::{Seen, Tunnel};
+
+use model::ids::{GatewayId, GrantId, PairingId, ResourceId};
+use model::limits::{CONNECTS_AT_ONCE_MAX, DENY_HOLD, ENDED_GRANTS_MAX};
+use model::net::Prefix;
+use model::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// How long a request may be repeated because the controller was not reachable: as long as a packet waits.
+const RETRY_FOR: Duration = model::limits::WAITING_MAX;
+/// The pause between such repetitions.
+const RETRY_EVERY: Duration = Duration::from_millis(300);
+/// How long flows of a grant that ended without anybody's will wait for the next grant.
+const MOVE_MAX: Duration = Duration::from_secs(30);
+
+/// What is to be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// For which resource.
+    pub resource: ResourceId,
+    /// Tunnels that the new grant may join.
+    pub held: Vec<PairingId>,
+    /// Gateways that did not answer.
+    pub avoid: Vec<GatewayId>,
+}
+
+/// A permit, as the book needs it.
+#[derive(Debug, Clone)]
+pub struct Permit {
+    /// The grant.
+    pub grant: GrantId,
+    /// Its tunnel.
+    pub pairing: PairingId,
+    /// The gateway of a new tunnel; none: the grant joined a tunnel that is held.
+    pub gateway: Option<GatewayId>,
+    /// To what it leads.
+    pub prefixes: Vec<Prefix>,
+    /// When it ends without a renewal.
+    pub until: Instant,
+}
+
+/// A grant that is held.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// Its id.
+    pub id: GrantId,
+    /// Its tunnel.
+    pub pairing: PairingId,
+    /// To what it leads.
+    pub prefixes: Vec<Prefix>,
+    /// When it ends without a renewal.
+    pub until: Instant,
+    /// When it was received.
+    since: Instant,
+    /// It is over at the gateway; its flows wait for the next one until then.
+    moving: Option<Instant>,
+}
+
+/// The last word on a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// Permitted.
+    Permitted,
+    /// Denied, for these reasons.
+    Denied(Vec<String>),
+    /// The grant ended, for this reason.
+    Ended(String),
+    /// The question could not be asked.
+    Failed(String),
+}
+
+/// How a resource stands, for people and for the routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is held; the first packet asks.
+    Ready,
+    /// Asked, or the tunnel is being made.
+    Connecting,
+    /// Granted, through a tunnel that lives.
+    Connected,
+    /// Denied until then.
+    Denied(Instant),
+}
+
+#[derive(Debug)]
+struct Entry {
+    grant: Option<Held>,
+    asking: Option<Asking>,
+    denied: Option<Instant>,
+    word: Option<(Instant, Word)>,
+    /// When to ask; NEVER: not.
+    due: Instant,
+    /// Since when something waits for an answer.
+    wanted: Option<Instant>,
+    asked: Option<Instant>,
+    avoid: BTreeSet<GatewayId>,
+}
+
+#[derive(Debug)]
+struct Asking {
+    held: Vec<PairingId>,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self {
+            grant: None,
+            asking: None,
+            denied: None,
+            word: None,
+            due: Instant::NEVER,
+            wanted: None,
+            asked: None,
+            avoid: BTreeSet::new(),
+        }
+    }
+}
+
+/// Everything that the client holds and asks for.
+#[derive(Debug, Default)]
+pub struct Book {
+    entries: BTreeMap<ResourceId, Entry>,
+    tunnels: BTreeMap<PairingId, Tunnel>,
+    ended: VecDeque<GrantId>,
+    changed: bool,
+}
+
+impl Book {
+    // -- wishes ------------------------------------------------------------------------------------------------------
+
+    /// Packets wait for this resource.
+    pub fn want(&mut self, now: Instant, resource: ResourceId) {
+        let entry = self.entries.entry(resource).or_default();
+        let held = entry.grant.is_some() && entry.asked.is_some_and(|at| now.since(at) < DENY_HOLD);
+        if entry.denied.is_some_and(|until| until > now) || held {
+            return;
+        }
+        entry.wanted = Some(now);
+        entry.due = entry.due.min(now);
+    }
+
+    /// A person asks: a deny does not hold.
+    pub fn ask(&mut self, now: Instant, resource: ResourceId) {
+        let entry = self.entries.entry(resource).or_default();
+        entry.wanted = Some(now);
+        entry.due = now;
+    }
+
+    /// The next request that is to be sent now.
+    pub fn request(&mut self, now: Instant) -> Option<Request> {
+        if self.entries.values().filter(|e| e.asking.is_some()).count() >= CONNECTS_AT_ONCE_MAX {
+            return None;
+        }
+        let (resource, entry) = self.entries.iter_mut().find(|(_, e)| e.asking.is_none() && e.due <= now)?;
+        let joinable = |(_, t): &(&PairingId, &Tunnel)| t.is_alive() && !entry.avoid.contains(&t.gateway);
+        let held: Vec<PairingId> = self.tunnels.iter().filter(joinable).map(|(id, _)| *id).collect();
+        entry.asking = Some(Asking { held: held.clone() });
+        entry.asked = Some(now);
+        entry.due = Instant::NEVER;
+        Some(Request { resource: *resource, held, avoid: entry.avoid.iter().copied().collect() })
+    }
+
+    // -- answers -----------------------------------------------------------------------------------------------------
+
+    /// Permitted. False: the permit is of no use (it ended already, or names a tunnel that is not there), and it is
+    /// asked for again.
+    pub fn permitted(&mut self, now: Instant, resource: ResourceId, permit: Permit) -> bool {
+        let entry = self.entries.entry(resource).or_default();
+        entry.asking = None;
+        let known = permit.gateway.is_some() || self.tunnels.contains_key(&permit.pairing);
+        if self.ended.contains(&permit.grant) || !known {
+            entry.due = now.plus(RETRY_EVERY);
+            return false;
+        }
+        if let Some(gateway) = permit.gateway {
+            self.tunnels.insert(permit.pairing, Tunnel::new(now, gateway));
+        }
+        entry.grant = Some(Held {
+            id: permit.grant,
+            pairing: permit.pairing,
+            prefixes: permit.prefixes,
+            until: permit.until,
+            since: now,
+            moving: None,
+        });
+        entry.denied = None;
+        entry.wanted = None;
+        entry.avoid.clear();
+        entry.word = Some((now, Word::Permitted));
+        self.changed = true;
+        true
+    }
+
+    /// Denied. A live grant is not harmed: it was only to be replaced.
+    pub fn denied(&mut self, now: Instant, resource: ResourceId, reasons: Vec<String>, retry_after: Duration) {
+        let entry = self.entries.entry(resource).or_default();
+        entry.asking = None;
+        entry.avoid.clear();
+        let passing = retry_after < DENY_HOLD;
+        entry.word = Some((now, Word::Denied(reasons)));
+        match &entry.grant {
+            Some(held) if passing || held.moving.is_none() => {
+                entry.due = now.plus(retry_after.max(Duration::from_secs(1)));
+                if held.moving.is_none_or(|end| end <= entry.due) && self.tunnel_is_well(resource) {
+                    self.entry(resource).due = Instant::NEVER;
+                }
+            }
+            _ => {
+                entry.grant = None;
+                entry.wanted = None;
+                entry.denied = Some(now.plus(retry_after.max(DENY_HOLD)));
+            }
+        }
+        self.changed = true;
+    }
+
+    /// The question could not be asked; it is repeated as long as a packet waits.
+    pub fn failed(&mut self, now: Instant, resource: ResourceId, why: String) {
+        let entry = self.entries.entry(resource).or_default();
+        entry.asking = None;
+        entry.word = Some((now, Word::Failed(why)));
+        let moving = entry.grant.as_ref().is_some_and(|g| g.moving.is_some());
+        if moving || entry.wanted.is_some_and(|at| now.since(at) < RETRY_FOR) {
+            entry.due = now.plus(RETRY_EVERY);
+        } else {
+            entry.wanted = None;
+        }
+        self.changed = true;
+    }
+
+    // -- news of the controller --------------------------------------------------------------------------------------
+
+    /// A grant ended. `revoked`: by somebody's will, so packets are refused with the reason; else its flows wait a little
+    /// for the next grant.
+    pub fn ended(&mut self, now: Instant, grant: GrantId, reason: &str, revoked: bool) {
+        self.remember(grant);
+        let Some(resource) = self.resource_of(grant) else { return };
+        let asks = self.entry(resource).asking.is_some();
+        let entry = self.entry(resource);
+        if revoked {
+            entry.grant = None;
+            entry.denied = Some(now.plus(DENY_HOLD));
+            entry.due = Instant::NEVER;
+            entry.wanted = None;
+            entry.word = Some((now, Word::Ended(reason.to_owned())));
+        } else if let Some(held) = &mut entry.grant {
+            held.moving = Some(held.moving.unwrap_or(now.plus(MOVE_MAX)));
+            let pairing = held.pairing;
+            if !asks {
+                entry.due = now;
+            }
+            entry.word = Some((now, Word::Ended(reason.to_owned())));
+            if let Some(tunnel) = self.tunnels.get_mut(&pairing) {
+                tunnel.give_up(now);
+            }
+        }
+        self.changed = true;
+    }
+
+    /// A grant lives on.
+    pub fn renewed(&mut self, grant: GrantId, until: Instant) {
+        if let Some(resource) = self.resource_of(grant)
+            && let Some(held) = &mut self.entry(resource).grant
+            && held.moving.is_none()
+        {
+            held.until = until;
+            self.changed = true;
+        }
+    }
+
+    /// The grants that live, as of a question asked at `asked`: others that were held then have ended.
+    pub fn only(&mut self, now: Instant, asked: Instant, live: &BTreeSet<GrantId>) {
+        let gone: Vec<GrantId> = self
+            .entries
+            .values()
+            .filter_map(|e| e.grant.as_ref())
+            .filter(|g| g.since < asked && g.moving.is_none() && !live.contains(&g.id))
+            .map(|g| g.id)
+            .collect();
+        for grant in gone {
+            self.ended(now, grant, "ended while the controller was not reachable", false);
+        }
+    }
+
+    /// These resources are visible, no others; what `fresh` names was changed, so that an old deny says nothing of it.
+    pub fn visible(&mut self, all: &BTreeSet<ResourceId>, fresh: &BTreeSet<ResourceId>) -> Vec<(ResourceId, Word)> {
+        let gone: Vec<ResourceId> = self.entries.keys().filter(|r| !all.contains(r)).copied().collect();
+        let mut words = Vec::new();
+        for resource in gone {
+            if let Some(entry) = self.entries.remove(&resource) {
+                words.extend(entry.word.map(|(_, word)| (resource, word)));
+                if let Some(held) = entry.grant {
+                    self.remember(held.id);
+                }
+            }
+        }
+        for entry in self.entries.iter_mut().filter(|(r, _)| fresh.contains(r)).map(|(_, e)| e) {
+            entry.denied = None;
+        }
+        self.changed = true;
+        words
+    }
+
+    /// Another person, or a fresh log-in: old denials say nothing any more.
+    pub fn forget_denials(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.denied = None;
+        }
+        self.changed = true;
+    }
+
+    // -- time and tunnels --------------------------------------------------------------------------------------------
+
+    /// What the engine says of a tunnel; true: a handshake should be forced, to see whether the far end is there.
+    pub fn observe(&mut self, now: Instant, pairing: PairingId, seen: Seen) -> bool {
+        let Some(tunnel) = self.tunnels.get_mut(&pairing) else { return false };
+        let before = tunnel.is_alive();
+        let probe = tunnel.observe(now, seen);
+        self.changed |= before != tunnel.is_alive();
+        probe
+    }
+
+    /// Ends what is over, and asks anew where a tunnel gave no answer.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for tunnel in self.tunnels.values_mut() {
+            if tunnel.is_late(now) {
+                tunnel.give_up(now);
+                self.changed = true;
+            }
+        }
+        for entry in self.entries.values_mut() {
+            if entry.denied.is_some_and(|until| until <= now) {
+                entry.denied = None;
+                self.changed = true;
+            }
+            let Some(held) = &entry.grant else { continue };
+            if held.until <= now || held.moving.is_some_and(|end| end <= now) {
+                entry.grant = None;
+                self.changed = true;
+                continue;
+            }
+            // A tunnel that was given up: the next gateway, as long as this grant is worth it.
+            if let Some(tunnel) = self.tunnels.get_mut(&held.pairing)
+                && tunnel.take_given_up()
+                && entry.asking.is_none()
+                && held.moving.is_none()
+            {
+                entry.avoid.insert(tunnel.gateway);
+                entry.due = now;
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] or [`Self::request`] has something to do next.
+    pub fn next_deadline(&self) -> Instant {
+        let entries = self.entries.values().flat_map(|e| {
+            let due = if e.asking.is_none() { e.due } else { Instant::NEVER };
+            let grant = e.grant.as_ref().map_or(Instant::NEVER, |g| g.until.min(g.moving.unwrap_or(Instant::NEVER)));
+            [due, grant, e.denied.unwrap_or(Instant::NEVER)]
+        });
+        let tunnels = self.tunnels.values().map(Tunnel::deadline);
+        entries.chain(tunnels).min().unwrap_or(Instant::NEVER)
+    }
+
+    /// Tunnels that no grant uses and no request names; they are forgotten.
+    pub fn unused(&mut self) -> Vec<PairingId> {
+        let used: BTreeSet<PairingId> =
+            self.entries.values().filter_map(|e| e.grant.as_ref()).map(|g| g.pairing).collect();
+        let named: BTreeSet<PairingId> =
+            self.entries.values().filter_map(|e| e.asking.as_ref()).flat_map(|a| a.held.iter().copied()).collect();
+        let gone: Vec<PairingId> =
+            self.tunnels.keys().filter(|p| !used.contains(p) && !named.contains(p)).copied().collect();
+        for pairing in &gone {
+            self.tunnels.remove(pairing);
+        }
+        gone
+    }
+
+    /// Did anything change since the last call?
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    // -- for the routes and for people -------------------------------------------------------------------------------
+
+    /// The grant, as long as it is to carry packets.
+    pub fn grant(&self, resource: &ResourceId) -> Option<&Held> {
+        self.entries.get(resource)?.grant.as_ref()
+    }
+
+    /// Denied until then.
+    pub fn deny(&self, resource: &ResourceId) -> Option<Instant> {
+        self.entries.get(resource)?.denied
+    }
+
+    /// How it stands.
+    pub fn standing(&self, resource: &ResourceId) -> Standing {
+        let Some(entry) = self.entries.get(resource) else { return Standing::Ready };
+        let alive =
+            |held: &Held| held.moving.is_none() && self.tunnels.get(&held.pairing).is_some_and(Tunnel::is_alive);
+        match (&entry.grant, entry.denied) {
+            (Some(held), _) if alive(held) => Standing::Connected,
+            (Some(_), _) => Standing::Connecting,
+            (None, _) if entry.asking.is_some() || entry.due != Instant::NEVER => Standing::Connecting,
+            (None, Some(until)) => Standing::Denied(until),
+            (None, None) => Standing::Ready,
+        }
+    }
+
+    /// The last word on it, and when it came.
+    pub fn word(&self, resource: &ResourceId) -> Option<&(Instant, Word)> {
+        self.entries.get(resource)?.word.as_ref()
+    }
+
+    /// All grants, by resource.
+    pub fn grants(&self) -> impl Iterator<Item = (&ResourceId, &Held)> {
+        self.entries.iter().filter_map(|(r, e)| e.grant.as_ref().map(|g| (r, g)))
+    }
+
+    /// All tunnels.
+    pub fn tunnels(&self) -> impl Iterator<Item = (&PairingId, &Tunnel)> {
+        self.tunnels.iter()
+    }
+
+    fn entry(&mut self, resource: ResourceId) -> &mut Entry {
+        self.entries.entry(resource).or_default()
+    }
+
+    fn tunnel_is_well(&self, resource: ResourceId) -> bool {
+        self.grant(&resource).and_then(|held| self.tunnels.get(&held.pairing)).is_some_and(Tunnel::is_alive)
+    }
+
+    fn resource_of(&self, grant: GrantId) -> Option<ResourceId> {
+        self.grants().find(|(_, g)| g.id == grant).map(|(r, _)| *r)
+    }
+
+    fn remember(&mut self, grant: GrantId) {
+        if self.ended.len() >= ENDED_GRANTS_MAX {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(grant);
+    }
+}

@@ -1,0 +1,394 @@
+//! `umbra daemon`: idle until this machine is told to be up; joins or resumes, sets firewall, routes and names, and puts
+//! everything back.
+//!
+//! The packet threads live as long as the process, so that nothing waits for them in the packet path. To be idle again, the
+//! daemon undoes what it did and executes itself anew: the device goes with the old image, and the process id stays.
+
+use crate::agent::{Agent, Order, Parts, Reply};
+use crate::cli::DaemonArgs;
+use crate::dns::{self, Asker, Takeover};
+use crate::local::{self, Desk};
+use crate::names::{Names, Zone};
+use anyhow::{Context as _, Result, bail};
+use host::{keyfile, nft};
+use model::ids::NodeId;
+use model::limits::STREAM_QUEUE_MAX;
+use model::time::Clock as _;
+use node::boot::{self, BootError, Node, Setup};
+use node::identity::{Identity, IdentityError, Seen};
+use proto::join::{JoinFile, JoinKind};
+use proto::local as wire;
+use std::fmt;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::Status;
+
+/// Whose firewall tables these are.
+pub const PROGRAM: &str = "client";
+/// There while this machine is told to be down.
+const DOWN_FILE: &str = "down";
+/// Tells the next image of this process why it is idle.
+const TROUBLE: &str = "UMBRA_CLIENT_TROUBLE";
+/// How often a start that failed is tried again: another network may be there.
+const RETRY: Duration = Duration::from_secs(30);
+/// How long answers that are under way may take before the process starts anew.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What the daemon is at.
+#[derive(Clone)]
+pub enum Front {
+    /// Nothing: not joined, told to be down, or in trouble.
+    Idle {
+        /// The organisation that this machine has joined.
+        organisation: Option<String>,
+        /// Why it is not up although it should be.
+        trouble: Option<String>,
+    },
+    /// On the way up.
+    Joining,
+    /// Up; orders go there.
+    Up(mpsc::Sender<Order>),
+}
+
+impl fmt::Display for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Idle { trouble: Some(why), .. } => write!(f, "this machine is not connected: {why}"),
+            Self::Idle { organisation: Some(_), .. } => f.write_str("this machine is down: `umbra up`"),
+            Self::Idle { .. } => f.write_str(
+                "this machine has not joined an organisation: `umbra up --join FILE`, with a file from your administrator",
+            ),
+            Self::Joining => f.write_str("this machine is just coming up: try again in a moment"),
+            Self::Up(_) => f.write_str("this machine is up"),
+        }
+    }
+}
+
+impl Front {
+    /// What `status` says of it.
+    pub fn status(&self) -> wire::StatusReply {
+        let (state, organisation, trouble) = match self {
+            Self::Idle { organisation, trouble } => ("idle", organisation.clone(), trouble.clone()),
+            Self::Joining => ("joining", None, None),
+            Self::Up(_) => ("up", None, None),
+        };
+        wire::StatusReply {
+            state: state.to_owned(),
+            trouble: trouble.unwrap_or_default(),
+            organisation: organisation.unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..wire::StatusReply::default()
+        }
+    }
+}
+
+/// What changes what the daemon is at.
+pub enum Command {
+    /// Come up.
+    Up(wire::UpRequest, Reply<wire::UpReply>),
+    /// Go down.
+    Down(Reply<wire::DownReply>),
+}
+
+/// How the daemon ends.
+enum End {
+    /// It was told to stop.
+    Exit,
+    /// It is to be idle, with this trouble.
+    Anew(Option<String>),
+}
+
+struct Daemon<'a> {
+    options: &'a DaemonArgs,
+    front: watch::Sender<Front>,
+    commands: mpsc::Receiver<Command>,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// What runs while this machine is up.
+struct Running {
+    orders: mpsc::Sender<Order>,
+    agent: tokio::task::JoinHandle<()>,
+    answer: wire::UpReply,
+}
+
+/// Runs until it is told to stop.
+pub async fn run(options: &DaemonArgs) -> Result<()> {
+    keyfile::create_folder(&options.state)?;
+    let listener = local::bind(&options.socket)?;
+    let (front, front_seen) = watch::channel(Front::Idle { organisation: None, trouble: None });
+    let (commands, commands_in) = mpsc::channel(STREAM_QUEUE_MAX);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let desk = Desk { commands, front: front_seen };
+    let serving = tokio::spawn(local::serve(listener, desk, async {
+        let _ = stopped.await;
+    }));
+    let mut daemon = Daemon {
+        options,
+        front,
+        commands: commands_in,
+        terminate: signal(SignalKind::terminate())?,
+        interrupt: signal(SignalKind::interrupt())?,
+    };
+    let end = daemon.run().await;
+    drop(daemon);
+    let _ = stop.send(());
+    // Answers that are under way reach their commands; then the socket's file goes.
+    let abort = serving.abort_handle();
+    if tokio::time::timeout(FAREWELL, serving).await.is_err() {
+        abort.abort();
+        tokio::task::yield_now().await;
+    }
+    match end? {
+        End::Exit => Ok(()),
+        End::Anew(trouble) => bail!("this program could not execute itself anew: {}", execute(trouble)),
+    }
+}
+
+/// Replaces this process's image by a fresh one; comes back only with an error.
+fn execute(trouble: Option<String>) -> std::io::Error {
+    let mut arguments = std::env::args_os();
+    let mut command = std::process::Command::new("/proc/self/exe");
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    command.args(arguments).env_remove(TROUBLE);
+    if let Some(trouble) = trouble {
+        command.env(TROUBLE, trouble.replace('\0', " "));
+    }
+    command.exec()
+}
+
+impl Daemon<'_> {
+    async fn run(&mut self) -> Result<End> {
+        self.tidy().await;
+        let mut trouble = std::env::var(TROUBLE).ok().filter(|t| !t.is_empty());
+        loop {
+            let organisation = self.organisation()?;
+            let wanted = organisation.is_some() && !self.down_file().exists();
+            self.front.send_replace(Front::Idle { organisation: organisation.clone(), trouble: trouble.clone() });
+            if wanted && trouble.is_none() {
+                return self.up(None, None).await;
+            }
+            let retry = tokio::time::sleep(if wanted { RETRY } else { Duration::MAX });
+            tokio::select! {
+                _ = self.terminate.recv() => return Ok(End::Exit),
+                _ = self.interrupt.recv() => return Ok(End::Exit),
+                () = retry => trouble = None,
+                command = self.commands.recv() => match command {
+                    None => return Ok(End::Exit),
+                    Some(Command::Down(reply)) => {
+                        self.set_down(true)?;
+                        let _ = reply.send(Ok(wire::DownReply { was_up: false }));
+                        trouble = None;
+                    }
+                    Some(Command::Up(request, reply)) => match self.read(&request, organisation.as_deref()) {
+                        Ok(file) => return self.up(file.map(|f| (f, request.name)), Some(reply)).await,
+                        Err(status) => drop(reply.send(Err(status))),
+                    },
+                },
+            }
+        }
+    }
+
+    /// Undoes what a killed program of ours left.
+    async fn tidy(&self) {
+        if let Err(error) = nft::remove(PROGRAM).await {
+            tracing::debug!(%error, "no firewall tables could be removed");
+        }
+        dns::restore(&self.options.resolv_conf, &self.options.state);
+    }
+
+    fn organisation(&self) -> Result<Option<String>> {
+        match Identity::load(&self.options.state) {
+            Ok(identity) => Ok(Some(identity.trust_domain)),
+            Err(IdentityError::NotJoined) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn down_file(&self) -> PathBuf {
+        self.options.state.join(DOWN_FILE)
+    }
+
+    fn set_down(&self, down: bool) -> Result<()> {
+        let file = self.down_file();
+        if down {
+            return Ok(keyfile::replace(&file, b"`umbra up` removes this file\n")?);
+        }
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", file.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The join file of a request, checked before anything is touched.
+    fn read(&self, request: &wire::UpRequest, organisation: Option<&str>) -> Result<Option<JoinFile>, Status> {
+        let wall = host::clock::SystemClock::new().wall();
+        if request.join_file.is_empty() {
+            return match organisation {
+                Some(_) => Ok(None),
+                None => Err(Status::failed_precondition(IdentityError::NotJoined.to_string())),
+            };
+        }
+        let file = JoinFile::parse(&request.join_file, JoinKind::Device, wall)
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        match organisation {
+            None => Ok(Some(file)),
+            Some(name) => Err(Status::failed_precondition(format!(
+                "this machine has joined {name} already: `umbra up` connects it; to join another organisation, `umbra down` and move {} away",
+                self.options.state.display()
+            ))),
+        }
+    }
+
+    /// Comes up, stays up, and goes down again.
+    async fn up(&mut self, join: Option<(JoinFile, String)>, mut reply: Option<Reply<wire::UpReply>>) -> Result<End> {
+        self.front.send_replace(Front::Joining);
+        let started = tokio::select! {
+            started = start(self.options, join) => started,
+            _ = self.terminate.recv() => Err(anyhow::anyhow!("it was told to stop")),
+            _ = self.interrupt.recv() => Err(anyhow::anyhow!("it was told to stop")),
+        };
+        let running = match started {
+            Ok(running) => running,
+            Err(error) => {
+                let why = format!("{error:#}");
+                tracing::error!(%why, "this machine did not come up");
+                self.undo().await;
+                let joined = self.organisation()?.is_some();
+                if let Some(reply) = reply.take() {
+                    let _ = reply.send(Err(Status::aborted(why.clone())));
+                }
+                return Ok(End::Anew(Some(why).filter(|_| joined)));
+            }
+        };
+        self.set_down(false)?;
+        self.front.send_replace(Front::Up(running.orders.clone()));
+        if let Some(reply) = reply {
+            let _ = reply.send(Ok(running.answer.clone()));
+        }
+        self.stay(running).await
+    }
+
+    async fn stay(&mut self, mut running: Running) -> Result<End> {
+        loop {
+            let (end, reply) = tokio::select! {
+                _ = self.terminate.recv() => (End::Exit, None),
+                _ = self.interrupt.recv() => (End::Exit, None),
+                _ = &mut running.agent => {
+                    self.undo().await;
+                    dns::restore(&self.options.resolv_conf, &self.options.state);
+                    return Ok(End::Anew(Some("a defect ended the client; it starts again".to_owned())));
+                }
+                command = self.commands.recv() => match command {
+                    None => (End::Exit, None),
+                    Some(Command::Down(reply)) => (End::Anew(None), Some(reply)),
+                    Some(Command::Up(request, reply)) => {
+                        let _ = reply.send(self.again(&request, &running.answer));
+                        continue;
+                    }
+                },
+            };
+            tracing::info!("going down");
+            self.front.send_replace(Front::Joining);
+            let _ = running.orders.send(Order::Stop).await;
+            let _ = (&mut running.agent).await;
+            self.undo().await;
+            if let Some(reply) = reply {
+                self.set_down(true)?;
+                let _ = reply.send(Ok(wire::DownReply { was_up: true }));
+            }
+            return Ok(end);
+        }
+    }
+
+    /// `up` while it is up.
+    fn again(&self, request: &wire::UpRequest, answer: &wire::UpReply) -> Result<wire::UpReply, Status> {
+        self.read(request, Some(&answer.organisation))?;
+        Ok(wire::UpReply { joined: false, fingerprint: String::new(), ..answer.clone() })
+    }
+
+    async fn undo(&self) {
+        for result in [nft::remove(PROGRAM).await, nft::remove_dark(PROGRAM).await] {
+            if let Err(error) = result {
+                tracing::warn!(%error, "the firewall tables could not be removed");
+            }
+        }
+    }
+}
+
+async fn start(options: &DaemonArgs, join: Option<(JoinFile, String)>) -> Result<Running> {
+    let setup = Setup {
+        role: tunnel::Role::Client,
+        device: options.device.clone(),
+        port: options.port,
+        state: options.state.clone(),
+    };
+    let (node, enrolled) = match join {
+        Some((file, name)) => {
+            let (node, enrolled) = boot::join(&setup, &file, &name).await?;
+            (node, Some(enrolled))
+        }
+        None => (resume(&setup).await?, None),
+    };
+    let NodeId::Device(_) = node.identity.node else {
+        bail!("the identity in {} is no device's", options.state.display())
+    };
+    let answer = wire::UpReply {
+        organisation: node.identity.trust_domain.clone(),
+        device: node.identity.node.to_string(),
+        joined: enrolled.is_some(),
+        pending: enrolled.as_ref().is_some_and(|e| e.pending),
+        fingerprint: enrolled.map(|e| e.fingerprint).unwrap_or_default(),
+    };
+    guard(options, &node).await?;
+    serve(options, node, answer).await
+}
+
+async fn resume(setup: &Setup) -> Result<Node, BootError> {
+    boot::resume(setup).await
+}
+
+/// The firewall, before the first address is set.
+async fn guard(options: &DaemonArgs, node: &Node) -> Result<()> {
+    let tun = node.overlay.name().to_owned();
+    let pool = node.identity.pool;
+    nft::Guard { program: PROGRAM.into(), tun: tun.clone(), overlay: vec![pool.v4(), pool.v6()] }.apply().await?;
+    nft::Client { program: PROGRAM.into(), tun: tun.clone() }.apply().await?;
+    if options.dark {
+        let (udp_port, allow_in) = (node.runtime.udp.local_port(), options.allow_in.clone());
+        nft::Dark { program: PROGRAM.into(), tun, udp_port, allow_in }.apply().await?;
+    } else {
+        nft::remove_dark(PROGRAM).await?;
+    }
+    Ok(())
+}
+
+async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Result<Running> {
+    let seen = Seen::load(&options.state)?;
+    let Node { identity, runtime, inbox, overlay, link, svid } = node;
+    let (orders, orders_in) = mpsc::channel(STREAM_QUEUE_MAX);
+    let names = Arc::new(Names::new(Zone::new(identity.pool, &[], &[]), Asker(orders.clone())));
+    let takeover = (!options.no_dns).then(|| Takeover::new(&options.resolv_conf, &options.state, &identity.pool));
+    tokio::spawn(Arc::clone(&link).run());
+    tokio::spawn(boot::keep_svid(identity.clone(), options.state.clone(), Arc::clone(&link), svid));
+    let parts =
+        Parts { runtime: Arc::clone(&runtime), link, overlay, identity, seen, names: Arc::clone(&names), takeover };
+    let agent = Agent::new(parts).await?;
+    let resolving = names.run(inbox.local, move |frame| runtime.write_local(&frame));
+    tokio::spawn(async move {
+        if let Err(error) = resolving.await {
+            tracing::error!(%error, "the resolver ended");
+        }
+    });
+    let agent = tokio::spawn(agent.run(inbox.events, orders_in));
+    Ok(Running { orders, agent, answer })
+}

@@ -1,0 +1,153 @@
+//! How does the machine come to ask our resolver? resolv.conf is taken over, kept, and given back.
+
+use crate::agent::Order;
+use crate::names::{Assign, Names};
+use host::resolv::{Conf, Owner, Resolv, ResolvError};
+use model::grant::CatalogueAddress;
+use model::net::HostName;
+use model::pool::Pool;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use tokio::sync::{mpsc, oneshot};
+
+/// The port of every resolver (RFC 1035, section 4.2).
+const PORT: u16 = 53;
+
+/// The resolver of this program.
+pub type Resolver = Names<Asker>;
+
+/// Asks the agent, which asks the controller and sets the route.
+pub struct Asker(pub mpsc::Sender<Order>);
+
+impl Assign for Asker {
+    async fn assign(&self, name: HostName) -> Option<CatalogueAddress> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Order::Address(name, reply)).await.ok()?;
+        answer.await.ok().flatten()
+    }
+}
+
+/// resolv.conf, while it is ours.
+pub struct Takeover {
+    resolv: Resolv,
+    file: PathBuf,
+    resolvers: Vec<SocketAddr>,
+    ours: Conf,
+    servers: Option<Vec<SocketAddr>>,
+    trouble: Option<String>,
+}
+
+impl Takeover {
+    /// For the file at `file`; what was there rests in `state`. Changes nothing yet.
+    pub fn new(file: &Path, state: &Path, pool: &Pool) -> Self {
+        let resolvers = [IpAddr::V4(pool.resolver_v4()), IpAddr::V6(pool.resolver_v6())];
+        let resolvers = resolvers.map(|ip| SocketAddr::new(ip, PORT)).to_vec();
+        let ours = Conf { servers: resolvers.clone(), ..Conf::default() };
+        let (resolv, file) = (Resolv::new(file, state), file.to_owned());
+        Self { resolv, file, resolvers, ours, servers: None, trouble: None }
+    }
+
+    /// Takes the file over, again if somebody else wrote it; answers the servers of before when they changed.
+    pub fn keep(&mut self) -> Option<Vec<SocketAddr>> {
+        match self.try_keep() {
+            Ok(servers) => {
+                self.trouble = None;
+                let changed = self.servers.as_ref() != Some(&servers);
+                self.servers = Some(servers.clone());
+                changed.then_some(servers)
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.trouble.as_ref() != Some(&text) {
+                    tracing::error!(%error, "names of this organisation do not resolve on this machine");
+                }
+                self.trouble = Some(text);
+                None
+            }
+        }
+    }
+
+    fn try_keep(&mut self) -> Result<Vec<SocketAddr>, ResolvError> {
+        let before = match self.resolv.owner(&self.ours)? {
+            Owner::Ours => self.resolv.previous()?,
+            Owner::Other => self.resolv.take_over(&self.ours)?,
+        };
+        // `trust-ad` would speak for us: we vouch for nobody's signatures.
+        let options = before.options.iter().filter(|o| *o != "trust-ad").cloned().collect();
+        let ours = Conf { servers: self.resolvers.clone(), search: before.search.clone(), options };
+        if ours != self.ours {
+            self.ours = ours;
+            self.resolv.take_over(&self.ours)?;
+        }
+        Ok(before.servers)
+    }
+
+    /// Puts back what was there.
+    pub fn give_back(&mut self) {
+        if let Err(error) = self.resolv.restore() {
+            tracing::error!(%error, "resolv.conf could not be put back");
+        }
+        self.servers = None;
+    }
+
+    /// Is the file ours, as far as we know?
+    pub const fn is_ours(&self) -> bool {
+        self.trouble.is_none() && self.servers.is_some()
+    }
+    /// Which file.
+    pub fn file(&self) -> String {
+        self.file.display().to_string()
+    }
+    /// The servers of before.
+    pub fn servers(&self) -> &[SocketAddr] {
+        self.servers.as_deref().unwrap_or_default()
+    }
+    /// Why it is not ours.
+    pub fn trouble(&self) -> String {
+        self.trouble.clone().unwrap_or_default()
+    }
+}
+
+/// Puts back what a killed program left taken over.
+pub fn restore(file: &Path, state: &Path) {
+    if let Err(error) = Resolv::new(file, state).restore() {
+        tracing::error!(%error, "resolv.conf could not be put back");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::Folder;
+
+    fn pool() -> Pool {
+        Pool::new("10.77.0.0/16".parse().unwrap(), "fd12:3456:789a::/48".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_file_is_taken_kept_and_given_back() {
+        let folder = Folder::new();
+        let (file, state) = (folder.path().join("resolv.conf"), folder.path().join("state"));
+        host::keyfile::create_folder(&state).unwrap();
+        std::fs::write(&file, "nameserver 192.0.2.1\nsearch example.org\noptions ndots:2 trust-ad\n").unwrap();
+        let mut takeover = Takeover::new(&file, &state, &pool());
+        assert_eq!(takeover.keep(), Some(vec!["192.0.2.1:53".parse().unwrap()]));
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains("nameserver 10.77.0.53") && text.contains("search example.org"), "{text}");
+        assert!(text.contains("ndots:2") && !text.contains("trust-ad") && !text.contains("192.0.2.1"), "{text}");
+        assert_eq!(takeover.keep(), None);
+
+        std::fs::write(&file, "nameserver 192.0.2.9\n").unwrap();
+        assert_eq!(takeover.keep(), Some(vec!["192.0.2.9:53".parse().unwrap()]), "a DHCP client wrote");
+        assert!(std::fs::read_to_string(&file).unwrap().contains("10.77.0.53"));
+
+        // Killed: the next one finds ours in place, and the original where it was left.
+        let mut next = Takeover::new(&file, &state, &pool());
+        assert_eq!(next.keep(), Some(vec!["192.0.2.9:53".parse().unwrap()]));
+        assert!(next.is_ours());
+        next.give_back();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "nameserver 192.0.2.9\n");
+        restore(&file, &state);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "nameserver 192.0.2.9\n");
+    }
+}

@@ -1,0 +1,206 @@
+//! Who may give this machine's client orders? Root and members of the group `umbra`, over a Unix socket whose other end the
+//! kernel names. The socket's mode keeps others out, and each call is checked all the same.
+
+use crate::agent::{Order, Reply};
+use crate::daemon::{Command, Front};
+use host::accounts;
+use host::local::{LocalError, LocalListener, may_administer};
+use model::limits::{ADMIN_CALL_MAX, ADMIN_CONNECTIONS_MAX, RPC_STREAMS_MAX};
+use model::secret::Secret;
+use proto::join::JOIN_BYTES_MAX;
+use proto::local as wire;
+use proto::local::local_server::{Local, LocalServer};
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tonic::transport::server::Connected;
+use tonic::{Request, Response, Status};
+
+/// Whose members may give orders.
+pub const GROUP: &str = "umbra";
+/// Bytes of one message from a command: a join file and a little.
+const MESSAGE_MAX: usize = JOIN_BYTES_MAX + 4_096;
+
+/// Listens at `path`, whose folder is made if it is not there. The socket belongs to the group, where there is one.
+pub fn bind(path: &Path) -> Result<LocalListener, LocalError> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|source| LocalError::Io {
+            action: "make the folder",
+            path: folder.to_owned(),
+            source,
+        })?;
+    }
+    let group = accounts::group_id(GROUP);
+    LocalListener::bind(path, if group.is_some() { 0o660 } else { 0o600 }, group)
+}
+
+/// Serves commands until `stop` is ready.
+pub async fn serve(
+    listener: LocalListener,
+    desk: Desk,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+    let (sender, incoming) = mpsc::channel::<io::Result<Connection>>(1);
+    let accepting = async move {
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    let allowed = may_administer(&peer, GROUP);
+                    if sender.send(Ok(Connection { stream, allowed, _place: place })).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: the loop must neither end nor spin.
+                    tracing::warn!(%error, "a local connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    };
+    let service = LocalServer::new(desk).max_decoding_message_size(MESSAGE_MAX);
+    let service = tonic::service::interceptor::InterceptedService::new(service, check);
+    let serving = tonic::transport::Server::builder()
+        .max_concurrent_streams(RPC_STREAMS_MAX)
+        .concurrency_limit_per_connection(8)
+        .http2_max_header_list_size(16 << 10)
+        .timeout(ADMIN_CALL_MAX)
+        .add_service(service)
+        .serve_with_incoming_shutdown(tokio_stream::wrappers::ReceiverStream::new(incoming), stop);
+    tokio::select! {
+        () = accepting => Ok(()),
+        result = serving => result,
+    }
+}
+
+/// Is the connection's other end allowed? What does not say so is not.
+#[allow(clippy::result_large_err)] // tonic's own shape
+fn check(request: Request<()>) -> Result<Request<()>, Status> {
+    match request.extensions().get::<Allowed>() {
+        Some(Allowed(true)) => Ok(request),
+        _ => Err(Status::permission_denied("this is for root and members of the group `umbra`")),
+    }
+}
+
+/// The service.
+pub struct Desk {
+    /// Where `up` and `down` go.
+    pub commands: mpsc::Sender<Command>,
+    /// What the daemon is at.
+    pub front: watch::Receiver<Front>,
+}
+
+fn busy() -> Status {
+    Status::unavailable("the client is stopping or starting: try again in a moment")
+}
+
+impl Desk {
+    async fn command<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<Response<T>, Status> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(make(reply)).await.map_err(|_| busy())?;
+        answer.await.map_err(|_| busy())?.map(Response::new)
+    }
+
+    async fn order<T>(&self, make: impl FnOnce(Reply<T>) -> Order) -> Result<Response<T>, Status> {
+        let orders = match &*self.front.borrow() {
+            Front::Up(orders) => orders.clone(),
+            front => return Err(Status::unavailable(front.to_string())),
+        };
+        let (reply, answer) = oneshot::channel();
+        orders.send(make(reply)).await.map_err(|_| busy())?;
+        answer.await.map_err(|_| busy())?.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl Local for Desk {
+    async fn up(&self, request: Request<wire::UpRequest>) -> Result<Response<wire::UpReply>, Status> {
+        self.command(|reply| Command::Up(request.into_inner(), reply)).await
+    }
+    async fn down(&self, _: Request<wire::DownRequest>) -> Result<Response<wire::DownReply>, Status> {
+        self.command(Command::Down).await
+    }
+    async fn login(&self, request: Request<wire::LoginRequest>) -> Result<Response<wire::LoginReply>, Status> {
+        let wire::LoginRequest { user, password } = request.into_inner();
+        self.order(|reply| Order::Login { user, password: Secret::new(password), reply }).await
+    }
+    async fn logout(&self, _: Request<wire::LogoutRequest>) -> Result<Response<wire::LogoutReply>, Status> {
+        self.order(Order::Logout).await
+    }
+    async fn list(&self, _: Request<wire::ListRequest>) -> Result<Response<wire::ListReply>, Status> {
+        self.order(Order::List).await
+    }
+    async fn connect(&self, request: Request<wire::ConnectRequest>) -> Result<Response<wire::ConnectReply>, Status> {
+        self.order(|reply| Order::Connect(request.into_inner().resource, reply)).await
+    }
+    async fn why(&self, request: Request<wire::WhyRequest>) -> Result<Response<wire::WhyReply>, Status> {
+        self.order(|reply| Order::Why(request.into_inner().resource, reply)).await
+    }
+    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
+        let idle = match &*self.front.borrow() {
+            Front::Up(_) => None,
+            front => Some(front.status()),
+        };
+        match idle {
+            Some(status) => Ok(Response::new(status)),
+            None => self.order(Order::Status).await,
+        }
+    }
+}
+
+/// A connection with whether its other end may give orders; one place of [`ADMIN_CONNECTIONS_MAX`].
+struct Connection {
+    stream: UnixStream,
+    allowed: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+#[derive(Clone, Copy)]
+struct Allowed(bool);
+
+impl Connected for Connection {
+    type ConnectInfo = Allowed;
+    fn connect_info(&self) -> Allowed {
+        Allowed(self.allowed)
+    }
+}
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_known_may_nothing() {
+        assert!(check(Request::new(())).is_err());
+        let with = |allowed| {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(Allowed(allowed));
+            check(request)
+        };
+        assert!(with(false).is_err() && with(true).is_ok());
+    }
+}

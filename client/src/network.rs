@@ -1,0 +1,127 @@
+//! When is this machine on another network? Watches links, addresses and routes, waits for quiet, and compares.
+
+use crate::plan::LocalNet;
+use host::netlink::{AddressEntry, Change, Netlink, NetlinkError, RouteEntry, Watch};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Changes come in bursts: quiet for this long ends one.
+const QUIET: Duration = Duration::from_millis(300);
+/// A network that never rests is looked at all the same.
+const BURST_MAX: Duration = Duration::from_secs(2);
+/// The pause before a watch that ended is opened again.
+const REOPEN: Duration = Duration::from_secs(1);
+
+/// The networks around this machine, other than our own device's.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Surroundings {
+    addresses: Vec<AddressEntry>,
+    routes: Vec<RouteEntry>,
+}
+
+impl Surroundings {
+    /// Reads them; `own` is our device.
+    pub async fn read(netlink: &Netlink, own: u32) -> Result<Self, NetlinkError> {
+        let mut addresses = netlink.addresses().await?;
+        addresses.retain(|a| a.link != own);
+        let mut routes = netlink.routes().await?;
+        routes.retain(|r| r.link != Some(own));
+        addresses.sort_by_key(|a| (a.link, a.address));
+        routes.sort_by_key(|r| (r.table, r.destination, r.link, r.gateway));
+        Ok(Self { addresses, routes })
+    }
+
+    /// Networks that a route of ours must not swallow. Default routes are everybody's.
+    pub fn local_nets(&self) -> Vec<LocalNet> {
+        let attached = self.addresses.iter().map(|a| LocalNet { prefix: a.prefix, on_link: true });
+        let routed = self.routes.iter().filter(|r| r.unicast && r.destination.bits() > 0);
+        let routed = routed.map(|r| LocalNet { prefix: r.destination, on_link: r.gateway.is_none() });
+        let mut nets: Vec<LocalNet> = Vec::new();
+        for net in attached.chain(routed) {
+            if !nets.contains(&net) {
+                nets.push(net);
+            }
+        }
+        nets
+    }
+}
+
+/// Says each time that the network is another one. Ends when the receiver goes.
+pub fn follow(own: u32) -> mpsc::Receiver<()> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while !sender.is_closed() {
+            if let Err(error) = watch(own, &sender).await {
+                tracing::warn!(%error, "network changes are not seen for a moment");
+                tokio::time::sleep(REOPEN).await;
+            }
+        }
+    });
+    receiver
+}
+
+async fn watch(own: u32, changed: &mpsc::Sender<()>) -> Result<(), NetlinkError> {
+    let mut watch = Watch::open().await?;
+    let netlink = Netlink::open()?;
+    let mut known = Surroundings::read(&netlink, own).await?;
+    loop {
+        tokio::select! {
+            change = watch.next() => if is_own(change?, own) { continue },
+            () = changed.closed() => return Ok(()),
+        }
+        let calm = async {
+            while let Ok(change) = tokio::time::timeout(QUIET, watch.next()).await {
+                change?;
+            }
+            Ok::<(), NetlinkError>(())
+        };
+        if let Ok(ended) = tokio::time::timeout(BURST_MAX, calm).await {
+            ended?;
+        }
+        let now = Surroundings::read(&netlink, own).await?;
+        if now != known {
+            known = now;
+            if changed.send(()).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+const fn is_own(change: Change, own: u32) -> bool {
+    matches!(change, Change::Link(link) | Change::Address(link) if link == own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::net::Prefix;
+
+    #[test]
+    fn a_default_route_is_nobodys_network() {
+        let route = |to: &str, gateway: Option<&str>, unicast| RouteEntry {
+            destination: to.parse().unwrap(),
+            link: Some(2),
+            gateway: gateway.map(|g| g.parse().unwrap()),
+            source: None,
+            table: 254,
+            unicast,
+        };
+        let around = Surroundings {
+            addresses: vec![AddressEntry {
+                address: "192.168.1.7".parse().unwrap(),
+                prefix: "192.168.1.0/24".parse().unwrap(),
+                link: 2,
+            }],
+            routes: vec![
+                route("0.0.0.0/0", Some("192.168.1.1"), true),
+                route("192.168.1.0/24", None, true),
+                route("172.16.0.0/12", Some("192.168.1.9"), true),
+                route("10.9.0.0/16", None, false),
+            ],
+        };
+        let net = |prefix: &str, on_link| LocalNet { prefix: prefix.parse::<Prefix>().unwrap(), on_link };
+        assert_eq!(around.local_nets(), [net("192.168.1.0/24", true), net("172.16.0.0/12", false)]);
+        assert!(is_own(Change::Link(7), 7) && !is_own(Change::Address(6), 7) && !is_own(Change::Route, 7));
+    }
+}

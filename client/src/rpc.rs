@@ -1,0 +1,303 @@
+//! What do client and controller say to each other? The only place of this program that knows the wire's types.
+
+use crate::catalogue::{Delta, Session};
+use model::grant::{CatalogueAddress, CatalogueEntry, PairingOffer};
+use model::ids::{GrantId, PairingId, ResourceId};
+use model::key::{Psk, PublicKey};
+use model::limits::{CATALOGUE_MAX, ENDPOINTS_MAX, GRANTS_PER_DEVICE_MAX, LIST_MAX, REASONS_MAX, RULES_PER_GRANT_MAX};
+use model::net::{HostName, Prefix};
+use model::revision::Revision;
+use model::secret::Secret;
+use model::time::Instant;
+use node::channel::MESSAGE_MAX;
+use proto::convert::{WireError, array, bounded, display_name, id, required, wrong};
+use proto::v1;
+use proto::v1::connect_reply::Result as Outcome;
+use proto::v1::device_update::What;
+use proto::v1::devices_client::DevicesClient;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+/// How long the controller may take to answer anything but a connect, which includes a gateway's way.
+const CALL_MAX: Duration = Duration::from_secs(10);
+/// Characters of a reason that are shown.
+const REASON_MAX: usize = 512;
+
+/// One message of the controller, checked.
+#[derive(Debug)]
+pub enum Update {
+    /// The whole state.
+    Snapshot {
+        /// Which.
+        revision: Revision,
+        /// The log-in; none: nobody is logged in.
+        session: Option<Session>,
+        /// The catalogue.
+        entries: Vec<CatalogueEntry>,
+        /// The grants of this device that live.
+        grants: BTreeSet<GrantId>,
+        /// The device waits for confirmation.
+        pending: bool,
+        /// Zones that are the organisation's alone.
+        private_zones: Vec<HostName>,
+    },
+    /// A change of it.
+    Delta(Delta),
+    /// A grant ended.
+    Ended {
+        /// Which.
+        grant: GrantId,
+        /// To what.
+        resource: ResourceId,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// A grant lives on.
+    Renewed {
+        /// Which.
+        grant: GrantId,
+        /// Until then.
+        until: Instant,
+    },
+}
+
+/// The answer to a request for access.
+pub enum Answer {
+    /// Permitted.
+    Permit {
+        /// The grant.
+        grant: GrantId,
+        /// Its tunnel.
+        pairing: PairingId,
+        /// The far end, if the tunnel is new.
+        offer: Option<PairingOffer>,
+        /// To what it leads.
+        prefixes: Vec<Prefix>,
+        /// How long, from the sending of the request.
+        ends_in: Duration,
+    },
+    /// Denied.
+    Deny {
+        /// For a person to act on.
+        reasons: Vec<String>,
+        /// When to ask again.
+        retry_after: Duration,
+    },
+}
+
+fn client(channel: Channel) -> DevicesClient<Channel> {
+    DevicesClient::new(channel).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX)
+}
+
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Status::deadline_exceeded("the controller did not answer in time")),
+    }
+}
+
+/// A text of the controller, for a terminal: no longer than a person reads.
+fn readable(text: &str) -> String {
+    text.chars().take(REASON_MAX).collect()
+}
+
+/// Opens the stream.
+pub async fn watch(channel: Channel, seen: Revision) -> Result<Streaming<v1::DeviceUpdate>, Status> {
+    let request = v1::DeviceWatchRequest { seen: Some(seen.into()) };
+    within(CALL_MAX, async { Ok(client(channel).watch(request).await?.into_inner()) }).await
+}
+
+/// The next message. An error ends the stream; so does a message that makes no sense. `now` is read on its arrival.
+pub async fn next(stream: &mut Streaming<v1::DeviceUpdate>, now: impl Fn() -> Instant) -> Result<Update, String> {
+    let message = stream.message().await.map_err(|s| s.message().to_owned())?;
+    let message = message.ok_or_else(|| "the controller closed the stream".to_owned())?;
+    read_update(message, now()).map_err(|e| e.to_string())
+}
+
+/// Logs a person in; answers how long the session lives.
+pub async fn login(channel: Channel, user: String, password: Secret<String>) -> Result<(String, Duration), Status> {
+    let request = v1::LoginRequest { user, password: password.expose().clone() };
+    // A password's hash is slow on purpose, and others may be waiting.
+    let reply = within(CALL_MAX * 2, client(channel).login(request)).await?.into_inner();
+    Ok((reply.session, Duration::from_millis(reply.ends_in_ms)))
+}
+
+/// Ends the session.
+pub async fn logout(channel: Channel) -> Result<(), Status> {
+    within(CALL_MAX, client(channel).logout(v1::LogoutRequest {})).await.map(|_| ())
+}
+
+/// Asks for access.
+pub async fn connect(channel: Channel, request: &crate::connect::Request, key: PublicKey) -> Result<Answer, String> {
+    let message = v1::ConnectRequest {
+        resource: request.resource.to_string(),
+        data_key: key.0.to_vec(),
+        pairings: request.held.iter().map(ToString::to_string).collect(),
+        avoid_gateways: request.avoid.iter().map(ToString::to_string).collect(),
+    };
+    let reply = within(CALL_MAX, client(channel).connect(message)).await.map_err(|s| s.message().to_owned())?;
+    read_answer(reply.into_inner()).map_err(|e| format!("the controller's answer is not valid: {e}"))
+}
+
+/// Gives a grant back.
+pub async fn disconnect(channel: Channel, grant: GrantId) {
+    let request = v1::DisconnectRequest { grant: grant.to_string() };
+    if let Err(status) = within(CALL_MAX, client(channel).disconnect(request)).await {
+        tracing::debug!(why = status.message(), %grant, "a grant could not be given back");
+    }
+}
+
+/// The address of a name below a suffix.
+pub async fn name_address(channel: Channel, name: &HostName) -> Result<(ResourceId, CatalogueAddress), String> {
+    let request = v1::NameAddressRequest { name: name.as_str().to_owned() };
+    let reply = within(CALL_MAX, client(channel).name_address(request)).await.map_err(|s| s.message().to_owned())?;
+    let reply = reply.into_inner();
+    let read = || -> Result<_, WireError> {
+        Ok((id("resource", &reply.resource)?, required("address", reply.address.clone())?.try_into()?))
+    };
+    read().map_err(|e| e.to_string())
+}
+
+fn session(state: Option<v1::SessionState>, now: Instant) -> Result<Option<Session>, WireError> {
+    let read = |s: v1::SessionState| {
+        Ok(Session {
+            id: id("session.id", &s.id)?,
+            user: display_name("session.user", &s.user)?,
+            ends: now.plus(Duration::from_millis(s.ends_in_ms)),
+        })
+    };
+    state.map(read).transpose()
+}
+
+fn entries(list: Vec<v1::Resource>) -> Result<Vec<CatalogueEntry>, WireError> {
+    bounded("resources", list, CATALOGUE_MAX)?.into_iter().map(TryInto::try_into).collect()
+}
+
+fn read_update(message: v1::DeviceUpdate, now: Instant) -> Result<Update, WireError> {
+    let revision = required("revision", message.revision)?.into();
+    Ok(match required("what", message.what)? {
+        What::Snapshot(s) => Update::Snapshot {
+            revision,
+            session: session(s.session, now)?,
+            entries: entries(s.resources)?,
+            grants: bounded("grants", s.grants, GRANTS_PER_DEVICE_MAX * 4)?
+                .iter()
+                .map(|g| id("grants", g))
+                .collect::<Result<_, _>>()?,
+            pending: s.pending,
+            private_zones: bounded("private_zones", s.private_zones, LIST_MAX)?
+                .iter()
+                .map(|z| z.parse().map_err(|e| wrong("private_zones", e)))
+                .collect::<Result<_, _>>()?,
+        },
+        What::Delta(d) => Update::Delta(Delta {
+            from: required("from", d.from)?.into(),
+            to: revision,
+            session: session(d.session, now)?,
+            upserts: entries(d.upserts)?,
+            removals: bounded("removals", d.removals, CATALOGUE_MAX)?
+                .iter()
+                .map(|r| id("removals", r))
+                .collect::<Result<_, _>>()?,
+        }),
+        What::GrantEnded(e) => Update::Ended {
+            grant: id("grant", &e.grant)?,
+            resource: id("resource", &e.resource)?,
+            reason: readable(&e.reason),
+        },
+        What::GrantRenewed(r) => {
+            Update::Renewed { grant: id("grant", &r.grant)?, until: now.plus(Duration::from_millis(r.ends_in_ms)) }
+        }
+    })
+}
+
+fn read_answer(reply: v1::ConnectReply) -> Result<Answer, WireError> {
+    match required("result", reply.result)? {
+        Outcome::Permit(p) => {
+            let pairing = id("pairing", &p.pairing)?;
+            let prefixes = bounded("rules", p.rules, RULES_PER_GRANT_MAX)?
+                .into_iter()
+                .map(|r| required("rule.client", r.client)?.try_into())
+                .collect::<Result<_, _>>()?;
+            Ok(Answer::Permit {
+                grant: id("grant", &p.grant)?,
+                pairing,
+                offer: p.offer.map(|o| read_offer(o, pairing)).transpose()?,
+                prefixes,
+                ends_in: Duration::from_millis(p.ends_in_ms),
+            })
+        }
+        Outcome::Deny(d) => {
+            let reasons = d.reasons.iter().take(REASONS_MAX).map(|r| readable(r)).collect();
+            Ok(Answer::Deny { reasons, retry_after: Duration::from_millis(d.retry_after_ms) })
+        }
+    }
+}
+
+fn read_offer(offer: v1::Offer, pairing: PairingId) -> Result<PairingOffer, WireError> {
+    let psk = array::<32>("offer.psk", &offer.psk)?;
+    if psk == [0; 32] {
+        return Err(wrong("offer.psk", "is all zeros"));
+    }
+    let endpoints = bounded("offer.endpoints", offer.endpoints, ENDPOINTS_MAX)?
+        .into_iter()
+        .map(TryInto::try_into)
+        .collect::<Result<_, _>>()?;
+    Ok(PairingOffer {
+        id: pairing,
+        gateway: id("offer.gateway", &offer.gateway)?,
+        gateway_key: PublicKey(array("offer.gateway_key", &offer.gateway_key)?),
+        endpoints,
+        psk: Psk::new(psk),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::{gateway, grant, pairing};
+
+    fn offer(psk: u8) -> v1::Offer {
+        v1::Offer {
+            gateway: gateway(1).to_string(),
+            gateway_key: vec![7; 32],
+            endpoints: vec![v1::Endpoint { address: vec![192, 0, 2, 1], port: 443 }],
+            psk: vec![psk; 32],
+        }
+    }
+
+    fn permit(offer: v1::Offer) -> v1::ConnectReply {
+        let permit = v1::Permit {
+            grant: grant(1).to_string(),
+            pairing: pairing(1).to_string(),
+            offer: Some(offer),
+            ends_in_ms: 5_000,
+            ..v1::Permit::default()
+        };
+        v1::ConnectReply { result: Some(Outcome::Permit(permit)) }
+    }
+
+    #[test]
+    fn a_tunnel_without_its_pre_shared_key_is_refused() {
+        assert!(matches!(read_answer(permit(offer(9))), Ok(Answer::Permit { offer: Some(_), .. })));
+        assert_eq!(read_answer(permit(offer(0))).err().map(|e| e.field), Some("offer.psk"));
+        let short = v1::Offer { psk: vec![9; 31], ..offer(9) };
+        assert_eq!(read_answer(permit(short)).err().map(|e| e.field), Some("offer.psk"));
+    }
+
+    #[test]
+    fn an_empty_answer_is_no_permit() {
+        assert!(read_answer(v1::ConnectReply { result: None }).is_err());
+        assert!(read_update(v1::DeviceUpdate::default(), Instant(0)).is_err());
+    }
+
+    #[test]
+    fn reasons_are_bounded() {
+        let deny = v1::Deny { reasons: vec!["x".repeat(10_000); 1_000], retry_after_ms: 1 };
+        let answer = read_answer(v1::ConnectReply { result: Some(Outcome::Deny(deny)) }).unwrap();
+        let Answer::Deny { reasons, .. } = answer else { panic!("permitted") };
+        assert_eq!((reasons.len(), reasons[0].len()), (REASONS_MAX, REASON_MAX));
+    }
+}
