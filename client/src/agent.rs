@@ -35,7 +35,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tonic::Streaming;
 use tunnel::{Change, Event, PeerId};
 
 /// No wait is longer: the timer's clock stops in suspend, the lease clock does not.
@@ -69,7 +68,7 @@ pub struct Parts {
 
 /// What comes back from the task's own calls.
 enum Inner {
-    Opened { generation: u64, asked: Instant, stream: Result<Streaming<proto::v1::DeviceUpdate>, tonic::Status> },
+    Opened { generation: u64, asked: Instant, stream: Result<rpc::Stream, tonic::Status> },
     Answered(Answered),
     LoggedIn { user: String, reply: Reply<proto::local::LoginReply>, result: Result<(String, Duration), tonic::Status> },
     Named { name: HostName, reply: orders::NameReply, result: orders::Named },
@@ -98,7 +97,7 @@ pub struct Agent {
     private: Vec<HostName>,
     findings: Vec<String>,
     departed: BTreeMap<String, (ResourceId, Instant, Word)>,
-    stream: Option<Streaming<proto::v1::DeviceUpdate>>,
+    stream: Option<rpc::Stream>,
     /// The stream's first snapshot speaks of this moment.
     asked: Option<Instant>,
     generation: u64,
@@ -492,10 +491,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 /// The next message of a stream that may not be there.
-async fn next(
-    stream: &mut Option<Streaming<proto::v1::DeviceUpdate>>,
-    now: impl Fn() -> Instant,
-) -> Result<Update, String> {
+async fn next(stream: &mut Option<rpc::Stream>, now: impl Fn() -> Instant) -> Result<Update, String> {
     match stream {
         Some(stream) => rpc::next(stream, now).await,
         None => std::future::pending().await,

@@ -87,6 +87,9 @@ pub enum Answer {
     },
 }
 
+/// The controller's stream: the catalogue and the state of this device's grants.
+pub struct Stream(Streaming<v1::DeviceUpdate>);
+
 fn client(channel: Channel) -> DevicesClient<Channel> {
     DevicesClient::new(channel).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX)
 }
@@ -104,14 +107,14 @@ fn readable(text: &str) -> String {
 }
 
 /// Opens the stream.
-pub async fn watch(channel: Channel, seen: Revision) -> Result<Streaming<v1::DeviceUpdate>, Status> {
+pub async fn watch(channel: Channel, seen: Revision) -> Result<Stream, Status> {
     let request = v1::DeviceWatchRequest { seen: Some(seen.into()) };
-    within(CALL_MAX, async { Ok(client(channel).watch(request).await?.into_inner()) }).await
+    within(CALL_MAX, async { Ok(Stream(client(channel).watch(request).await?.into_inner())) }).await
 }
 
 /// The next message. An error ends the stream; so does a message that makes no sense. `now` is read on its arrival.
-pub async fn next(stream: &mut Streaming<v1::DeviceUpdate>, now: impl Fn() -> Instant) -> Result<Update, String> {
-    let message = stream.message().await.map_err(|s| s.message().to_owned())?;
+pub async fn next(stream: &mut Stream, now: impl Fn() -> Instant) -> Result<Update, String> {
+    let message = stream.0.message().await.map_err(|s| s.message().to_owned())?;
     let message = message.ok_or_else(|| "the controller closed the stream".to_owned())?;
     read_update(message, now()).map_err(|e| e.to_string())
 }
