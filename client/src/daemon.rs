@@ -121,6 +121,7 @@ struct Running {
 pub async fn run(options: &DaemonArgs) -> Result<()> {
     keyfile::create_folder(&options.state)?;
     let listener = local::bind(&options.socket)?;
+    tracing::info!(socket = %options.socket.display(), "the daemon runs");
     let (front, front_seen) = watch::channel(Front::Idle { organisation: None, trouble: None });
     let (commands, commands_in) = mpsc::channel(STREAM_QUEUE_MAX);
     let (stop, stopped) = oneshot::channel::<()>();

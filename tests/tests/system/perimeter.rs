@@ -1,15 +1,94 @@
 //! Does the whole path work: an organisation, two laptops, a gateway, and services behind it?
 
-use crate::support::world;
-use umbra_tests::lab::Name;
-use umbra_tests::perimeter::{Perimeter, Plan, admin_json};
+use crate::support::{SOON, probe, world};
+use umbra_tests::lab::{Finished, Name, World};
+use umbra_tests::perimeter::{Perimeter, Plan, admin, admin_json, umbra};
+use umbra_tests::service::Services;
+
+fn start(world: &World, plan: &Plan) -> (Services, Perimeter) {
+    let services = Services::start(world).unwrap();
+    let perimeter = Perimeter::start(world, plan).unwrap_or_else(|error| panic!("{error}"));
+    (services, perimeter)
+}
+
+fn page(world: &World, from: Name, name: &str) -> Finished {
+    probe(world, from, &["http", &format!("http://{name}.corp.example/")])
+}
 
 #[test]
 fn a_gateway_joins_and_is_confirmed() {
     let world = world();
     let plan = Plan { laptops: Vec::new(), ..Plan::default() };
-    let perimeter = Perimeter::start(&world, &plan).unwrap_or_else(|e| panic!("{e}"));
+    let (_services, perimeter) = start(&world, &plan);
     let gateways = admin_json(&world, &["gateway", "list"]).unwrap();
     assert!(gateways.to_string().contains("confirmed"), "{gateways}");
     assert!(perimeter.gateways.contains_key(&Name::Gateway));
+}
+
+#[test]
+fn who_may_gets_in_and_who_may_not_does_not() {
+    let world = world();
+    let (_services, _perimeter) = start(&world, &Plan::default());
+    for name in ["web", "wiki"] {
+        let page = page(&world, Name::Laptop, name);
+        assert!(page.success() && page.stdout.contains(name), "{page:?}");
+    }
+    // Visible, and denied with the reason that `why` repeats.
+    let denied = page(&world, Name::Laptop, "vault");
+    assert!(!denied.success(), "{denied:?}");
+    let why = world.host(Name::Laptop).run(&["umbra", "why", "vault"], SOON).unwrap();
+    assert_eq!(why.status.code(), Some(3), "denied by policy: {why:?}");
+    assert!(why.stdout.contains("the vault is closed"), "{why:?}");
+    // The guest sees the web and nothing else: no name, no row in the catalogue.
+    assert!(page(&world, Name::Laptop2, "web").success());
+    let listed = umbra(&world, Name::Laptop2, &["ls"]).unwrap();
+    assert!(listed.stdout.contains("web") && !listed.stdout.contains("wiki"), "{listed:?}");
+    let hidden = page(&world, Name::Laptop2, "wiki");
+    assert!(!hidden.success(), "{hidden:?}");
+}
+
+#[test]
+fn every_protocol_and_both_families_pass() {
+    let world = world();
+    let (_services, _perimeter) = start(&world, &Plan { laptops: vec![Name::Laptop], ..Plan::default() });
+    for words in [
+        &["echo", "web.corp.example:7", "a line"][..],
+        &["udp", "web.corp.example:9000", "a datagram"],
+        &["ping", "web.corp.example"],
+    ] {
+        let answer = probe(&world, Name::Laptop, words);
+        assert!(answer.success(), "{words:?}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_revoked_session_ends_access_at_once() {
+    let world = world();
+    let (_services, _perimeter) = start(&world, &Plan { laptops: vec![Name::Laptop], ..Plan::default() });
+    assert!(page(&world, Name::Laptop, "web").success());
+    let sessions = admin_json(&world, &["session", "list"]).unwrap();
+    let session = sessions["sessions"][0]["id"].as_str().unwrap().to_owned();
+    let revoked = admin(&world, &["session", "revoke", &session]).unwrap();
+    assert!(revoked.stdout.contains("gateway"), "says who confirmed: {revoked:?}");
+    assert!(!page(&world, Name::Laptop, "web").success());
+    let verified = admin(&world, &["audit", "verify"]).unwrap();
+    assert!(verified.success(), "{verified:?}");
+}
+
+#[test]
+fn a_killed_controller_comes_back_and_nobody_logs_in_again() {
+    let world = world();
+    let (_services, mut perimeter) = start(&world, &Plan { laptops: vec![Name::Laptop], ..Plan::default() });
+    assert!(page(&world, Name::Laptop, "web").success());
+    perimeter.controller.kill9().unwrap();
+    // Grants live to their lease without a controller.
+    assert!(page(&world, Name::Laptop, "web").success());
+    let gateway = &perimeter.gateways[&Name::Gateway];
+    let (at_gateway, at_client) = (gateway.mark(), perimeter.clients[&Name::Laptop].mark());
+    perimeter.controller.restart().unwrap();
+    perimeter.controller.wait_for_line("the controller runs", SOON).unwrap();
+    gateway.wait_for_line_after(at_gateway, "connected to the controller", SOON).unwrap();
+    perimeter.clients[&Name::Laptop].wait_for_line_after(at_client, "connected to the controller", SOON).unwrap();
+    let other = page(&world, Name::Laptop, "wiki");
+    assert!(other.success(), "a new resource, without a new log-in: {other:?}");
 }
