@@ -2,7 +2,7 @@
 
 use crate::lab::topology::Name;
 use crate::lab::{fabric, holder, standing};
-use crate::{probe, service};
+use crate::{demo, probe, service};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -24,6 +24,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// Show a whole organisation on a network of its own, step by step, and check each step
+    Demo,
     /// Bring up a network that stays until `down`
     Up(standing::Up),
     /// Run a command on a host of the network that is up
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
 
 fn run(what: What) -> anyhow::Result<ExitCode> {
     match what {
+        What::Demo => return demo::run(),
         What::Up(options) => standing::up(&options)?,
         What::Exec { host, words } => return Err(standing::exec(host, &words).into()),
         What::Down => standing::down()?,

@@ -1,10 +1,13 @@
 //! `umbra-lab`: whole networks of Umbra's programs on one machine, for demonstrations and tests.
 //!
 //! [`lab::World`] makes the network and runs programs in it; [`service`] holds the services that it protects;
-//! [`probe`] asks them, so that a test needs no other program; [`command`] is the command line.
+//! [`probe`] asks them, so that a test needs no other program; [`scan`] looks for whatever answers a stranger;
+//! [`perimeter`] brings a whole organisation up, [`demo`] shows it, and [`command`] is the command line.
 
 pub mod command;
+pub mod demo;
 pub mod lab;
 pub mod perimeter;
 pub mod probe;
+pub mod scan;
 pub mod service;

@@ -3,6 +3,7 @@
 //! Each probe prints what it got and ends with 0, or says why it got nothing and ends with 1. Names are looked up
 //! as every program does it, by the C library and resolv.conf.
 
+use crate::scan;
 use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 use host::namespace::open_echo_socket;
@@ -44,6 +45,11 @@ enum What {
     Echo { to: String, lines: Vec<String> },
     /// Send one datagram and print what comes back
     Udp { to: String, text: String },
+    /// Ask addresses on many TCP and UDP ports at once, and print whatever answers: ADDRESS, or ADDRESS@ROUTER
+    Scan {
+        #[arg(required = true)]
+        targets: Vec<scan::Target>,
+    },
     /// Send one ICMP echo request and wait for its reply
     Ping { to: String },
     /// Ask for numbered datagrams and print how many came, and the milliseconds from the first to the last
@@ -65,6 +71,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         What::Http { url, count, most } => fetch(url, *count, *most, patience)?,
         What::Echo { to, lines } => converse(to, lines, patience)?,
         What::Udp { to, text } => send(to, text, patience)?,
+        What::Scan { targets } => scan::run(targets, patience)?,
         What::Ping { to } => ping(to, patience)?,
         What::Stream { to, rate, count, verbose } => stream(to, *rate, *count, *verbose, patience)?,
     }

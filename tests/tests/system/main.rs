@@ -12,6 +12,7 @@
     missing_docs
 )]
 
+mod demo;
 mod network;
 mod perimeter;
 mod support;

@@ -1,0 +1,22 @@
+//! Does the demonstration show what it promises, and does the standing lab hold an organisation at work?
+
+use std::process::{Command, Stdio};
+
+fn lab(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_umbra-lab"));
+    command.args(words).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn the_demonstration_passes() {
+    let shown = lab(&["demo"]).output().unwrap();
+    let text = String::from_utf8_lossy(&shown.stdout);
+    let last = text.lines().last().unwrap_or_default();
+    let count = last.strip_prefix("demo: ").and_then(|rest| rest.strip_suffix(" checks passed"));
+    let told = text.lines().filter(|line| line.starts_with("ok ")).count();
+    assert!(shown.status.success(), "{text}{}", String::from_utf8_lossy(&shown.stderr));
+    assert_eq!(count, Some(told.to_string().as_str()), "{text}");
+    assert!(told > 30, "{text}");
+    assert!(!text.contains('\x1b'), "colour is for terminals");
+}
