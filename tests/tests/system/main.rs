@@ -13,6 +13,7 @@
 )]
 
 mod demo;
+mod failover;
 mod network;
 mod perimeter;
 mod support;

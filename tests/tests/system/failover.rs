@@ -1,0 +1,287 @@
+//! What stays, what comes back and what ends: gateways that die, leases that run out, rights that are taken away.
+
+use crate::support::{SOON, probe, world};
+use serde_json::Value;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+use umbra_tests::lab::{Finished, Name, World};
+use umbra_tests::perimeter::{PASSWORD, POLICY, Perimeter, Plan, admin, admin_json, log_in, umbra, write_file};
+use umbra_tests::service::Services;
+
+/// The pace of a connection that is kept busy.
+const PACE: Duration = Duration::from_millis(50);
+
+fn one_laptop() -> Plan {
+    Plan { laptops: vec![Name::Laptop], ..Plan::default() }
+}
+
+fn start(world: &World, plan: &Plan) -> (Services, Perimeter) {
+    let services = Services::start(world).unwrap();
+    let perimeter = Perimeter::start(world, plan).unwrap_or_else(|error| panic!("{error}"));
+    (services, perimeter)
+}
+
+fn page(world: &World, host: &str) -> Finished {
+    probe(world, Name::Laptop, &["--patience=1000", "http", &format!("http://{host}/")])
+}
+
+/// Asks until it is so; says how long that took.
+fn until(what: &str, limit: Duration, mut so: impl FnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !so() {
+        assert!(started.elapsed() < limit, "{what}: not within {limit:?}");
+    }
+    started.elapsed()
+}
+
+fn reached(world: &World) -> Duration {
+    until("the page of web", SOON, || page(world, "web.corp.example").success())
+}
+
+fn said(world: &World, host: Name, words: &[&str]) -> String {
+    let finished = world.host(host).run(words, SOON).unwrap();
+    assert!(finished.success(), "{words:?}: {finished:?}");
+    finished.stdout
+}
+
+fn json(world: &World, host: Name, words: &[&str]) -> Value {
+    serde_json::from_str(&said(world, host, words)).unwrap()
+}
+
+/// What a program of ours might leave behind in its host.
+fn state_of(world: &World, host: Name) -> Vec<String> {
+    [
+        &["cat", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"][..],
+        &["cat", "/etc/resolv.conf"],
+        &["nft", "list", "tables"],
+        &["ip", "-brief", "link"],
+        &["ip", "-4", "route", "show", "table", "all"],
+        &["ip", "-6", "route", "show", "table", "all"],
+        &["ip", "rule"],
+    ]
+    .map(|words| said(world, host, words))
+    .to_vec()
+}
+
+/// A TCP connection to the echo service that stays open.
+struct Talk {
+    child: Child,
+    input: ChildStdin,
+    answers: Receiver<String>,
+}
+
+impl Talk {
+    fn open(world: &World) -> Self {
+        let mut command = world.host(Name::Laptop).command("umbra-lab");
+        command.args(["probe", "--patience=1000", "echo", "web.corp.example:7"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (sender, answers) = channel();
+        thread::spawn(move || BufReader::new(output).lines().map_while(Result::ok).try_for_each(|l| sender.send(l)));
+        let mut talk = Self { child, input, answers };
+        assert!(talk.answers(), "the connection was never there");
+        talk
+    }
+
+    /// Sends a line; whether it came back.
+    fn answers(&mut self) -> bool {
+        writeln!(self.input, "a line").is_ok() && self.answers.recv_timeout(SOON).is_ok()
+    }
+
+    /// Keeps it busy; true: it still answers after that time.
+    fn lives_for(&mut self, time: Duration) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < time {
+            // The pause ends early where the connection does.
+            if self.answers.recv_timeout(PACE) != Err(RecvTimeoutError::Timeout) || !self.answers() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        let _gone_already = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}
+
+/// The gateway through which the laptop has its tunnel.
+fn gateway_in_use(world: &World) -> Name {
+    let status = json(world, Name::Laptop, &["umbra", "status", "--json"]);
+    let id = status["pairings"][0]["gateway"].as_str().unwrap_or_else(|| panic!("no tunnel: {status}")).to_owned();
+    let list = admin_json(world, &["gateway", "list"]).unwrap();
+    let rows = list["gateways"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["id"] == id.as_str()).unwrap_or_else(|| panic!("{id} in {list}"));
+    row["name"].as_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_other_gateway_takes_over_when_one_is_killed() {
+    let world = world();
+    let plan = Plan { gateways: vec![Name::Gateway, Name::Gateway2], ..one_laptop() };
+    let (_services, perimeter) = start(&world, &plan);
+    reached(&world);
+    let first = gateway_in_use(&world);
+    perimeter.gateways[&first].kill9().unwrap();
+    let took = reached(&world);
+    println!("fail-over from {first} took {took:?}");
+    assert!(took <= Duration::from_secs(10), "{took:?}");
+    let mut talk = Talk::open(&world);
+    assert!(talk.lives_for(Duration::from_secs(1)));
+    let second = gateway_in_use(&world);
+    assert_ne!(first, second);
+}
+
+#[test]
+fn a_killed_client_comes_back_and_a_stopped_one_leaves_nothing() {
+    let world = world();
+    let before = state_of(&world, Name::Laptop);
+    let (_services, mut perimeter) = start(&world, &one_laptop());
+    reached(&world);
+    let client = perimeter.clients.get_mut(&Name::Laptop).unwrap();
+    client.restart().unwrap();
+    client.wait_for_line("the daemon runs", SOON).unwrap();
+    println!("back after {:?}", reached(&world));
+    let status = json(&world, Name::Laptop, &["umbra", "status", "--json"]);
+    assert_eq!(status["dns"]["managed"], true, "{status}");
+    assert_ne!(state_of(&world, Name::Laptop)[1], before[1]);
+
+    umbra(&world, Name::Laptop, &["down"]).unwrap();
+    assert_eq!(state_of(&world, Name::Laptop), before, "after `down`");
+    umbra(&world, Name::Laptop, &["up"]).unwrap();
+    reached(&world);
+    let client = &perimeter.clients[&Name::Laptop];
+    let ended = client.stop(SOON).unwrap();
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+    assert_eq!(state_of(&world, Name::Laptop), before, "after the end");
+}
+
+fn leased() -> Plan {
+    Plan { resource_options: vec!["--lease".to_owned(), "2s".to_owned()], ..one_laptop() }
+}
+
+#[test]
+fn a_lease_is_renewed_as_long_as_the_controller_lives() {
+    let world = world();
+    let (_services, _perimeter) = start(&world, &leased());
+    reached(&world);
+    let mut talk = Talk::open(&world);
+    assert!(talk.lives_for(Duration::from_secs(8)), "a connection lives through renewals");
+}
+
+#[test]
+fn a_lease_ends_with_the_controller() {
+    let world = world();
+    let (_services, perimeter) = start(&world, &leased());
+    reached(&world);
+    let mut talk = Talk::open(&world);
+    perimeter.controller.kill9().unwrap();
+    // Nobody sends anything, and the grant ends all the same.
+    let took = until("the end of the grant", Duration::from_secs(5), || {
+        let status = world.host(Name::Gateway).run(&["umbra-gateway", "status", "--json"], SOON).unwrap();
+        serde_json::from_str::<Value>(&status.stdout).unwrap()["grants"] == 0
+    });
+    println!("the grant ended {took:?} after the controller");
+    assert!(took <= Duration::from_secs(4), "{took:?}");
+    assert!(!talk.answers(), "a running connection");
+    assert!(!page(&world, "web.corp.example").success(), "a new connection");
+}
+
+#[test]
+fn ipv6_works_inside_like_ipv4() {
+    let world = world();
+    let (_services, _perimeter) = start(&world, &one_laptop());
+    let mut found = None;
+    until("an IPv6 address", SOON, || {
+        let names = probe(&world, Name::Laptop, &["name", "web.corp.example"]).stdout;
+        found = names.lines().find(|line| line.contains(':')).map(str::to_owned);
+        found.is_some() && names.lines().count() == 2
+    });
+    let address = found.unwrap();
+    let page = page(&world, &format!("[{address}]"));
+    assert!(page.success() && page.stdout.contains("web"), "{page:?}");
+    let (echo, udp) = (format!("[{address}]:7"), format!("[{address}]:9000"));
+    for words in [&["ping", &address][..], &["echo", &echo, "a line"], &["udp", &udp, "a datagram"]] {
+        let answer = probe(&world, Name::Laptop, words);
+        assert!(answer.success(), "{words:?}: {answer:?}");
+    }
+}
+
+/// Access is there; `take` takes it away, at once and from what runs, too.
+fn is_cut(world: &World, take: impl FnOnce()) {
+    reached(world);
+    let mut talk = Talk::open(world);
+    take();
+    let refused = page(world, "web.corp.example");
+    assert!(!refused.success(), "a new connection: {refused:?}");
+    assert!(!talk.answers(), "a running connection");
+}
+
+fn is_back(world: &World) {
+    // A person asks, so that the deny does not hold; the news of the change may still be on its way.
+    until("access", SOON, || world.host(Name::Laptop).run(&["umbra", "connect", "web"], SOON).unwrap().success());
+    reached(world);
+}
+
+#[test]
+fn a_disabled_user_has_no_access_until_enabled_and_logged_in() {
+    let world = world();
+    let (_services, _perimeter) = start(&world, &one_laptop());
+    is_cut(&world, || drop(admin(&world, &["user", "disable", "engineer"]).unwrap()));
+    let password = write_file(&world, Name::Laptop, "password", PASSWORD.as_bytes()).unwrap();
+    let words = ["umbra", "login", "--user", "engineer", "--password-file", &password];
+    let refused = world.host(Name::Laptop).run(&words, SOON).unwrap();
+    assert!(!refused.success(), "{refused:?}");
+    admin(&world, &["user", "enable", "engineer"]).unwrap();
+    assert!(!page(&world, "web.corp.example").success(), "enabled is not logged in");
+    log_in(&world, Name::Laptop).unwrap();
+    is_back(&world);
+}
+
+#[test]
+fn who_leaves_the_group_loses_access_at_once() {
+    let world = world();
+    let (_services, _perimeter) = start(&world, &one_laptop());
+    is_cut(&world, || drop(admin(&world, &["group", "remove-member", "engineers", "engineer"]).unwrap()));
+    admin(&world, &["group", "add-member", "engineers", "engineer"]).unwrap();
+    is_back(&world);
+}
+
+#[test]
+fn a_policy_without_the_permit_ends_access_at_once() {
+    let world = world();
+    let (_services, _perimeter) = start(&world, &one_laptop());
+    let narrow = POLICY.replace("Group::\"engineers\"", "Group::\"guests\"");
+    let narrow = write_file(&world, Name::Controller, "narrow.cedar", narrow.as_bytes()).unwrap();
+    is_cut(&world, || drop(admin(&world, &["policy", "apply", &narrow]).unwrap()));
+    let wide = write_file(&world, Name::Controller, "policy.cedar", POLICY.as_bytes()).unwrap();
+    admin(&world, &["policy", "apply", &wide]).unwrap();
+    is_back(&world);
+}
+
+#[test]
+fn a_revoked_device_has_no_access() {
+    let world = world();
+    let (_services, _perimeter) = start(&world, &one_laptop());
+    let devices = admin_json(&world, &["device", "list"]).unwrap();
+    let device = devices["devices"][0]["id"].as_str().unwrap().to_owned();
+    is_cut(&world, || drop(admin(&world, &["device", "revoke", &device]).unwrap()));
+    assert!(log_in(&world, Name::Laptop).is_err(), "a revoked device cannot log in");
+}
+
+#[test]
+fn logout_ends_access_and_login_brings_it_back() {
+    let world = world();
+    let (_services, _perimeter) = start(&world, &one_laptop());
+    is_cut(&world, || drop(umbra(&world, Name::Laptop, &["logout"]).unwrap()));
+    let listed = json(&world, Name::Laptop, &["umbra", "ls", "--json"]);
+    assert!(!listed.to_string().contains("web.corp.example"), "{listed}");
+    log_in(&world, Name::Laptop).unwrap();
+    is_back(&world);
+}
