@@ -210,8 +210,11 @@ mod tests {
         std::fs::write(&path, b"precious").expect("write");
         assert!(matches!(LocalListener::bind(&path, 0o600, None), Err(LocalError::Occupied(_))));
         assert_eq!(std::fs::read(&path).expect("read"), b"precious");
-        let missing = folder.path().join("none/api.sock");
+        let missing = folder.path().join("none/deeper/api.sock");
         assert!(matches!(LocalListener::bind(&missing, 0o600, None), Err(LocalError::Io { .. })));
+        // A folder such as /run/umbra is gone after each start of the machine: it is made.
+        let fresh = folder.path().join("run/api.sock");
+        assert!(LocalListener::bind(&fresh, 0o600, None).is_ok());
     }
 
     #[test]
