@@ -69,6 +69,14 @@ impl Link {
         })
     }
 
+    /// As `channel`, but waits for one, at most `limit`: right after the start, or after a break, there will be one soon.
+    pub async fn channel_within(&self, limit: Duration) -> Result<Channel, String> {
+        let mut state = self.watch();
+        // Too late or ended: the reason is the state's.
+        let _ = tokio::time::timeout(limit, state.wait_for(|s| s.channel.is_some())).await.is_ok();
+        self.channel()
+    }
+
     /// Something changed (a handshake from the controller, a new network): probe now.
     pub fn nudge(&self) {
         self.nudge.notify_one();

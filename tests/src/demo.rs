@@ -8,11 +8,11 @@ use crate::lab::standing::overlay_addresses;
 use crate::lab::topology::OUTSIDE_NAME_SERVER;
 use crate::lab::{Daemon, Finished, Name, Options, World};
 use crate::perimeter::{self, DOMAIN, Plan, StepError};
-use crate::service::{DNS_PORT, Services, ZONE_FILE};
+use crate::service::{PUBLIC_NAME, Services};
 use download::Download;
 use report::Report;
 use std::fmt::Display;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -24,10 +24,6 @@ const SILENCE: &str = "--patience=1000";
 const REFUSAL_MAX: Duration = Duration::from_secs(1);
 /// From the revoke command to the last byte of a download, on a machine that is busy; usually it is some milliseconds.
 const REVOKE_MAX: Duration = Duration::from_secs(1);
-/// A name that everybody may know.
-const PUBLIC_NAME: &str = "www.example.org";
-const PUBLIC_ADDRESS: &str = "192.0.2.80";
-
 /// What a check gives: what was seen, or what is wrong.
 type Outcome = Result<String, String>;
 
@@ -64,7 +60,6 @@ fn host_name(service: &str) -> String {
 impl Demo<'_> {
     fn play(&mut self) -> Result<(), StepError> {
         let _services = Services::start(self.world)?;
-        let _public_names = self.serve_public_names()?;
         self.found()?;
         self.confirm_gateway()?;
         self.look_as_a_stranger()?;
@@ -96,19 +91,6 @@ impl Demo<'_> {
     fn probe(&self, host: Name, words: &[&str]) -> Result<Finished, StepError> {
         let all: Vec<&str> = ["umbra-lab", "probe"].iter().chain(words).copied().collect();
         Ok(self.world.host(host).run(&all, SOON)?)
-    }
-
-    /// The public name server, which knows nothing of the organisation's names.
-    fn serve_public_names(&self) -> Result<Daemon, StepError> {
-        let zone = format!("{PUBLIC_NAME} 60 {PUBLIC_ADDRESS}\n");
-        perimeter::write_file(self.world, Name::Stranger, "zone", zone.as_bytes())?;
-        let stranger = self.world.host(Name::Stranger);
-        let mut command = stranger.command("umbra-lab");
-        let listen = SocketAddr::new(OUTSIDE_NAME_SERVER, DNS_PORT).to_string();
-        command.args(["__service", "dns", "--zone", ZONE_FILE, "--listen", &listen]);
-        let daemon = stranger.start("public-names", command)?;
-        daemon.wait_for_line("listening", SOON)?;
-        Ok(daemon)
     }
 
     fn found(&mut self) -> Result<(), StepError> {
@@ -244,8 +226,9 @@ impl Demo<'_> {
         self.check("a datagram and its echo", ensure(udp.stdout == "hello\n", said(&udp)));
         let ping = self.probe(Name::Laptop, &["ping", &web])?;
         self.check("a ping", ensure(ping.success(), said(&ping)));
-        let other = self.probe(Name::Laptop, &["name", PUBLIC_NAME])?;
-        let same = other.stdout.trim() == PUBLIC_ADDRESS;
+        let (name, address) = PUBLIC_NAME;
+        let other = self.probe(Name::Laptop, &["name", name])?;
+        let same = other.stdout.trim() == address;
         self.check("names of the rest of the world resolve as before", ensure(same, said(&other)));
         Ok(())
     }

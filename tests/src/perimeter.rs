@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// The trust domain.
 pub const DOMAIN: &str = "corp.example";
+/// The IPv4 pool: a random one would some day be that of the services, which the controller cannot see.
+pub const POOL: &str = "10.77.0.0/16";
 /// The password of every user of the lab.
 pub const PASSWORD: &str = "correct horse battery staple";
 /// The user of each laptop, and the group that it is in.
@@ -173,7 +175,7 @@ impl Perimeter {
 /// `init` and `serve`.
 pub fn start_controller(world: &World, plan: &Plan) -> Result<Daemon, StepError> {
     let endpoint = "controller:443";
-    admin(world, &["init", "--trust-domain", DOMAIN, "--endpoint", endpoint])?;
+    admin(world, &["init", "--trust-domain", DOMAIN, "--endpoint", endpoint, "--pool", POOL])?;
     serve(world, plan)
 }
 

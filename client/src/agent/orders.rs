@@ -17,6 +17,8 @@ use tonic::Status;
 
 /// How long a person waits for a resource to be reached.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
+/// How long a log-in waits for the link to the controller: as long as a restart of the controller may take.
+const LINK_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long a log-in waits until the catalogue shows it.
 const LOGIN_SHOWN_MAX: Duration = Duration::from_secs(3);
 
@@ -93,13 +95,13 @@ impl Agent {
     }
 
     fn login(&self, user: String, password: Secret<String>, reply: Reply<local::LoginReply>) {
-        let channel = match self.link.channel() {
-            Ok(channel) => channel,
-            Err(why) => return drop(reply.send(Err(unreachable(why)))),
-        };
-        let inner = self.inner.clone();
+        let (link, inner) = (self.link.clone(), self.inner.clone());
         tokio::spawn(async move {
-            let result = rpc::login(channel, user.clone(), password).await;
+            // Whoever logs in right after `up` meets a link that is just being made.
+            let result = match link.channel_within(LINK_WAIT_MAX).await {
+                Ok(channel) => rpc::login(channel, user.clone(), password).await,
+                Err(why) => Err(unreachable(why)),
+            };
             let _ = inner.send(Inner::LoggedIn { user, reply, result }).await;
         });
     }

@@ -1,6 +1,6 @@
 //! How does a world stay up between commands, and how does a command find it?
 //!
-//! `up` leaves a keeper process behind, which owns the world. Its folder holds `lab.json`, by which the other commands
+//! `up` leaves a keeper process behind, which owns the world and an organisation at work in it. Its folder holds `lab.json`, by which the other commands
 //! find the hosts; numbers of processes are checked, so that a stale file never leads into a stranger's process.
 
 use super::Host;
@@ -8,6 +8,7 @@ use super::error::LabError;
 use super::impairment::{Impairment, parse_delay, parse_share};
 use super::topology::Name;
 use super::world::{Options, World};
+use crate::perimeter::{Perimeter, Plan};
 use crate::service::Services;
 use host::namespace::{self, Namespaces, ProcessHandle, Signal};
 use nlink::{Connection, Route};
@@ -30,6 +31,17 @@ const RECORD: &str = "lab.json";
 const DOWN_LIMIT: Duration = Duration::from_secs(20);
 /// TUN devices of Umbra are named so.
 pub const TUN_PREFIX: &str = "umbra";
+
+/// What `up` says when it is.
+const UP: &str = "\
+The lab is up: an organisation with two gateways, `engineer` on laptop and `guest` on laptop2. Try:
+  umbra-lab exec laptop -- umbra ls
+  umbra-lab exec laptop -- umbra-lab probe http http://web.corp.example/
+  umbra-lab exec laptop -- umbra why vault
+  umbra-lab exec controller -- umbra-controller session list
+  umbra-lab hosts
+  umbra-lab exec laptop -- bash
+";
 
 /// Options of `up`, and of everything else that starts a world from the command line.
 #[derive(Debug, Clone, clap::Args)]
@@ -159,10 +171,10 @@ pub fn up(options: &Up) -> anyhow::Result<()> {
     for line in BufReader::new(output).lines() {
         let line = line?;
         if line == "up" {
-            writeln!(io::stdout(), "The lab is up. Try:\n  umbra-lab hosts\n  umbra-lab exec laptop -- bash")?;
-            return Ok(());
+            return Ok(write!(io::stdout(), "{UP}")?);
         }
-        complaint = line;
+        complaint.push_str(&line);
+        complaint.push('\n');
     }
     keeper.wait()?;
     let log = fs::read_to_string(folder.join("keeper.log")).unwrap_or_default();
@@ -200,6 +212,8 @@ fn keep_world(arguments: &Keep) -> anyhow::Result<Infallible> {
     let options = Options { folder: Some(arguments.folder.clone()), ..arguments.up.options() };
     let world = World::start(&options)?;
     let _services = Services::start(&world)?;
+    let plan = Plan { gateways: vec![Name::Gateway, Name::Gateway2], ..Plan::default() };
+    let _perimeter = Perimeter::start(&world, &plan)?;
     let place = |host: &Host| (host.name(), Place { pid: host.holder_pid(), network: host.network() });
     let hosts = world.hosts().iter().map(place).collect();
     let record = Record { keeper: std::process::id(), fabric: world.fabric_pid(), hosts };

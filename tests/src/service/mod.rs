@@ -2,13 +2,15 @@
 //!
 //! They run in host `service`, on each of its addresses, in both families: HTTP (`web`, `wiki`, `vault`), an echo of
 //! lines over TCP, an echo and a stream source over UDP; and a name server for the inside network, whose zone is a file
-//! that a test may change at any time.
+//! that a test may change at any time. Host `stranger` has the name server of the outside network, which knows nothing of
+//! the organisation.
 
 mod dns;
 mod echo;
 mod http;
 mod udp;
 
+use crate::lab::topology::OUTSIDE_NAME_SERVER;
 use crate::lab::{Daemon, LabError, Name, World};
 use clap::ValueEnum;
 use std::fs;
@@ -31,6 +33,9 @@ pub const ZONE: &str = "corp.example";
 pub const ZONE_FILE: &str = "/etc/umbra/zone";
 /// The HTTP services in the order of the host's addresses; `NAME.corp.example` is their name.
 pub const HTTP_NAMES: [&str; 3] = ["web", "wiki", "vault"];
+
+/// A name that the outside name server knows, and its address.
+pub const PUBLIC_NAME: (&str, &str) = ("www.example.org", "192.0.2.80");
 
 /// What kind of service?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -97,6 +102,8 @@ pub struct Services {
     pub udp: Daemon,
     /// The inside name server, on the first address.
     pub dns: Daemon,
+    /// The outside name server.
+    pub public_dns: Daemon,
 }
 
 impl Services {
@@ -112,8 +119,10 @@ impl Services {
         let echo = start(world, "echo", "echo", &addresses, ECHO_PORT)?;
         let udp = start(world, "udp", "udp", &addresses, UDP_PORT)?;
         let dns = start(world, "dns", "dns", pairs.first().copied().unwrap_or_default(), DNS_PORT)?;
-        let services = Self { http, echo, udp, dns };
-        for daemon in services.http.iter().chain([&services.echo, &services.udp, &services.dns]) {
+        let public_dns = start_public_names(world)?;
+        let services = Self { http, echo, udp, dns, public_dns };
+        let single = [&services.echo, &services.udp, &services.dns, &services.public_dns];
+        for daemon in services.http.iter().chain(single) {
             daemon.wait_for_line("listening", Duration::from_secs(20))?;
         }
         Ok(services)
@@ -128,6 +137,15 @@ fn start(world: &World, kind: &str, name: &str, addresses: &[IpAddr], port: u16)
     service.start(&format!("service-{name}"), command)
 }
 
+fn start_public_names(world: &World) -> Result<Daemon, LabError> {
+    let (name, address) = PUBLIC_NAME;
+    write_zone_of(world, Name::Stranger, &format!("{name} 60 {address}\n"))?;
+    let stranger = world.host(Name::Stranger);
+    let mut command = stranger.command("umbra-lab");
+    command.args(["__service", "dns", "--listen", &SocketAddr::new(OUTSIDE_NAME_SERVER, DNS_PORT).to_string()]);
+    stranger.start("service-public-dns", command)
+}
+
 fn default_zone(pairs: &[&[IpAddr]]) -> String {
     let named = HTTP_NAMES.iter().zip(pairs);
     named.flat_map(|(name, pair)| pair.iter().map(move |address| format!("{name}.{ZONE} 2 {address}\n"))).collect()
@@ -135,7 +153,11 @@ fn default_zone(pairs: &[&[IpAddr]]) -> String {
 
 /// Replaces the zone of the inside name server; the next answer shows it.
 pub fn write_zone(world: &World, text: &str) -> Result<(), LabError> {
-    let file = world.host(Name::Service).outside_path(ZONE_FILE).unwrap_or_default();
+    write_zone_of(world, Name::Service, text)
+}
+
+fn write_zone_of(world: &World, host: Name, text: &str) -> Result<(), LabError> {
+    let file = world.host(host).outside_path(ZONE_FILE).unwrap_or_default();
     let draft = file.with_extension("new");
     let written = fs::write(&draft, text).and_then(|()| fs::rename(&draft, &file));
     written.map_err(LabError::while_doing(format!("write {}", file.display())))

@@ -1,4 +1,4 @@
-//! Does the demonstration show what it promises, and does the standing lab hold an organisation at work?
+//! Does the demonstration show what it promises?
 
 use std::process::{Command, Stdio};
 

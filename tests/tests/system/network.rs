@@ -194,7 +194,18 @@ fn up_exec_hosts_down() {
     assert_eq!(hosts.as_array().unwrap().len(), 8);
     assert_eq!(hosts[0]["name"], "controller");
     assert_eq!(hosts[0]["outside"][0], "203.0.113.10");
-    assert_eq!(hosts[4]["overlay"], serde_json::json!([]));
+    // Controller, gateway, gateway2, laptop, laptop2 are in the overlay; service, stranger, neighbour are not.
+    for (at, inside) in [true, true, true, false, true, true, false, false].into_iter().enumerate() {
+        assert_ne!(hosts[at]["overlay"].as_array().unwrap().is_empty(), inside, "{hosts}");
+    }
+    for (laptop, sees_wiki) in [("laptop", true), ("laptop2", false)] {
+        let listed = lab(&["exec", laptop, "--", "umbra", "ls"]);
+        assert!(listed.status.success(), "{}", text(&listed.stderr));
+        assert!(text(&listed.stdout).contains("web.corp.example"), "{}", text(&listed.stdout));
+        assert_eq!(text(&listed.stdout).contains("wiki"), sees_wiki, "{}", text(&listed.stdout));
+        let page = lab(&["exec", laptop, "--", "umbra-lab", "probe", "http", "http://web.corp.example/"]);
+        assert_eq!(text(&page.stdout), "This is web.\n", "{}", text(&page.stderr));
+    }
     assert!(lab(&["down"]).status.success());
     assert!(!folder.exists());
     assert!(!lab(&["down"]).status.success());
