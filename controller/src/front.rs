@@ -38,6 +38,8 @@ use tunnel::{Change, Config, Engine, Event, Peer, PeerId, PeerKind, Role};
 
 /// Whose firewall tables these are.
 pub const PROGRAM: &str = "controller";
+/// How often join keys are looked at whose time is over: no change of the store tells of that.
+const KEYS_EVERY: Duration = Duration::from_secs(1);
 /// How long the kernel may take to make a fresh address usable.
 const BIND_MAX: Duration = Duration::from_secs(3);
 const BACKLOG: u32 = 1_024;
@@ -343,9 +345,10 @@ async fn follow_directory(organisation: Organisation, newcomers: Arc<Newcomers>,
             follow_nodes(&organisation, &newcomers.runtime, &directory, &mut peers).await;
             follow_keys(&organisation, &newcomers, &directory, &mut keys);
         }
-        match reader.next().await {
-            Some(fresh) => directory = fresh,
-            None => break,
+        match tokio::time::timeout(KEYS_EVERY, reader.next()).await {
+            Ok(Some(fresh)) => directory = fresh,
+            Ok(None) => break,
+            Err(_) => forget_keys(&newcomers, &usable_keys(&organisation, &directory), &mut keys),
         }
     }
     tracing::error!(device = overlay.name(), "the store was closed; no further change is followed");
@@ -383,22 +386,31 @@ async fn follow_nodes(
     }
 }
 
+/// The join keys whose knocks are heard, with their sealed secrets.
+fn usable_keys<'d>(organisation: &Organisation, directory: &'d Directory) -> BTreeMap<JoinKeyId, &'d Vec<u8>> {
+    let wall = organisation.wall();
+    // A used key still opens a repeated request of its own nodes.
+    let opens = |k: &JoinKey| matches!(k.state(wall), JoinKeyState::Usable | JoinKeyState::Used);
+    directory.join_keys.values().filter(|k| opens(&k.record)).map(|k| (k.record.id, &k.record.knock)).collect()
+}
+
+fn forget_keys(newcomers: &Newcomers, wanted: &BTreeMap<JoinKeyId, &Vec<u8>>, keys: &mut BTreeSet<JoinKeyId>) {
+    let mut knocks = lock(&newcomers.knocks);
+    for gone in keys.iter().filter(|id| !wanted.contains_key(id)).copied().collect::<Vec<_>>() {
+        keys.remove(&gone);
+        knocks.remove(&gone);
+    }
+}
+
 fn follow_keys(
     organisation: &Organisation,
     newcomers: &Newcomers,
     directory: &Directory,
     keys: &mut BTreeSet<JoinKeyId>,
 ) {
-    let wall = organisation.wall();
-    // A used key still opens a repeated request of its own nodes.
-    let opens = |k: &JoinKey| matches!(k.state(wall), JoinKeyState::Usable | JoinKeyState::Used);
-    let wanted: BTreeMap<JoinKeyId, &Vec<u8>> =
-        directory.join_keys.values().filter(|k| opens(&k.record)).map(|k| (k.record.id, &k.record.knock)).collect();
+    let wanted = usable_keys(organisation, directory);
+    forget_keys(newcomers, &wanted, keys);
     let mut knocks = lock(&newcomers.knocks);
-    for gone in keys.iter().filter(|id| !wanted.contains_key(id)).copied().collect::<Vec<_>>() {
-        keys.remove(&gone);
-        knocks.remove(&gone);
-    }
     for (id, sealed) in wanted {
         if keys.contains(&id) {
             continue;

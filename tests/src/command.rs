@@ -2,7 +2,7 @@
 
 use crate::lab::topology::Name;
 use crate::lab::{fabric, holder, standing};
-use crate::{demo, probe, service};
+use crate::{attacker, demo, probe, service};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -54,6 +54,8 @@ enum What {
     Keep(standing::Keep),
     #[command(name = "__service", hide = true)]
     Service(service::Arguments),
+    #[command(name = "__attack", hide = true)]
+    Attack(attacker::Arguments),
     #[command(name = "__addresses", hide = true)]
     Addresses,
 }
@@ -88,6 +90,7 @@ fn run(what: What) -> anyhow::Result<ExitCode> {
         }
         What::Keep(options) => standing::keep(&options)?,
         What::Service(arguments) => service::run(&arguments)?,
+        What::Attack(arguments) => attacker::run(&arguments)?,
         What::Addresses => standing::print_addresses()?,
     }
     Ok(ExitCode::SUCCESS)

@@ -4,6 +4,7 @@
 //! [`probe`] asks them, so that a test needs no other program; [`scan`] looks for whatever answers a stranger;
 //! [`perimeter`] brings a whole organisation up, [`demo`] shows it, and [`command`] is the command line.
 
+pub mod attacker;
 pub mod command;
 pub mod demo;
 pub mod lab;

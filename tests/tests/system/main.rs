@@ -12,8 +12,11 @@
     missing_docs
 )]
 
+mod crash;
 mod demo;
+mod enrolment;
 mod failover;
 mod network;
 mod perimeter;
+mod silence;
 mod support;

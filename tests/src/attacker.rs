@@ -1,0 +1,177 @@
+//! What does somebody hostile on a network of the lab do, and what comes back to them?
+
+use anyhow::Context;
+use clap::Subcommand;
+use host::namespace::{PacketSocket, wait_readable};
+use nlink::{Connection, Ipv4Route, Ipv6Route, Route};
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// Connections that are tried at once.
+const AT_ONCE: usize = 400;
+/// The kernel's note in front of a captured frame (struct virtio_net_hdr).
+const NOTE_LEN: usize = 10;
+
+/// How an attack is called.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Print every frame that arrives at a link, in hexadecimal, one a line; `capturing` comes first
+    Capture { link: String },
+    /// Print the hardware address of a link, in hexadecimal
+    Mac { link: String },
+    /// Send a network's packets to a router of our choice, or into a link as if the network were there
+    Route {
+        /// ADDRESS/LENGTH
+        prefix: model::net::Prefix,
+        #[arg(long)]
+        link: String,
+        #[arg(long)]
+        via: Option<IpAddr>,
+    },
+    /// Try TCP ports FIRST to LAST and print those that say anything
+    Connect {
+        address: IpAddr,
+        first: u16,
+        last: u16,
+        /// Milliseconds to wait for each
+        #[arg(long, default_value_t = 300)]
+        patience: u64,
+    },
+    /// Send datagrams, given in hexadecimal
+    Send { to: SocketAddr, datagrams: Vec<String> },
+}
+
+/// Runs one attack.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let What::Capture { link } = &arguments.what {
+        return Ok(capture(link)?);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match &arguments.what {
+        What::Capture { .. } => Ok(()),
+        What::Mac { link } => runtime.block_on(print_mac(link)),
+        What::Route { prefix, link, via } => runtime.block_on(set_route(*prefix, link, *via)),
+        What::Connect { address, first, last, patience } => {
+            runtime.block_on(connect(*address, *first, *last, Duration::from_millis(*patience)))
+        }
+        What::Send { to, datagrams } => send(*to, datagrams),
+    }
+}
+
+/// Bytes as [`hex_bytes`] reads them.
+pub fn hex_text(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _never_fails = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// None where the text is no hexadecimal.
+pub fn hex_bytes(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let pair = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(high)? << 4 | digit(low)?),
+        _ => None,
+    };
+    text.as_bytes().chunks(2).map(pair).collect()
+}
+
+fn capture(link: &str) -> io::Result<()> {
+    let socket = PacketSocket::open(link)?;
+    writeln!(io::stdout(), "capturing")?;
+    let mut buffer = vec![0; 65_536 + 64];
+    loop {
+        match socket.receive(&mut buffer) {
+            Ok(length) => {
+                let frame = buffer.get(NOTE_LEN..length).unwrap_or_default();
+                writeln!(io::stdout(), "{}", hex_text(frame))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_readable([&socket, &socket], None)?,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn print_mac(link: &str) -> anyhow::Result<()> {
+    let found = Connection::<Route>::new()?.get_link_by_name(link).await?.context("no such link")?;
+    let address = found.address().context("it has no hardware address")?;
+    Ok(writeln!(io::stdout(), "{}", hex_text(address))?)
+}
+
+async fn set_route(prefix: model::net::Prefix, link: &str, via: Option<IpAddr>) -> anyhow::Result<()> {
+    let kernel = Connection::<Route>::new()?;
+    let index = kernel.get_link_by_name(link).await?.context("no such link")?.ifindex();
+    match (prefix.address(), via) {
+        (IpAddr::V4(v4), Some(IpAddr::V4(via))) => {
+            kernel.replace_route(Ipv4Route::from_addr(v4, prefix.bits()).dev_index(index).gateway(via)).await?;
+        }
+        (IpAddr::V6(v6), Some(IpAddr::V6(via))) => {
+            kernel.replace_route(Ipv6Route::from_addr(v6, prefix.bits()).dev_index(index).gateway(via)).await?;
+        }
+        (IpAddr::V4(v4), None) => {
+            kernel.replace_route(Ipv4Route::from_addr(v4, prefix.bits()).dev_index(index)).await?;
+        }
+        (IpAddr::V6(v6), None) => {
+            kernel.replace_route(Ipv6Route::from_addr(v6, prefix.bits()).dev_index(index)).await?;
+        }
+        _ => anyhow::bail!("{prefix} and its router are of two families"),
+    }
+    Ok(())
+}
+
+async fn connect(address: IpAddr, first: u16, last: u16, patience: Duration) -> anyhow::Result<()> {
+    let ports: Vec<u16> = (first..=last).collect();
+    for some in ports.chunks(AT_ONCE) {
+        let mut tries = JoinSet::new();
+        for port in some.iter().copied() {
+            tries.spawn(async move {
+                let tried = tokio::time::timeout(patience, TcpStream::connect((address, port))).await;
+                tried.ok().map(|tried| (port, tried.map(drop)))
+            });
+        }
+        while let Some(ended) = tries.join_next().await {
+            match ended? {
+                None => {}
+                Some((port, Ok(()))) => writeln!(io::stdout(), "{port} open")?,
+                Some((port, Err(error))) => writeln!(io::stdout(), "{port} {error}")?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn send(to: SocketAddr, datagrams: &[String]) -> anyhow::Result<()> {
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any)?;
+    for text in datagrams {
+        let bytes = hex_bytes(text).context("no hexadecimal")?;
+        match socket.send_to(&bytes, to) {
+            // Nobody answers ARP or ND: what a stranger runs into.
+            Err(error) if error.kind() == io::ErrorKind::HostUnreachable => {}
+            sent => drop(sent?),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_back_as_they_were() {
+        assert_eq!(hex_bytes(&hex_text(&[0, 0x7f, 0xff])), Some(vec![0, 0x7f, 0xff]));
+        assert_eq!(hex_bytes("0"), None);
+        assert_eq!(hex_bytes("zz"), None);
+    }
+}
