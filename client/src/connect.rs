@@ -244,7 +244,10 @@ impl Book {
     /// A grant ended. `revoked`: by somebody's will, so packets are refused with the reason; else its flows wait a little
     /// for the next grant.
     pub fn ended(&mut self, now: Instant, grant: GrantId, reason: &str, revoked: bool) {
-        self.remember(grant);
+        // One that only moves comes back under its own id.
+        if revoked {
+            self.remember(grant);
+        }
         let Some(resource) = self.resource_of(grant) else { return };
         let asks = self.entry(resource).asking.is_some();
         let entry = self.entry(resource);

@@ -213,6 +213,18 @@ fn a_gateway_restart_moves_the_flows_to_the_next_grant() {
 }
 
 #[test]
+fn a_grant_that_moved_comes_back_under_its_own_id() {
+    let mut book = connected();
+    book.ended(at(1_000), grant(1), "the gateway started anew", false);
+    book.request(at(1_000)).unwrap();
+    let again = Permit { pairing: pairing(2), gateway: Some(gateway(1)), ..permit(1, true, LONG) };
+    assert!(book.permitted(at(1_100), resource(1), again));
+    book.observe(at(1_200), pairing(2), shaken(1_200));
+    assert_eq!(book.standing(&resource(1)), Standing::Connected);
+    assert_eq!(book.unused(), [pairing(1)]);
+}
+
+#[test]
 fn moving_ends() {
     let mut book = connected();
     book.ended(at(1_000), grant(1), "the gateway started anew", false);

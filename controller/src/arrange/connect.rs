@@ -21,8 +21,8 @@ use std::time::Duration;
 
 /// The shortest wait for a gateway's acknowledgement.
 const ACK_MIN: Duration = Duration::from_millis(300);
-/// What a client that was refused for a passing reason waits.
-const SOON: Duration = Duration::from_secs(5);
+/// What a client that was refused for a passing reason waits: a gateway that starts is ready in less.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What a client asks for.
 #[derive(Debug, Clone)]

@@ -139,6 +139,24 @@ fn the_other_gateway_takes_over_when_one_is_killed() {
 }
 
 #[test]
+fn a_stopped_gateway_leaves_its_host_as_it_was_and_comes_back() {
+    let world = world();
+    let before = state_of(&world, Name::Gateway);
+    let (_services, mut perimeter) = start(&world, &Plan { dark: false, ..one_laptop() });
+    reached(&world);
+    let during = state_of(&world, Name::Gateway);
+    assert!(during[0].starts_with('1') && during[2].contains("umbra-gateway"), "{during:?}");
+    let gateway = perimeter.gateways.get_mut(&Name::Gateway).unwrap();
+    let ended = gateway.stop(SOON).unwrap();
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+    assert_eq!(state_of(&world, Name::Gateway), before);
+    assert!(!page(&world, "web.corp.example").success());
+    gateway.restart().unwrap();
+    gateway.wait_for_line("connected to the controller", SOON).unwrap();
+    println!("back after {:?}", reached(&world));
+}
+
+#[test]
 fn a_killed_client_comes_back_and_a_stopped_one_leaves_nothing() {
     let world = world();
     let before = state_of(&world, Name::Laptop);
