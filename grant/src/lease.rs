@@ -4,6 +4,7 @@
 //! *sent* the request that the answer names. Sending comes before receiving, so a gateway's end never lies later than the
 //! controller's, however long a message was under way.
 
+use model::limits::PROBE_EVERY;
 use model::time::{Instant, WallMs};
 use std::time::Duration;
 
@@ -52,10 +53,11 @@ pub fn due(base: Instant, end: Instant) -> Instant {
     base.plus(life / 3 * 2)
 }
 
-/// Is at most half of a lease left? The controller extends only then: earlier than a gateway's two thirds, so that each
-/// request that is due finds its grants ready, and a request in between costs no writes.
+/// Is at most half of a lease left, and the age of the request from which the gateway counts? The controller extends only
+/// then: earlier than a gateway's two thirds, so that each request that is due finds its grants ready, and a request in
+/// between costs no writes.
 pub fn is_renewable(now: Instant, ends: Instant, lease: Duration) -> bool {
-    ends.since(now) <= lease / 2
+    ends.since(now) <= (lease / 2).saturating_add(PROBE_EVERY)
 }
 
 #[cfg(test)]
@@ -79,7 +81,7 @@ mod tests {
     fn renewal_is_asked_for_at_two_thirds_and_given_from_half_on() {
         assert_eq!(due(s(10), s(40)), s(30));
         let lease = Duration::from_secs(30);
-        assert!(!is_renewable(s(24), s(40), lease) && is_renewable(s(25), s(40), lease));
+        assert!(!is_renewable(s(19), s(40), lease) && is_renewable(s(20), s(40), lease));
         assert_eq!(due(s(40), s(10)), s(40), "a life that is over is due at once");
     }
 
@@ -93,6 +95,16 @@ mod tests {
             let ours = end_on_gateway(sent, theirs.since(received), lease);
             prop_assert!(ours <= theirs.max(sent));
             prop_assert!(due(sent, ours) <= ours && due(sent, ours) >= sent);
+        }
+
+        #[test]
+        fn what_a_gateway_finds_due_is_renewable(age in 0u64..=5_000, lease in 1u64..86_400) {
+            // It counts from its latest request, which may be as old as the pause between two.
+            let (sent, decided) = (s(100), s(100).plus(Duration::from_millis(age)));
+            let lease = Duration::from_secs(lease);
+            let theirs = end(decided, lease, Instant::NEVER);
+            let asks = due(sent, end_on_gateway(sent, lease, lease)).max(decided);
+            prop_assert!(is_renewable(asks, theirs, lease));
         }
 
         #[test]

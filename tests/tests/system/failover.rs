@@ -185,7 +185,6 @@ fn leased(lease: &str) -> Plan {
 }
 
 #[test]
-#[ignore = "fails: the connection is reset in the middle of its renewals; the cause is not found yet"]
 fn a_lease_is_renewed_as_long_as_the_controller_lives() {
     let world = world();
     let (_services, _perimeter) = start(&world, &leased("4s"));
