@@ -2,7 +2,7 @@
 //! entries: all of those are deleted, over ctnetlink, without a program.
 
 use crate::checks::{self, CheckError};
-use nlink::netlink::netfilter::ConntrackFilter;
+use nlink::netlink::netfilter::{ConntrackFilter, IpProtocol};
 use nlink::netlink::{Connection, Netfilter};
 use std::net::IpAddr;
 
@@ -41,12 +41,33 @@ impl Conntrack {
     /// kernel's own comparison of IPv6 addresses cannot be used.
     pub async fn delete_by_source(&self, address: IpAddr) -> Result<(), ConntrackError> {
         let filter = ConntrackFilter::new().orig_src(address);
-        self.0.flush_conntrack_matching(&filter).await.map_err(|source| {
+        let deleted = match address {
+            IpAddr::V4(_) => self.0.flush_conntrack_matching(&filter).await,
+            IpAddr::V6(_) => self.delete_each(&filter).await,
+        };
+        deleted.map_err(|source| {
             if source.is_permission_denied() && checks::net_admin().is_err() {
                 return ConntrackError::Machine(CheckError::NoNetAdmin);
             }
             ConntrackError::Kernel { address, source }
         })
+    }
+
+    /// Deletes entry by entry. One that cannot be deleted keeps no other alive; the first refusal is told.
+    async fn delete_each(&self, filter: &ConntrackFilter) -> nlink::Result<()> {
+        let mut refused = Ok(());
+        for entry in self.0.get_conntrack_matching(filter).await? {
+            // The library does not know the attributes of ICMPv6 flows, so that the kernel refuses them (EINVAL). Such an
+            // entry ends by itself after 30 s without packets.
+            if entry.proto == IpProtocol::Icmpv6 {
+                continue;
+            }
+            match self.0.del_conntrack_entry(&entry).await {
+                Err(error) if !error.is_not_found() => refused = refused.and(Err(error)),
+                _ => {}
+            }
+        }
+        refused
     }
 }
 

@@ -23,7 +23,7 @@ const SILENCE: &str = "--patience=1000";
 /// A refusal is to come at once, and not as a time-out.
 const REFUSAL_MAX: Duration = Duration::from_secs(1);
 /// From the revoke command to the last byte of a download, on a machine that is busy; usually it is some milliseconds.
-const REVOKE_MAX: Duration = Duration::from_secs(1);
+const REVOKE_MAX: Duration = Duration::from_secs(5);
 /// What a check gives: what was seen, or what is wrong.
 type Outcome = Result<String, String>;
 
