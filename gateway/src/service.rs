@@ -9,7 +9,7 @@ use host::nft;
 use host::{entropy, keyfile};
 use model::ids::NodeId;
 use model::net::Prefix;
-use model::pool::NatPool;
+use model::pool::{NatPool, Pool};
 use model::time::Clock as _;
 use node::boot::{self, Node, Setup};
 use node::identity::Seen;
@@ -34,7 +34,20 @@ pub async fn run(options: &Up) -> Result<()> {
         port: options.port,
         state: options.state.clone(),
     };
-    let node = start(options, &setup).await?;
+    let (node, nat, undo) = match prepare(options, &setup).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            forget_shield(options).await;
+            return Err(error);
+        }
+    };
+    let result = serve(options, node, nat).await;
+    undo.give_back().await;
+    result
+}
+
+async fn prepare(options: &Up, setup: &Setup) -> Result<(Node, NatPool, Undo)> {
+    let node = start(options, setup).await?;
     let NodeId::Gateway(id) = node.identity.node else {
         bail!("the identity in {} is no gateway's", options.state.display())
     };
@@ -43,9 +56,18 @@ pub async fn run(options: &Up) -> Result<()> {
         bail!("the NAT pool {} overlaps {local}, a network of this host; choose another with --nat-v4", nat.v4);
     }
     let undo = take_host(options, &node, nat).await?;
-    let result = serve(options, node, nat).await;
-    undo.give_back().await;
-    result
+    Ok((node, nat, undo))
+}
+
+/// A start that failed leaves nothing behind; only a gateway that has joined stays dark.
+async fn forget_shield(options: &Up) {
+    let mut removed = nft::remove(PROGRAM).await;
+    if node::Identity::load(&options.state).is_err() {
+        removed = removed.and(nft::remove_dark(PROGRAM).await);
+    }
+    if let Err(error) = removed {
+        tracing::debug!(%error, "no firewall tables could be removed");
+    }
 }
 
 async fn start(options: &Up, setup: &Setup) -> Result<Node> {
@@ -59,6 +81,7 @@ async fn start(options: &Up, setup: &Setup) -> Result<Node> {
             let text = std::str::from_utf8(text.expose()).context("the join file is no text")?;
             let file = JoinFile::parse(text, JoinKind::Gateway, wall)?;
             confirm(options, &file)?;
+            shield(options, file.pool).await?;
             let (node, enrolled) = boot::join(setup, &file, &options.name).await?;
             tracing::info!(fingerprint = %enrolled.fingerprint, pending = enrolled.pending, "joined");
             crate::cli::say(&format!("joined as {}; fingerprint {}", node.identity.node, enrolled.fingerprint));
@@ -68,7 +91,20 @@ async fn start(options: &Up, setup: &Setup) -> Result<Node> {
             return Ok(node);
         }
     }
+    shield(options, node::Identity::load(&options.state)?.pool).await?;
     Ok(boot::resume(setup).await?)
+}
+
+/// Before there is a device, an address or a socket: what must not be seen outside is guarded first, and a dark gateway
+/// is dark while it joins, too.
+async fn shield(options: &Up, pool: Pool) -> Result<()> {
+    let (program, tun) = (PROGRAM.to_owned(), options.device.clone());
+    nft::Guard { program: program.clone(), tun: tun.clone(), overlay: vec![pool.v4(), pool.v6()] }.apply().await?;
+    if options.dark {
+        let allow_in = options.allow_in.clone();
+        nft::Dark { program, tun, udp_port: options.port, allow_in }.apply().await?;
+    }
+    Ok(())
 }
 
 fn confirm(options: &Up, file: &JoinFile) -> Result<()> {

@@ -21,6 +21,10 @@ use std::time::Duration;
 
 /// The shortest wait for a gateway's acknowledgement.
 const ACK_MIN: Duration = Duration::from_millis(300);
+/// The wait for the last gateway that is left: nothing is gained by giving up sooner.
+const LAST_ACK_MAX: Duration = Duration::from_secs(3);
+/// The wait for a gateway where none has a stream.
+const GATEWAY_WAIT_MAX: Duration = Duration::from_secs(3);
 /// What a client that was refused for a passing reason waits: a gateway that starts is ready in less.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -112,13 +116,36 @@ impl Arrangements {
             Ok(rules) => rules,
             Err(why) => return Attempt::Done(Reply::Deny { reasons: vec![why], retry_after: DENY_HOLD }),
         };
-        for gateway in self.candidates(directory, wish, ground).await {
-            match self.arrange_at(directory, wish, ground, &rules, gateway).await {
+        let mut candidates = self.awaited_candidates(directory, wish, ground).await.into_iter().peekable();
+        while let Some(gateway) = candidates.next() {
+            let patience = if candidates.peek().is_some() { self.patience(gateway) } else { LAST_ACK_MAX };
+            match self.arrange_at(directory, wish, ground, &rules, (gateway, patience)).await {
                 Attempt::Unreached => tracing::warn!(%gateway, "no acknowledgement in time; the next gateway is asked"),
                 done => return done,
             }
         }
         Attempt::Unreached
+    }
+
+    /// The healthy gateways; when there is none, the first to come within [`GATEWAY_WAIT_MAX`]: after a restart of the
+    /// controller, clients are often back before the gateway is.
+    async fn awaited_candidates(&self, directory: &Directory, wish: &Wish, ground: &Ground<'_>) -> Vec<GatewayId> {
+        let mut heard = self.acks.subscribe();
+        let wait = async {
+            loop {
+                let found = self.candidates(directory, wish, ground).await;
+                if !found.is_empty() || heard.changed().await.is_err() {
+                    return found;
+                }
+            }
+        };
+        tokio::time::timeout(GATEWAY_WAIT_MAX, wait).await.unwrap_or_default()
+    }
+
+    /// How long a gateway may take to acknowledge while there is another: three round trips, at least 300 ms.
+    fn patience(&self, gateway: GatewayId) -> Duration {
+        let rtt = self.lines.ready_gateways().get(&gateway).copied().unwrap_or_default();
+        ACK_MIN.max(rtt * 3)
     }
 
     /// Healthy gateways of the site: first where the device has a tunnel already, then by round-trip time.
@@ -144,7 +171,7 @@ impl Arrangements {
         wish: &Wish,
         ground: &Ground<'_>,
         rules: &[Rule],
-        gateway: GatewayId,
+        (gateway, patience): (GatewayId, Duration),
     ) -> Attempt {
         let permit = match self.permit(directory, wish, ground, rules, gateway) {
             Ok(permit) => permit,
@@ -177,7 +204,7 @@ impl Arrangements {
         self.lines.with_gateway(gateway, |line| line.asked = Some(sent));
         self.push(&mut ledger, gateway);
         drop(ledger);
-        if !self.acknowledged(gateway, revision).await {
+        if !self.acknowledged(gateway, revision, patience).await {
             self.end(BTreeMap::from([(Cause::Unreached, vec![granted.grant])]), "controller").await;
             return Attempt::Unreached;
         }
@@ -248,9 +275,8 @@ impl Arrangements {
         self.store.commit(commit).await
     }
 
-    /// Waits for a gateway's acknowledgement: three round trips, at least 300 ms.
-    async fn acknowledged(&self, gateway: GatewayId, revision: model::revision::Revision) -> bool {
-        let rtt = self.lines.ready_gateways().get(&gateway).copied().unwrap_or_default();
+    /// Waits for a gateway's acknowledgement.
+    async fn acknowledged(&self, gateway: GatewayId, revision: model::revision::Revision, patience: Duration) -> bool {
         let mut acks = self.acks.subscribe();
         let wait = async {
             while !self.ledger.lock().await.is_confirmed(gateway, revision) {
@@ -260,7 +286,7 @@ impl Arrangements {
             }
             true
         };
-        tokio::time::timeout(ACK_MIN.max(rtt * 3), wait).await.unwrap_or(false)
+        tokio::time::timeout(patience, wait).await.unwrap_or(false)
     }
 
     fn permitted(&self, directory: &Directory, gateway: GatewayId, rules: &[Rule], granted: Granted) -> Reply {

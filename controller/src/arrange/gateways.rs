@@ -104,7 +104,11 @@ impl Arrangements {
         let at = self.moment();
         let directory = self.directory();
         let mut ledger = self.ledger.lock().await;
-        self.lines.with_gateway(id, |line| line.as_of = Some((seq, at.now)));
+        let first = self.lines.with_gateway(id, |line| line.as_of.replace((seq, at.now)).is_none());
+        if first == Some(true) {
+            // Ready from now on: whoever waits for a gateway looks again.
+            self.acks.send_modify(|n| *n += 1);
+        }
         let mut permitted = |live: &Live| self.still_permitted(&directory, live);
         let renewal = ledger.renew(at, id, revision, digest, &mut permitted);
         let Some(renewal) = renewal else {
