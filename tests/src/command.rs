@@ -2,7 +2,7 @@
 
 use crate::lab::topology::Name;
 use crate::lab::{fabric, holder, standing};
-use crate::{attacker, demo, probe, service};
+use crate::{attacker, demo, measure, probe, service};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -46,6 +46,8 @@ enum What {
     },
     /// A client for the lab's services, where the machine has none
     Probe(probe::Arguments),
+    /// Take a figure of the whole system, in a network of its own
+    Measure(measure::Arguments),
     #[command(name = "__fabric", hide = true)]
     Fabric(fabric::Arguments),
     #[command(name = "__host", hide = true)]
@@ -56,6 +58,8 @@ enum What {
     Service(service::Arguments),
     #[command(name = "__attack", hide = true)]
     Attack(attacker::Arguments),
+    #[command(name = "__witness", hide = true)]
+    Witness(measure::witness::Arguments),
     #[command(name = "__addresses", hide = true)]
     Addresses,
 }
@@ -91,6 +95,8 @@ fn run(what: What) -> anyhow::Result<ExitCode> {
         What::Keep(options) => standing::keep(&options)?,
         What::Service(arguments) => service::run(&arguments)?,
         What::Attack(arguments) => attacker::run(&arguments)?,
+        What::Measure(arguments) => measure::run(&arguments)?,
+        What::Witness(arguments) => measure::witness::run(&arguments)?,
         What::Addresses => standing::print_addresses()?,
     }
     Ok(ExitCode::SUCCESS)

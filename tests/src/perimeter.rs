@@ -165,6 +165,8 @@ impl Perimeter {
         for laptop in &plan.laptops {
             let daemon = start_client(world, *laptop)?;
             join_laptop(world, *laptop)?;
+            // Joined is not connected: on a slow link a log-in would come too early.
+            daemon.wait_for_line("connected to the controller", STEP)?;
             log_in(world, *laptop)?;
             perimeter.clients.insert(*laptop, daemon);
         }

@@ -16,6 +16,7 @@ mod crash;
 mod demo;
 mod enrolment;
 mod failover;
+mod measure;
 mod network;
 mod perimeter;
 mod silence;
