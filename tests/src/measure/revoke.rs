@@ -3,9 +3,9 @@
 use super::{Spread, build, now_micros, write_spread};
 use crate::lab::topology::INSIDE_LINK;
 use crate::lab::{Daemon, Name, Options, World};
-use crate::perimeter::{POLICY, Perimeter, Plan, admin, admin_json, log_in, write_file};
+use crate::perimeter::{POLICY, Perimeter, Plan, admin, admin_json, log_in, umbra, write_file};
 use crate::service::Services;
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -25,9 +25,14 @@ pub enum Cause {
     Policy,
 }
 
+/// How often a laptop is asked whether its catalogue is there again.
+const LOOKS_MAX: usize = 200;
+
 /// One revoke. Times are microseconds since the administrator's command was started.
 #[derive(Debug, Clone, Copy)]
 pub struct Round {
+    /// How long a command that changes nothing took, just before: the share of starting and connecting.
+    pub bare: i64,
     /// When the command had ended, with its confirmation.
     pub returned: i64,
     /// When the last packet of the flows came to the service; 0 where none came since the command was started.
@@ -75,7 +80,13 @@ fn allow_again(world: &World, cause: Cause) -> anyhow::Result<()> {
             admin(world, &["policy", "apply", "/etc/umbra/policy-before.cedar"])?;
         }
     }
-    Ok(())
+    // The catalogue comes to the laptop after the answer to the administrator.
+    for _ in 0..LOOKS_MAX {
+        if umbra(world, Name::Laptop, &["ls"])?.stdout.contains("web") {
+            return Ok(());
+        }
+    }
+    bail!("the laptop still does not see web")
 }
 
 fn witness(world: &World, host: Name, words: &[&str]) -> anyhow::Result<Daemon> {
@@ -93,7 +104,9 @@ fn revoke_once(world: &World, cause: Cause) -> anyhow::Result<Round> {
     for flow in ["tcp", "udp"] {
         watch.wait_for_line_after(watch.mark(), flow, STEP)?;
     }
+    let asked = now_micros()?;
     let session = current_session(world)?;
+    let bare = now_micros()? - asked;
     let words = match cause {
         Cause::Session => vec!["session", "revoke", &session],
         Cause::User => vec!["user", "disable", "engineer"],
@@ -109,6 +122,7 @@ fn revoke_once(world: &World, cause: Cause) -> anyhow::Result<Round> {
     let down = times(&talk, &["heard "]);
     let since = |all: &[i64]| all.iter().max().map_or(0, |last| (last - sent).max(0));
     Ok(Round {
+        bare,
         returned: returned - sent,
         last_up: since(&up),
         last_down: since(&down),
@@ -142,15 +156,17 @@ impl Revoke {
         let spread = |part: fn(&Round) -> i64| Spread::of(self.rounds.iter().map(part).collect());
         let (up, down) = (spread(|round| round.last_up), spread(|round| round.last_down));
         let (returned, after) = (spread(|round| round.returned), spread(|round| round.last_up - round.returned));
+        let bare = spread(|round| round.bare);
         let late: usize = self.rounds.iter().map(|round| round.late).sum();
         write_spread("command started to last packet at the service", up, out)?;
         write_spread("command started to last packet at the laptop", down, out)?;
         write_spread("command started to confirmation", returned, out)?;
         write_spread("confirmation to last packet at the service", after, out)?;
+        write_spread("the same, for a command that changes nothing", bare, out)?;
         writeln!(out, "datagrams sent after the confirmation that passed: {late}")?;
         let line = serde_json::json!({
             "measure": "revoke", "cause": self.cause, "count": self.rounds.len(), "clients": 1, "build": build(),
-            "last_packet_ms": up, "last_echo_ms": down, "confirmed_ms": returned, "late_packets": late,
+            "last_packet_ms": up, "last_echo_ms": down, "confirmed_ms": returned, "bare_command_ms": bare, "late_packets": late,
             "confirmation_to_last_packet_ms": after,
         });
         writeln!(out, "{line}")
