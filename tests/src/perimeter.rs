@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `engineer`, on `laptop` | `engineers` | `web`, `wiki`; sees `vault`, which nobody may reach |
 //! | `guest`, on `laptop2` | `guests` | `web` |
+//! | `laptop3` and on, each on the host of its name, where the plan has such | a group of its name | `web` |
 
 use crate::lab::{Daemon, Finished, LabError, Name, World};
 use std::collections::BTreeMap;
@@ -32,6 +33,24 @@ permit (principal in Group::"guests", action == Action::"connect", resource == R
 @reason("the vault is closed for everybody")
 forbid (principal, action == Action::"connect", resource == Resource::"vault");
 "#;
+/// [`POLICY`], and a permit for each further laptop of a list.
+pub fn policy_of(laptops: &[Name]) -> String {
+    let permit = |name: &Name| {
+        format!(
+            "\n@id(\"{name}-sees-the-web\")\npermit (principal in Group::\"{name}\", action == Action::\"connect\", \
+             resource == Resource::\"web\");\n"
+        )
+    };
+    let further = laptops.iter().filter(|name| matches!(name, Name::Further(_)));
+    std::iter::once(POLICY.to_owned()).chain(further.map(permit)).collect()
+}
+
+/// The user of a laptop, and the group that it is in.
+pub fn user_of(laptop: Name) -> (&'static str, &'static str) {
+    let named = USERS.iter().find(|(host, _, _)| *host == laptop).map(|(_, user, group)| (*user, *group));
+    named.unwrap_or((laptop.as_str(), laptop.as_str()))
+}
+
 /// How long any one step may take.
 const STEP: Duration = Duration::from_secs(20);
 
@@ -197,7 +216,8 @@ pub fn serve(world: &World, plan: &Plan) -> Result<Daemon, StepError> {
 pub fn declare(world: &World, plan: &Plan) -> Result<(), StepError> {
     admin(world, &["site", "add", "hq", "--prefix", "10.20.0.0/24", "--prefix", "fd20::/64"])?;
     let password = write_file(world, Name::Controller, "password", PASSWORD.as_bytes())?;
-    for (_, user, group) in USERS {
+    let further = plan.laptops.iter().copied().filter(|name| matches!(name, Name::Further(_)));
+    for (user, group) in USERS.into_iter().map(|(_, user, group)| (user, group)).chain(further.map(user_of)) {
         admin(world, &["group", "add", group])?;
         admin(world, &["user", "add", user, "--group", group, "--password-file", &password])?;
     }
@@ -208,7 +228,7 @@ pub fn declare(world: &World, plan: &Plan) -> Result<(), StepError> {
             ["resource", "add", name, "--site", "hq", "--host", &host, "--tcp", "7,80", "--udp", "9000", "--icmp"];
         admin(world, &[&words[..], &options].concat())?;
     }
-    let policy = write_file(world, Name::Controller, "policy.cedar", POLICY.as_bytes())?;
+    let policy = write_file(world, Name::Controller, "policy.cedar", policy_of(&plan.laptops).as_bytes())?;
     admin(world, &["policy", "apply", &policy])?;
     Ok(())
 }
@@ -258,7 +278,7 @@ pub fn join_laptop(world: &World, host: Name) -> Result<(), StepError> {
 
 /// `umbra login` as the laptop's user.
 pub fn log_in(world: &World, host: Name) -> Result<(), StepError> {
-    let user = USERS.iter().find(|(laptop, _, _)| *laptop == host).map_or("engineer", |(_, user, _)| user);
+    let (user, _) = user_of(host);
     let password = write_file(world, host, "password", PASSWORD.as_bytes())?;
     umbra(world, host, &["login", "--user", user, "--password-file", &password])?;
     Ok(())

@@ -8,11 +8,13 @@ use std::ffi::CString;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// From linux/if_packet.h; libc lacks it.
 const PACKET_VNET_HDR: libc::c_int = 15;
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+/// From asm-generic/sockios.h (SIOCGSTAMP_OLD), with `struct timeval` as its answer.
+const SIOCGSTAMP: libc::Ioctl = 0x8906;
 
 /// Every frame that arrives at one link, and the way to send frames through that link.
 #[derive(Debug)]
@@ -37,8 +39,8 @@ impl PacketSocket {
         }
         // SAFETY: the descriptor was just made and nothing else owns it.
         let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
-        socket.enable(PACKET_VNET_HDR)?;
-        socket.enable(PACKET_IGNORE_OUTGOING)?;
+        socket.set(libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
+        socket.set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
         // SAFETY: an all-zero sockaddr_ll is a valid value of this plain C structure.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
@@ -53,13 +55,32 @@ impl PacketSocket {
         Ok(socket)
     }
 
-    fn enable(&self, option: libc::c_int) -> io::Result<()> {
-        let on: libc::c_int = 1;
+    fn set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
         let length = size_of::<libc::c_int>() as libc::socklen_t;
-        // SAFETY: pointer and length describe `on`, which outlives the call.
-        let set =
-            unsafe { libc::setsockopt(self.0.as_raw_fd(), libc::SOL_PACKET, option, (&raw const on).cast(), length) };
+        // SAFETY: pointer and length describe `value`, which outlives the call.
+        let set = unsafe { libc::setsockopt(self.0.as_raw_fd(), level, option, (&raw const value).cast(), length) };
         if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Lets this many bytes of frames wait to be read, where the user may ask for so many.
+    pub fn make_room(&self, bytes: u32) -> io::Result<()> {
+        let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+        self.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
+            .or_else(|_| self.set(libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
+    }
+
+    /// When the kernel took in the frame that `receive` gave last. The first call switches the stamps on, so call it
+    /// once before the first frame that counts; ENOENT while there is no stamp.
+    pub fn arrived(&self) -> io::Result<SystemTime> {
+        let mut stamp = libc::timeval { tv_sec: 0, tv_usec: 0 };
+        // SAFETY: the request writes one `timeval` (see its constant), and `stamp` outlives the call.
+        let done = unsafe { libc::ioctl(self.0.as_raw_fd(), SIOCGSTAMP, &raw mut stamp) };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let seconds = u64::try_from(stamp.tv_sec).unwrap_or_default();
+        let micros = u64::try_from(stamp.tv_usec).unwrap_or_default();
+        Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(micros))
     }
 
     /// Reads one frame with its header into `buffer` (64 KiB and 64 bytes hold any); WouldBlock when there is none.

@@ -7,6 +7,7 @@ use super::error::{LabError, explain_refusal};
 use super::forwarder::forward;
 use super::impairment::Impairment;
 use super::topology::{INSIDE_LINK, Name, OUTSIDE_LINK};
+use super::world::all_hosts;
 use host::namespace::{self, ProcessHandle, Signal};
 use nlink::netlink::link::{BridgeLink, VethLink};
 use nlink::netlink::messages::LinkCond;
@@ -33,6 +34,9 @@ pub struct Arguments {
     /// HOST=DELAY,LOSS,REORDER for each outside link that is to behave badly.
     #[arg(long = "impair")]
     pub impaired: Vec<String>,
+    /// How many further laptops there are.
+    #[arg(long, default_value_t = 0)]
+    pub further: usize,
     /// Says that the user namespace is made already.
     #[arg(long)]
     pub inside: bool,
@@ -85,6 +89,7 @@ fn become_root(arguments: &Arguments) -> Result<(), String> {
         namespace::become_root_of_new_user_namespace().map_err(|error| explain_refusal("user namespace", &error))?;
         let mut again = Command::new(program);
         again.arg("__fabric").arg("--inside").arg("--folder").arg(&arguments.folder);
+        again.arg(format!("--further={}", arguments.further));
         again.args(arguments.impaired.iter().flat_map(|text| ["--impair", text]));
         return Err(format!("cannot start again in the user namespace: {}", again.exec()));
     }
@@ -104,14 +109,14 @@ impl Fabric {
             let _kernel_without_ipv6 = fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1");
         }
         let impaired = parse_impaired(&arguments.impaired)?;
-        let holders = start_holders(&arguments.folder.join("hosts"))?;
+        let holders = start_holders(&arguments.folder.join("hosts"), arguments.further)?;
         let networks = holders.values().map(|holder| namespace::network_of(holder.id())).collect::<Result<_, _>>()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let fabric = Self { holders, networks, runtime };
         fabric.runtime.block_on(fabric.connect(&impaired))?;
         for (name, impairment) in impaired {
             let (host_side, bridge_side) = (near(OUTSIDE_LINK, name), far(name));
-            let seed = u64::from(name as u8) + 1;
+            let seed = name.place() as u64 + 1;
             thread::Builder::new().name(format!("link-{name}")).spawn(move || {
                 // Ends when the links go, which is when the fabric goes.
                 let _ended = forward(&host_side, &bridge_side, impairment, seed);
@@ -249,10 +254,10 @@ fn parse_impaired(texts: &[String]) -> Result<BTreeMap<Name, Impairment>, String
     texts.iter().map(parse).collect()
 }
 
-fn start_holders(folder: &Path) -> Result<BTreeMap<Name, Child>, Failure> {
+fn start_holders(folder: &Path, further: usize) -> Result<BTreeMap<Name, Child>, Failure> {
     let program = std::env::current_exe()?;
     let mut holders = BTreeMap::new();
-    for name in Name::ALL {
+    for name in all_hosts(further) {
         let folder = folder.join(name.as_str());
         fs::create_dir_all(&folder)?;
         let mut command = Command::new(&program);

@@ -7,7 +7,7 @@
 //!         +-- .20   gateway ------------------------- .2 -----+
 //!         +-- .21   gateway2 ------------------------ .3 -----+
 //!         +-- .101  laptop                                    +-- .66  neighbour
-//!         +-- .102  laptop2
+//!         +-- .102  laptop2 (.103 and on: laptop3 and on, in worlds that ask for such)
 //!         +-- .66   stranger (also .53: the outside name server's address)
 //! ```
 //!

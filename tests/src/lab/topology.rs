@@ -13,9 +13,22 @@ pub const OUTSIDE_NAME_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 53
 /// Where the name server of the inside network answers (host `service`).
 pub const INSIDE_NAME_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 20, 0, 10));
 
+/// The further laptops' names, in their order. The first one's addresses end with [`FURTHER_ENDING`].
+const FURTHER: [&str; 30] = [
+    "laptop3", "laptop4", "laptop5", "laptop6", "laptop7", "laptop8", "laptop9", "laptop10", "laptop11", "laptop12",
+    "laptop13", "laptop14", "laptop15", "laptop16", "laptop17", "laptop18", "laptop19", "laptop20", "laptop21",
+    "laptop22", "laptop23", "laptop24", "laptop25", "laptop26", "laptop27", "laptop28", "laptop29", "laptop30",
+    "laptop31", "laptop32",
+];
+const FURTHER_ENDING: u8 = 103;
+
+/// Which further laptop, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Number(u8);
+
 /// A host of the lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(into = "String", try_from = "String")]
 pub enum Name {
     /// Where the controller runs.
     Controller,
@@ -33,10 +46,12 @@ pub enum Name {
     Stranger,
     /// Somebody on the inside network who never joined.
     Neighbour,
+    /// The machine of one more user: only in worlds that ask for such, see [`Name::further`].
+    Further(Number),
 }
 
 impl Name {
-    /// All hosts.
+    /// The hosts that every world has.
     pub const ALL: [Self; 8] = [
         Self::Controller,
         Self::Gateway,
@@ -49,8 +64,9 @@ impl Name {
     ];
 
     /// As it is written on the command line; also the host's own name.
-    pub const fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
+            Self::Further(Number(number)) => FURTHER.get(usize::from(number)).copied().unwrap_or_default(),
             Self::Controller => "controller",
             Self::Gateway => "gateway",
             Self::Gateway2 => "gateway2",
@@ -62,16 +78,30 @@ impl Name {
         }
     }
 
-    /// The last parts of its addresses on the outside network.
-    const fn outside_endings(self) -> &'static [u8] {
+    /// The first `count` further laptops; there are 30 at most.
+    pub fn further(count: usize) -> Vec<Self> {
+        (0..).take(FURTHER.len().min(count)).map(|number| Self::Further(Number(number))).collect()
+    }
+
+    /// Its place among the hosts of a world.
+    pub(super) fn place(self) -> usize {
         match self {
-            Self::Controller => &[10],
-            Self::Gateway => &[20],
-            Self::Gateway2 => &[21],
-            Self::Laptop => &[101],
-            Self::Laptop2 => &[102],
-            Self::Stranger => &[66, 53],
-            Self::Service | Self::Neighbour => &[],
+            Self::Further(Number(number)) => Self::ALL.len() + usize::from(number),
+            name => Self::ALL.iter().position(|other| *other == name).unwrap_or_default(),
+        }
+    }
+
+    /// The last parts of its addresses on the outside network.
+    fn outside_endings(self) -> Vec<u8> {
+        match self {
+            Self::Controller => vec![10],
+            Self::Gateway => vec![20],
+            Self::Gateway2 => vec![21],
+            Self::Laptop => vec![101],
+            Self::Laptop2 => vec![102],
+            Self::Further(Number(number)) => vec![FURTHER_ENDING + number],
+            Self::Stranger => vec![66, 53],
+            Self::Service | Self::Neighbour => Vec::new(),
         }
     }
 
@@ -82,13 +112,13 @@ impl Name {
             Self::Gateway2 => &[3],
             Self::Service => &[10, 11, 12],
             Self::Neighbour => &[66],
-            Self::Controller | Self::Laptop | Self::Laptop2 | Self::Stranger => &[],
+            Self::Controller | Self::Laptop | Self::Laptop2 | Self::Stranger | Self::Further(_) => &[],
         }
     }
 
     /// Its addresses on the outside network: IPv4 and IPv6 in turn, the main ones first. May be empty.
     pub fn outside(self) -> Vec<IpAddr> {
-        pairs(self.outside_endings(), outside_v4, outside_v6)
+        pairs(&self.outside_endings(), outside_v4, outside_v6)
     }
 
     /// Its addresses on the inside network: IPv4 and IPv6 in turn, the main ones first. May be empty.
@@ -106,7 +136,7 @@ impl Name {
     pub const fn name_server(self) -> IpAddr {
         match self {
             Self::Gateway | Self::Gateway2 | Self::Service | Self::Neighbour => INSIDE_NAME_SERVER,
-            Self::Controller | Self::Laptop | Self::Laptop2 | Self::Stranger => OUTSIDE_NAME_SERVER,
+            Self::Controller | Self::Laptop | Self::Laptop2 | Self::Stranger | Self::Further(_) => OUTSIDE_NAME_SERVER,
         }
     }
 }
@@ -148,8 +178,23 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let known = Self::ALL.map(Self::as_str).join(", ");
-        let found = Self::ALL.into_iter().find(|name| name.as_str() == text);
+        let mut all = Self::ALL.into_iter().chain(Self::further(FURTHER.len()));
+        let found = all.find(|name| name.as_str() == text);
         found.ok_or_else(|| format!("there is no host {text:?}; the hosts are {known}"))
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 
@@ -167,9 +212,16 @@ mod tests {
 
     #[test]
     fn names_read_back() {
-        for name in Name::ALL {
+        for name in Name::ALL.into_iter().chain(Name::further(usize::MAX)) {
             assert_eq!(name.as_str().parse::<Name>(), Ok(name));
+            assert_eq!(serde_json::to_string(&name).unwrap(), format!("\"{name}\""));
         }
+        assert_eq!("laptop3".parse(), Ok(Name::further(1)[0]));
+        assert_eq!(Name::further(1)[0].outside()[1].to_string(), "2001:db8:0:1::103");
+        assert_eq!(
+            Name::further(30).last().map(|name| name.outside()[0].to_string()),
+            Some("203.0.113.132".to_owned())
+        );
         assert!("gateway3".parse::<Name>().unwrap_err().contains("gateway2"));
     }
 }

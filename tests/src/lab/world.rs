@@ -26,6 +26,8 @@ pub struct Options {
     pub folder: Option<PathBuf>,
     /// Whose outside link behaves badly, and how.
     pub impaired: BTreeMap<Name, Impairment>,
+    /// How many further laptops there are, see [`Name::further`].
+    pub further: usize,
 }
 
 /// A network with its hosts. All of it, and every process in it, ends when this is dropped or its process dies.
@@ -47,7 +49,7 @@ impl World {
         let folder = options.folder.clone().map_or_else(fresh_folder, Ok)?;
         lay_out(&folder, &program).map_err(LabError::while_doing(folder.display().to_string()))?;
         let mut command = Command::new(&program);
-        command.arg("__fabric").arg("--folder").arg(&folder);
+        command.arg("__fabric").arg("--folder").arg(&folder).arg(format!("--further={}", options.further));
         for (name, impairment) in options.impaired.iter().filter(|(_, impairment)| !impairment.is_none()) {
             command.arg("--impair").arg(format!("{name}={impairment}"));
         }
@@ -56,18 +58,18 @@ impl World {
         let orders = fabric.stdin.take();
         let output = fabric.stdout.take().ok_or_else(|| LabError::Fabric("it has no output".to_owned()))?;
         let mut world = Self { folder, hosts: Vec::new(), fabric, orders, replies: BufReader::new(output) };
-        for (name, pid) in world.await_ready()? {
+        for (name, pid) in world.await_ready(options.further)? {
             let namespaces = Namespaces::of(pid).map_err(LabError::while_doing(format!("enter host {name}")))?;
             world.hosts.push(Host::new(name, pid, namespaces, world.folder.clone()));
         }
         Ok(world)
     }
 
-    fn await_ready(&mut self) -> Result<BTreeMap<Name, u32>, LabError> {
+    fn await_ready(&mut self, further: usize) -> Result<BTreeMap<Name, u32>, LabError> {
         let line = self.reply()?;
         let answer = serde_json::from_str(&line).map_err(|error| LabError::Fabric(format!("{error}: {line:?}")))?;
         match answer {
-            Answer::Ready(holders) if Name::ALL.iter().all(|name| holders.contains_key(name)) => Ok(holders),
+            Answer::Ready(holders) if holders.keys().copied().eq(all_hosts(further)) => Ok(holders),
             Answer::Ready(_) => Err(LabError::Fabric("a host is missing".to_owned())),
             Answer::Forbidden(line) => Err(LabError::Forbidden(line)),
             Answer::Failed(reason) => Err(LabError::Fabric(reason)),
@@ -80,10 +82,10 @@ impl World {
         Ok(line.trim_end().to_owned())
     }
 
-    /// The handle on a host.
+    /// The handle on a host. Only those further laptops are there that the options ask for.
     #[expect(clippy::indexing_slicing, reason = "`start` made one host per name, in the order of the names")]
     pub fn host(&self, name: Name) -> &Host {
-        &self.hosts[name as usize]
+        &self.hosts[name.place()]
     }
 
     /// All hosts.
@@ -119,6 +121,11 @@ impl Drop for World {
         drop(self.orders.take());
         let _gone = self.fabric.wait();
     }
+}
+
+/// The hosts of a world, in their order.
+pub(super) fn all_hosts(further: usize) -> impl Iterator<Item = Name> {
+    Name::ALL.into_iter().chain(Name::further(further))
 }
 
 /// A fresh folder that only this user can enter.

@@ -1,10 +1,12 @@
 //! What does the whole system take for a revoke, and for the first byte of a resource?
 //!
-//! Each figure comes from real programs in a network of its own. Times are those of the machine's clock, taken when
-//! a witness has read the packet, so they err to the late side; the programs, the services and the witnesses share the machine's processors.
+//! Each figure comes from real programs in a network of its own. Times are those of the machine's clock, and of
+//! packets at the services the kernel's stamps; the programs, the services and the witnesses share the machine's processors.
 
+mod crowd;
 mod first_byte;
 mod revoke;
+mod talk;
 pub mod witness;
 
 pub use first_byte::FirstByte;
@@ -31,6 +33,9 @@ enum What {
         /// How often
         #[arg(long, default_value_t = 10)]
         count: usize,
+        /// How many clients are at work; another one's access ends each time
+        #[arg(long, default_value_t = 1)]
+        clients: usize,
         /// What ends the access
         #[arg(long, value_enum, default_value_t = Cause::Session)]
         cause: Cause,
@@ -50,8 +55,8 @@ enum What {
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut out = io::stdout();
     match &arguments.what {
-        What::Revoke { count, cause } => {
-            let rounds = revoke::measure(&Options::default(), *cause, *count)?;
+        What::Revoke { count, clients, cause } => {
+            let rounds = revoke::measure(&Options::default(), *cause, *clients, *count)?;
             rounds.write(&mut out)?;
         }
         What::FirstByte { count, delay } => {
@@ -63,9 +68,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs `count` revokes by `cause` in a new world.
-pub fn measure_revoke(options: &Options, cause: Cause, count: usize) -> anyhow::Result<Revoke> {
-    revoke::measure(options, cause, count)
+/// Runs `count` revokes by `cause` in a new world with so many clients at work.
+pub fn measure_revoke(options: &Options, cause: Cause, clients: usize, count: usize) -> anyhow::Result<Revoke> {
+    revoke::measure(options, cause, clients, count)
 }
 
 /// Takes `count` first bytes in a new world.
@@ -75,7 +80,11 @@ pub fn measure_first_byte(options: &Options, count: usize) -> anyhow::Result<Fir
 
 /// Microseconds of the machine's clock, the same in each process.
 fn now_micros() -> anyhow::Result<i64> {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock stands before 1970")?;
+    micros_of(SystemTime::now())
+}
+
+fn micros_of(time: SystemTime) -> anyhow::Result<i64> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).context("the clock stands before 1970")?;
     Ok(i64::try_from(since.as_micros())?)
 }
 

@@ -5,9 +5,10 @@ use umbra_tests::measure::{Cause, measure_first_byte, measure_revoke};
 
 #[test]
 fn nothing_passes_after_a_confirmed_revoke() {
-    let revoke = measure_revoke(&options(), Cause::Session, 2).unwrap_or_else(|error| panic!("{error:#}"));
+    let revoke = measure_revoke(&options(), Cause::Session, 2, 2).unwrap_or_else(|error| panic!("{error:#}"));
     assert_eq!(revoke.rounds.len(), 2);
-    assert!(revoke.rounds.iter().all(|round| round.late == 0), "{:?}", revoke.rounds);
+    assert!(revoke.rounds.iter().all(|round| !round.late), "{:?}", revoke.rounds);
+    assert!(revoke.rounds.iter().all(|round| round.others_lost == 0), "{:?}", revoke.rounds);
 }
 
 #[test]
