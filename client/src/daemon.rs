@@ -120,7 +120,7 @@ struct Running {
 /// Runs until it is told to stop.
 pub async fn run(options: &DaemonArgs) -> Result<()> {
     keyfile::create_folder(&options.state)?;
-    let listener = local::bind(&options.socket)?;
+    let listener = node::local::bind(&options.socket)?;
     tracing::info!(socket = %options.socket.display(), "the daemon runs");
     let (front, front_seen) = watch::channel(Front::Idle { organisation: None, trouble: None });
     let (commands, commands_in) = mpsc::channel(STREAM_QUEUE_MAX);

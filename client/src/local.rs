@@ -3,42 +3,18 @@
 
 use crate::agent::{Order, Reply};
 use crate::daemon::{Command, Front};
-use host::accounts;
-use host::local::{LocalError, LocalListener, may_administer};
-use model::limits::{ADMIN_CALL_MAX, ADMIN_CONNECTIONS_MAX, RPC_STREAMS_MAX};
+use host::local::{LocalListener, may_administer};
+use model::limits::{ADMIN_CALL_MAX, RPC_STREAMS_MAX};
 use model::secret::Secret;
+use node::cli::ADMIN_GROUP;
 use proto::join::JOIN_BYTES_MAX;
 use proto::local as wire;
 use proto::local::local_server::{Local, LocalServer};
-use std::io;
-use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tonic::transport::server::Connected;
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Request, Response, Status};
 
-/// Whose members may give orders.
-pub const GROUP: &str = "umbra";
 /// Bytes of one message from a command: a join file and a little.
 const MESSAGE_MAX: usize = JOIN_BYTES_MAX + 4_096;
-
-/// Listens at `path`, whose folder is made if it is not there. The socket belongs to the group, where there is one.
-pub fn bind(path: &Path) -> Result<LocalListener, LocalError> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|source| LocalError::Io {
-            action: "make the folder",
-            path: folder.to_owned(),
-            source,
-        })?;
-    }
-    let group = accounts::group_id(GROUP);
-    LocalListener::bind(path, if group.is_some() { 0o660 } else { 0o600 }, group)
-}
 
 /// Serves commands until `stop` is ready.
 pub async fn serve(
@@ -46,26 +22,7 @@ pub async fn serve(
     desk: Desk,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
-    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
-    let (sender, incoming) = mpsc::channel::<io::Result<Connection>>(1);
-    let accepting = async move {
-        loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    let allowed = may_administer(&peer, GROUP);
-                    if sender.send(Ok(Connection { stream, allowed, _place: place })).await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely: the loop must neither end nor spin.
-                    tracing::warn!(%error, "a local connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-    };
+    let (accepting, incoming) = node::local::accept(listener, |peer| Allowed(may_administer(peer, ADMIN_GROUP)));
     let service = LocalServer::new(desk).max_decoding_message_size(MESSAGE_MAX);
     let service = tonic::service::interceptor::InterceptedService::new(service, check);
     let serving = tonic::transport::Server::builder()
@@ -74,7 +31,7 @@ pub async fn serve(
         .http2_max_header_list_size(16 << 10)
         .timeout(ADMIN_CALL_MAX)
         .add_service(service)
-        .serve_with_incoming_shutdown(tokio_stream::wrappers::ReceiverStream::new(incoming), stop);
+        .serve_with_incoming_shutdown(incoming, stop);
     tokio::select! {
         () = accepting => Ok(()),
         result = serving => result,
@@ -156,38 +113,9 @@ impl Local for Desk {
     }
 }
 
-/// A connection with whether its other end may give orders; one place of [`ADMIN_CONNECTIONS_MAX`].
-struct Connection {
-    stream: UnixStream,
-    allowed: bool,
-    _place: OwnedSemaphorePermit,
-}
-
+/// May the other end of the connection give orders?
 #[derive(Clone, Copy)]
 struct Allowed(bool);
-
-impl Connected for Connection {
-    type ConnectInfo = Allowed;
-    fn connect_info(&self) -> Allowed {
-        Allowed(self.allowed)
-    }
-}
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
 
 #[cfg(test)]
 mod tests {

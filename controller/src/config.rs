@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 pub const STATE: &str = "/var/lib/umbra/controller";
 /// Where administrators' commands go when nothing else is said.
 pub const SOCKET: &str = "/run/umbra/controller.sock";
-/// Members of this group of the machine are administrators, as root is.
-pub const ADMIN_GROUP: &str = "umbra";
 
 /// The state folder of one controller. What belongs together is below `org`, which `init` makes in one step.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,31 +2,15 @@
 //! kernel names.
 
 use crate::authz::{Caller, GuardLayer};
-use crate::config::ADMIN_GROUP;
 use crate::rpc::admin::AdminRpc;
-use host::accounts;
-use host::local::{LocalError, LocalListener, Peer, may_administer};
-use model::limits::{ADMIN_CALL_MAX, ADMIN_CONNECTIONS_MAX, RPC_MESSAGE_MAX, RPC_STREAMS_MAX};
+use host::local::{LocalListener, Peer, may_administer};
+use model::limits::{ADMIN_CALL_MAX, RPC_MESSAGE_MAX, RPC_STREAMS_MAX};
+use node::cli::ADMIN_GROUP;
 use proto::admin::admin_server::AdminServer;
 use std::future::Future;
-use std::io;
-use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::transport::server::Connected;
 use tower::Layer as _;
-
-/// A connection with who is at its other end; one place of [`ADMIN_CONNECTIONS_MAX`].
-struct Connection {
-    stream: UnixStream,
-    caller: Caller,
-    _place: OwnedSemaphorePermit,
-}
 
 /// Who a peer of the local socket is.
 pub fn caller(peer: &Peer) -> Caller {
@@ -37,38 +21,13 @@ pub fn caller(peer: &Peer) -> Caller {
     Caller::Admin { actor }
 }
 
-/// Listens at `path`. The socket belongs to the group, where there is one; who connects is looked at all the same.
-pub fn bind(path: &Path) -> Result<LocalListener, LocalError> {
-    let group = accounts::group_id(ADMIN_GROUP);
-    LocalListener::bind(path, if group.is_some() { 0o660 } else { 0o600 }, group)
-}
-
 /// Serves administrators until `stop` is ready.
 pub async fn serve(
     listener: LocalListener,
     admin: AdminRpc,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
-    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
-    let (sender, incoming) = tokio::sync::mpsc::channel::<io::Result<Connection>>(1);
-    let accepting = async move {
-        loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    let caller = caller(&peer);
-                    if sender.send(Ok(Connection { stream, caller, _place: place })).await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely: the loop must neither end nor spin.
-                    tracing::warn!(%error, "a local connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-    };
+    let (accepting, incoming) = node::local::accept(listener, |peer| Proven(caller(peer)));
     let service =
         AdminServer::new(admin).max_decoding_message_size(RPC_MESSAGE_MAX).max_encoding_message_size(RPC_MESSAGE_MAX);
     let serving = tonic::transport::Server::builder()
@@ -82,7 +41,7 @@ pub async fn serve(
         .timeout(ADMIN_CALL_MAX)
         .layer(tower::layer::layer_fn(|inner| FromConnection(GuardLayer.layer(inner))))
         .add_service(service)
-        .serve_with_incoming_shutdown(tokio_stream::wrappers::ReceiverStream::new(incoming), stop);
+        .serve_with_incoming_shutdown(incoming, stop);
     tokio::select! {
         () = accepting => Ok(()),
         result = serving => result,
@@ -110,31 +69,9 @@ where
     }
 }
 
+/// Who is at the other end of the connection.
 #[derive(Clone)]
 struct Proven(Caller);
-
-impl Connected for Connection {
-    type ConnectInfo = Proven;
-    fn connect_info(&self) -> Proven {
-        Proven(self.caller.clone())
-    }
-}
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -145,7 +82,7 @@ mod tests {
         let peer = |uid, groups: &[u32]| Peer { uid, gid: 7, pid: None, groups: groups.to_vec() };
         assert_eq!(caller(&peer(0, &[])), Caller::Admin { actor: "local:root".into() });
         assert_eq!(caller(&peer(1000, &[7])), Caller::Nobody);
-        if let Some(group) = accounts::group_id(ADMIN_GROUP) {
+        if let Some(group) = host::accounts::group_id(ADMIN_GROUP) {
             assert_eq!(caller(&peer(1000, &[group])), Caller::Admin { actor: "local:uid-1000".into() });
         }
     }

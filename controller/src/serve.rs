@@ -13,9 +13,6 @@ use crate::rpc::admin::AdminRpc;
 use crate::store::Options;
 use host::clock::SystemClock;
 use host::local::LocalError;
-use host::nft::AllowIn;
-use model::net::{PortRange, Protocol};
-use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,16 +43,6 @@ pub enum ServeError {
     System(#[from] std::io::Error),
 }
 
-/// Sends the log to standard error; `RUST_LOG` chooses, `NO_COLOR` is honoured.
-pub fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,sled=warn,h2=warn,hyper=warn"));
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
-    // A second start in one process (tests) keeps the first log.
-    let _ = log.try_init();
-}
-
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<(), ServeError> {
     let organisation = Organisation::open(paths, Options::default(), Arc::new(SystemClock::new())).await?;
@@ -66,7 +53,7 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
             _ = interrupt.recv() => {}
         }
     };
-    let listener = local::bind(socket)?;
+    let listener = node::local::bind(socket)?;
     let arranger: Arc<dyn Arranger> =
         if args.local_only { Arc::new(NoGateways) } else { serve_network(&organisation, args).await? };
     tracing::info!(socket = %socket.display(), revision = %organisation.now().revision, "the controller runs");
@@ -95,7 +82,7 @@ async fn serve_network(organisation: &Organisation, args: &ServeArgs) -> Result<
         device: args.device.clone(),
         port: port(organisation, args),
         dark: args.dark,
-        allow_in: args.allow_in.iter().map(|port| allow_tcp(*port)).collect(),
+        allow_in: args.allow_in.clone(),
     };
     let (front, inbox) = Front::open(organisation.clone(), &options).await?;
     tracing::info!(port = front.runtime().udp.local_port(), dark = options.dark, "listening");
@@ -107,10 +94,6 @@ async fn serve_network(organisation: &Organisation, args: &ServeArgs) -> Result<
         }
     });
     Ok(arrangements)
-}
-
-const fn allow_tcp(port: u16) -> AllowIn {
-    AllowIn { protocol: Protocol::Tcp, ports: PortRange { first: port, last: port } }
 }
 
 /// As asked for, else that of the first endpoint that nodes were told.

@@ -37,7 +37,7 @@ impl Drop for Running {
 
 fn command(folder: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
-    command.env_clear().env("RUST_LOG", "trace").arg("--state").arg(folder.join("state"));
+    command.env_clear().env("UMBRA_LOG", "trace").arg("--state").arg(folder.join("state"));
     command.arg("--socket").arg(folder.join("admin.sock")).args(words);
     command
 }

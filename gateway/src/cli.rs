@@ -1,16 +1,18 @@
 //! The commands of `umbra-gateway`.
 
 use crate::gate::Status;
-use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use host::nft::AllowIn;
 use model::net::Prefix;
-use std::io::{IsTerminal as _, Write as _};
+use node::cli::{ADMIN_GROUP, Exit, Failure, Output, start_log};
+use node::local::Program;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
 
-/// Exit code: no connection to the daemon.
-const NOT_CONNECTED: u8 = 4;
+/// The running gateway, for the errors of those who cannot reach it.
+const DAEMON: Program = Program { name: "gateway", start: "umbra-gateway up" };
 
 /// Umbra's gateway: stands beside protected services and lets in exactly what was granted.
 #[derive(Debug, Parser)]
@@ -38,7 +40,7 @@ pub struct Up {
     #[arg(long)]
     pub yes: bool,
     /// What administrators will see this gateway as.
-    #[arg(long, env = "UMBRA_GATEWAY_NAME", default_value_t = default_name())]
+    #[arg(long, env = "UMBRA_GATEWAY_NAME", default_value_t = node::cli::host_name("gateway"))]
     pub name: String,
     /// Where keys and state are kept.
     #[arg(long, env = "UMBRA_GATEWAY_STATE", default_value = "/var/lib/umbra/gateway")]
@@ -59,7 +61,7 @@ pub struct Up {
     #[arg(long)]
     pub dark: bool,
     /// With --dark: a port that stays open, as tcp:22 or udp:6000-6010. May be repeated.
-    #[arg(long, value_name = "PROTOCOL:PORTS", value_parser = allow_in)]
+    #[arg(long, value_name = "PROTOCOL:PORTS")]
     pub allow_in: Vec<AllowIn>,
 }
 
@@ -73,98 +75,56 @@ struct StatusArgs {
     json: bool,
 }
 
-fn default_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map(|n| n.trim().to_owned())
-        .ok()
-        .filter(|n| !n.is_empty())
-        .unwrap_or_else(|| "gateway".to_owned())
-}
-
-fn allow_in(text: &str) -> Result<AllowIn, String> {
-    let (protocol, ports) = text.split_once(':').ok_or("expected PROTOCOL:PORTS, for example tcp:22")?;
-    let protocol = protocol.parse().map_err(|e: model::net::NetError| e.to_string())?;
-    if protocol == model::net::Protocol::Icmp {
-        return Err("only tcp and udp have ports".to_owned());
-    }
-    Ok(AllowIn { protocol, ports: ports.parse().map_err(|e: model::net::NetError| e.to_string())? })
-}
-
-/// One line for a person.
-pub fn say(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
-}
-
-/// Asks a person; without a terminal the answer is no.
-pub fn ask(question: &str) -> Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        anyhow::bail!("{question} There is no terminal to ask on: pass --yes after comparing the fingerprint");
-    }
-    let mut out = std::io::stderr().lock();
-    write!(out, "{question} [y/N] ")?;
-    out.flush()?;
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line)?;
-    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
-}
-
 /// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("UMBRA_LOG").unwrap_or_else(|_| "info".into()))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .init();
-    let result = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("the runtime cannot be started")
-        .and_then(|runtime| runtime.block_on(run(cli.command)));
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr().lock(), "umbra-gateway: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run(command: Command) -> Result<ExitCode> {
-    match command {
-        Command::Up(options) => crate::service::run(&options).await.map(|()| ExitCode::SUCCESS),
-        Command::Status(args) => status(&args).await,
-    }
-}
-
-async fn status(args: &StatusArgs) -> Result<ExitCode> {
-    use tokio::io::AsyncReadExt as _;
-    let Ok(mut stream) = tokio::net::UnixStream::connect(&args.socket).await else {
-        let _ = writeln!(
-            std::io::stderr().lock(),
-            "umbra-gateway: no gateway answers at {}; start it with `umbra-gateway up`",
-            args.socket.display()
-        );
-        return Ok(ExitCode::from(NOT_CONNECTED));
+    let json = matches!(&cli.command, Command::Status(status) if status.json);
+    let mut output = Output::new("umbra-gateway", json);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return output.fail(&Failure::failed(format!("no threads to run in: {error}"))),
     };
+    match runtime.block_on(run(cli.command, &mut output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => output.fail(&failure),
+    }
+}
+
+async fn run(command: Command, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        Command::Up(options) => {
+            start_log();
+            crate::service::run(&options, output).await.map_err(|error| Failure::failed(format!("{error:#}")))
+        }
+        Command::Status(args) => status(&args, output).await,
+    }
+}
+
+async fn status(args: &StatusArgs, output: &mut Output) -> Result<(), Failure> {
+    let mut stream =
+        UnixStream::connect(&args.socket).await.map_err(|error| node::local::refused(&args.socket, DAEMON, &error))?;
     let mut document = Vec::new();
-    stream.read_to_end(&mut document).await?;
-    if args.json {
-        say(String::from_utf8_lossy(&document).trim());
-        return Ok(ExitCode::SUCCESS);
+    stream.read_to_end(&mut document).await.map_err(Failure::failed)?;
+    let s: Status = serde_json::from_slice(&document).map_err(|_| {
+        Failure::new(Exit::Denied, format!("the gateway did not answer: be root or in group `{ADMIN_GROUP}`"))
+    })?;
+    if !output.json(&s)? {
+        show(&s, output)?;
     }
-    let s: Status = serde_json::from_slice(&document)
-        .context("the gateway did not answer; this command is for root and members of group umbra")?;
-    say(&format!("gateway     {}", s.gateway));
-    say(&format!("controller  {}", if s.connected { "connected" } else { "not connected" }));
-    if let Some(trouble) = s.trouble.filter(|_| !s.connected) {
-        say(&format!("            {trouble}"));
+    if s.connected {
+        return Ok(());
     }
-    say(&format!("confirmed   {}", if s.confirmed { "yes" } else { "no: umbra-controller gateway confirm" }));
-    say(&format!("grants      {} (state {})", s.grants, s.revision));
-    for (reason, count) in s.drops {
-        say(&format!("dropped     {count} {reason}"));
+    let trouble = s.trouble.unwrap_or_else(|| "the first connection is being made".to_owned());
+    Err(Failure::new(Exit::NotConnected, format!("not connected to the controller: {trouble}")))
+}
+
+fn show(s: &Status, output: &mut Output) -> Result<(), Failure> {
+    output.field("gateway", &s.gateway)?;
+    output.field("controller", if s.connected { "connected" } else { "not connected" })?;
+    output.field("confirmed", if s.confirmed { "yes" } else { "no: umbra-controller gateway confirm" })?;
+    output.field("grants", format!("{} (state {})", s.grants, s.revision))?;
+    for (reason, count) in &s.drops {
+        output.field("dropped", format!("{count} {reason}"))?;
     }
-    Ok(if s.connected { ExitCode::SUCCESS } else { ExitCode::from(NOT_CONNECTED) })
+    Ok(())
 }

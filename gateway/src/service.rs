@@ -2,7 +2,7 @@
 
 use crate::cli::Up;
 use crate::gate::{Gate, Place, Status};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use grant::verified::Scope;
 use host::forwarding::Forwarding;
 use host::nft;
@@ -12,21 +12,29 @@ use model::net::Prefix;
 use model::pool::{NatPool, Pool};
 use model::time::Clock as _;
 use node::boot::{self, Node, Setup};
+use node::cli::input::agree;
+use node::cli::{ADMIN_GROUP, Output};
 use node::identity::Seen;
 use proto::join::{JoinFile, JoinKind};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio_stream::StreamExt as _;
+use tonic::transport::server::Connected as _;
 
 /// Whose firewall tables these are.
 pub const PROGRAM: &str = "gateway";
 const FORWARDING_FILE: &str = "forwarding";
 const JOIN_FILE_MAX: usize = 64 << 10;
+/// How long a command may take to read its answer.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// Runs until it is told to stop.
-pub async fn run(options: &Up) -> Result<()> {
+pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
     keyfile::create_folder(&options.state)?;
     let setup = Setup {
         role: tunnel::Role::Gateway,
@@ -34,7 +42,7 @@ pub async fn run(options: &Up) -> Result<()> {
         port: options.port,
         state: options.state.clone(),
     };
-    let (node, nat, undo) = match prepare(options, &setup).await {
+    let (node, nat, undo) = match prepare(options, &setup, output).await {
         Ok(prepared) => prepared,
         Err(error) => {
             forget_shield(options).await;
@@ -46,8 +54,8 @@ pub async fn run(options: &Up) -> Result<()> {
     result
 }
 
-async fn prepare(options: &Up, setup: &Setup) -> Result<(Node, NatPool, Undo)> {
-    let node = start(options, setup).await?;
+async fn prepare(options: &Up, setup: &Setup, output: &mut Output) -> Result<(Node, NatPool, Undo)> {
+    let node = start(options, setup, output).await?;
     let NodeId::Gateway(id) = node.identity.node else {
         bail!("the identity in {} is no gateway's", options.state.display())
     };
@@ -70,7 +78,7 @@ async fn forget_shield(options: &Up) {
     }
 }
 
-async fn start(options: &Up, setup: &Setup) -> Result<Node> {
+async fn start(options: &Up, setup: &Setup, output: &mut Output) -> Result<Node> {
     if let Some(path) = &options.join {
         if node::Identity::load(&options.state).is_ok() {
             tracing::info!("this gateway has joined already; the join file is not used");
@@ -84,9 +92,9 @@ async fn start(options: &Up, setup: &Setup) -> Result<Node> {
             shield(options, file.pool).await?;
             let (node, enrolled) = boot::join(setup, &file, &options.name).await?;
             tracing::info!(fingerprint = %enrolled.fingerprint, pending = enrolled.pending, "joined");
-            crate::cli::say(&format!("joined as {}; fingerprint {}", node.identity.node, enrolled.fingerprint));
+            say(output, &format!("joined as {}; fingerprint {}", node.identity.node, enrolled.fingerprint))?;
             if enrolled.pending {
-                crate::cli::say("waiting for an administrator: umbra-controller gateway confirm");
+                say(output, "waiting for an administrator: umbra-controller gateway confirm")?;
             }
             return Ok(node);
         }
@@ -107,9 +115,14 @@ async fn shield(options: &Up, pool: Pool) -> Result<()> {
     Ok(())
 }
 
+/// One line for a person; a gateway whose output nobody takes does not start.
+fn say(output: &mut Output, text: &str) -> Result<()> {
+    output.line(text).map_err(|failure| anyhow!(failure.text))
+}
+
 fn confirm(options: &Up, file: &JoinFile) -> Result<()> {
-    let text = format!("join {} (fingerprint {})?", file.trust_domain, file.fingerprint());
-    if options.yes || crate::cli::ask(&text)? {
+    let question = format!("join {} (fingerprint {})?", file.trust_domain, file.fingerprint());
+    if options.yes || agree(&question).map_err(|failure| anyhow!(failure.text))? {
         Ok(())
     } else {
         bail!("not joined: you did not confirm the organisation")
@@ -200,19 +213,25 @@ async fn serve(options: &Up, node: Node, nat: NatPool) -> Result<()> {
 
 /// The local socket: one JSON document for each connection of root or group `umbra`.
 async fn answer_status(path: std::path::PathBuf, status: watch::Receiver<Status>) {
-    use tokio::io::AsyncWriteExt as _;
-    let listener = match host::local::LocalListener::bind(&path, 0o660, host::accounts::group_id("umbra")) {
+    let listener = match node::local::bind(&path) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::warn!(%error, "`umbra-gateway status` will not work");
             return;
         }
     };
-    loop {
-        let Ok((mut stream, peer)) = listener.accept().await else { continue };
-        if host::local::may_administer(&peer, "umbra") {
+    let (accepting, mut incoming) =
+        node::local::accept(listener, |peer| host::local::may_administer(peer, ADMIN_GROUP));
+    let answering = async {
+        while let Some(connection) = incoming.next().await {
+            let Ok(mut connection) = connection else { continue };
+            if !connection.connect_info() {
+                continue;
+            }
             let document = serde_json::to_vec(&*status.borrow()).unwrap_or_default();
-            let _ = stream.write_all(&document).await;
+            // Who does not read its answer has lost it.
+            let _ = tokio::time::timeout(ANSWER_MAX, connection.write_all(&document)).await;
         }
-    }
+    };
+    tokio::join!(accepting, answering);
 }

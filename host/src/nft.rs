@@ -17,6 +17,7 @@ pub use guard::Guard;
 
 use crate::checks::CheckError;
 use batch::Batch;
+use model::limits::ALLOW_IN_MAX;
 use model::net::Prefix;
 use nlink::netlink::nftables::Family;
 
@@ -40,6 +41,9 @@ pub enum NftError {
     /// Too many, or one that covers everything.
     #[error("cannot guard {0}: give at most {PREFIXES_MAX} prefixes, none of them of length 0")]
     Prefixes(String),
+    /// Too many ports that stay open.
+    #[error("a dark machine has at most {ALLOW_IN_MAX} exceptions: join ranges of ports, as in tcp:8000-8010")]
+    Exceptions,
     /// No nftables, or not all of it.
     #[error(
         "this kernel lacks a part of nftables that the table '{table}' needs ({source}): load it with `modprobe -a \

@@ -307,3 +307,5 @@ pub const DEPARTED_MAX: usize = 256;
 pub const LOCAL_WAITERS_MAX: usize = 256;
 /// Findings (refused prefixes, names, overlaps) that a client lists; a person reads a few of them.
 pub const FINDINGS_MAX: usize = 64;
+/// Ports and ranges that stay open on one dark machine; each is a rule of its input chain.
+pub const ALLOW_IN_MAX: usize = 64;

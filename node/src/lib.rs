@@ -2,9 +2,11 @@
 
 pub mod boot;
 pub mod channel;
+pub mod cli;
 pub mod enrol;
 pub mod identity;
 pub mod link;
+pub mod local;
 pub mod overlay;
 mod rpc;
 pub mod runtime;

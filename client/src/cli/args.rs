@@ -71,7 +71,7 @@ pub struct DaemonArgs {
     #[arg(long)]
     pub dark: bool,
     /// With --dark: a port that stays open, as tcp:22 or udp:6000-6010. May be repeated.
-    #[arg(long, value_name = "PROTOCOL:PORTS", value_parser = allow_in)]
+    #[arg(long, value_name = "PROTOCOL:PORTS")]
     pub allow_in: Vec<AllowIn>,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct UpArgs {
     #[arg(long, requires = "join")]
     pub yes: bool,
     /// What administrators will see this machine as.
-    #[arg(long, env = "UMBRA_NAME", default_value_t = default_name())]
+    #[arg(long, env = "UMBRA_NAME", default_value_t = node::cli::host_name("device"))]
     pub name: String,
 }
 
@@ -102,21 +102,4 @@ pub(super) struct LoginArgs {
 pub(super) struct ResourceArgs {
     /// Its name, its id, or one of its host names.
     pub resource: String,
-}
-
-fn default_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map(|n| n.trim().to_owned())
-        .ok()
-        .filter(|n| !n.is_empty())
-        .unwrap_or_else(|| "device".to_owned())
-}
-
-fn allow_in(text: &str) -> Result<AllowIn, String> {
-    let (protocol, ports) = text.split_once(':').ok_or("expected PROTOCOL:PORTS, for example tcp:22")?;
-    let protocol = protocol.parse().map_err(|e: model::net::NetError| e.to_string())?;
-    if protocol == model::net::Protocol::Icmp {
-        return Err("only tcp and udp have ports".to_owned());
-    }
-    Ok(AllowIn { protocol, ports: ports.parse().map_err(|e: model::net::NetError| e.to_string())? })
 }

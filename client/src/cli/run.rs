@@ -1,19 +1,18 @@
 //! Which call does each command make?
 
 use super::args::{Args, Command, LoginArgs, UpArgs};
-use super::output::{Output, span};
-use super::{Exit, Failure, input, show};
-use hyper_util::rt::TokioIo;
-use model::limits::{ADMIN_CALL_MAX, RPC_MESSAGE_MAX};
+use super::{input, show};
+use model::limits::RPC_MESSAGE_MAX;
 use model::time::Clock as _;
+use node::cli::output::span;
+use node::cli::{Failure, Output};
+use node::local::Program;
 use proto::join::{JOIN_BYTES_MAX, JoinFile, JoinKind};
 use proto::local as wire;
 use proto::local::local_client::LocalClient;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
-use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 type Client = LocalClient<Channel>;
 
@@ -53,36 +52,13 @@ pub(super) async fn run(args: Args, output: &mut Output) -> Result<(), Failure> 
     }
 }
 
+/// The daemon, for the errors of those who cannot reach it.
+const DAEMON: Program = Program { name: "client", start: "umbra daemon" };
+
 /// Connects to the daemon, or says what to do.
 async fn connect(path: &Path) -> Result<Client, Failure> {
-    let stream = UnixStream::connect(path).await.map_err(|error| refused(path, &error))?;
-    let mut stream = Some(stream);
-    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
-        // One connection for one command: there is no second.
-        let stream = stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
-        async move { stream.map(TokioIo::new) }
-    });
-    let endpoint = Endpoint::from_static("http://localhost").timeout(ADMIN_CALL_MAX);
-    let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
-        Failure::new(Exit::NotConnected, format!("{} is not the client's socket: {error}", path.display()))
-    })?;
+    let channel = node::local::connect(path, DAEMON).await?;
     Ok(LocalClient::new(channel).max_decoding_message_size(RPC_MESSAGE_MAX))
-}
-
-fn refused(path: &Path, error: &io::Error) -> Failure {
-    let path = path.display();
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            Failure::new(Exit::Denied, format!("you may not open {path}: be root or in group `umbra`"))
-        }
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::new(
-            Exit::NotConnected,
-            format!(
-                "no client answers at {path}: start it with `umbra daemon` (or its service), or name its socket with --socket"
-            ),
-        ),
-        _ => Failure::new(Exit::NotConnected, format!("cannot connect to {path}: {error}")),
-    }
 }
 
 /// The text of a join file, once its organisation is agreed to.
@@ -106,7 +82,7 @@ fn join_file(options: &UpArgs, output: &Output) -> Result<String, Failure> {
     if !prefixes.is_empty() {
         output.note(format!("its networks  {}", prefixes.join(", ")));
     }
-    if options.yes || input::agree("Is that what your administrator told you?")? {
+    if options.yes || node::cli::input::agree("Is that what your administrator told you?")? {
         Ok(text)
     } else {
         Err(Failure::failed("not joined: the organisation was not confirmed"))
@@ -141,7 +117,7 @@ async fn down(socket: &Path, output: &mut Output) -> Result<(), Failure> {
     if reply.was_up {
         // The daemon starts anew: the next command shall find it.
         let back = async {
-            while UnixStream::connect(socket).await.is_err() {
+            while tokio::net::UnixStream::connect(socket).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };

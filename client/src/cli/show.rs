@@ -1,7 +1,7 @@
 //! How is each answer shown to a person, or to a program? And which exit code says it?
 
-use super::output::{Output, ago, span};
-use super::{Exit, Failure};
+use node::cli::output::{ago, span};
+use node::cli::{Exit, Failure, Output};
 use proto::local as wire;
 
 #[derive(serde::Serialize)]

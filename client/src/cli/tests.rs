@@ -1,7 +1,7 @@
 use super::args::{Args, Command};
-use super::output::{Output, ago, shown, span};
-use super::{Exit, show};
+use super::show;
 use clap::{CommandFactory as _, Parser as _};
+use node::cli::{Exit, Failure, Output};
 use proto::local as wire;
 
 fn parse(line: &str) -> Result<Args, clap::Error> {
@@ -36,10 +36,10 @@ fn the_commands_are_sound_and_understood() {
     assert!(matches!(daemon.command, Command::Daemon(d) if d.socket.ends_with("s") && !d.no_dns));
 }
 
-fn written(json: bool, show: impl FnOnce(&mut Output) -> Result<(), super::Failure>) -> (String, Option<Exit>) {
-    let mut output = Output::new(json);
+fn written(json: bool, show: impl FnOnce(&mut Output) -> Result<(), Failure>) -> (String, Option<Exit>) {
+    let mut output = Output::keeping(json);
     let exit = show(&mut output).err().map(|f| f.exit);
-    (output.written, exit)
+    (output.kept().to_owned(), exit)
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn exit_codes_say_what_happened() {
         assert_eq!(written(false, |o| show::connect(&reply(outcome), o)).1, exit, "{outcome}");
         assert_eq!(written(true, |o| show::connect(&reply(outcome), o)).1, exit, "{outcome}");
     }
-    let denied = show::connect(&reply("denied"), &mut Output::new(false)).unwrap_err();
+    let denied = show::connect(&reply("denied"), &mut Output::keeping(false)).unwrap_err();
     assert_eq!(denied.text, "wiki: denied: log in again");
     let why = |outcome: &str| wire::WhyReply {
         resource: "wiki".to_owned(),
@@ -132,13 +132,6 @@ fn status_never_says_connected_when_it_is_not() {
     reply.controller.as_mut().unwrap().connected = true;
     assert_eq!(written(false, |o| show::status(&reply, o)).1, None);
     let idle = wire::StatusReply { state: "idle".to_owned(), ..wire::StatusReply::default() };
-    let failure = show::status(&idle, &mut Output::new(false)).unwrap_err();
+    let failure = show::status(&idle, &mut Output::keeping(false)).unwrap_err();
     assert!(failure.text.contains("umbra up --join"), "{failure:?}");
-}
-
-#[test]
-fn times_are_told_as_people_do() {
-    assert_eq!((span(1_500).as_str(), span(3_600_000).as_str(), span(90_000_000).as_str()), ("2 s", "60 min", "25 h"));
-    assert_eq!((ago(None).as_str(), ago(Some(0)).as_str()), ("never", "0 s ago"));
-    assert_eq!(shown("a\nb"), "a\\u{a}b");
 }

@@ -6,15 +6,32 @@ use super::args::{
     AdminCommand, AuditCommand, DeviceCommand, GatewayCommand, GroupCommand, JoinKeyArgs, JoinKeyCommand,
     PolicyCommand, ResourceArgs, ResourceCommand, SessionCommand, SiteCommand, UserCommand,
 };
-use super::connect::Client;
 use super::input;
-use super::output::{Output, span};
-use super::{Exit, Failure};
 use host::clock::SystemClock;
 use host::keyfile;
+use model::limits::RPC_MESSAGE_MAX;
 use model::time::Clock as _;
+use node::cli::input::secret;
+use node::cli::output::span;
+use node::cli::{Exit, Failure, Output};
+use node::local::Program;
 use proto::admin as wire;
+use proto::admin::admin_client::AdminClient;
 use proto::convert::millis;
+use std::path::Path;
+use tonic::transport::Channel;
+
+/// A connection to the controller.
+pub(super) type Client = AdminClient<Channel>;
+
+/// The controller, for the errors of those who cannot reach it.
+const CONTROLLER: Program = Program { name: "controller", start: "umbra-controller serve" };
+
+/// Connects, or says what to do.
+pub(super) async fn connect(path: &Path) -> Result<Client, Failure> {
+    let channel = node::local::connect(path, CONTROLLER).await?;
+    Ok(AdminClient::new(channel).max_decoding_message_size(RPC_MESSAGE_MAX).max_encoding_message_size(RPC_MESSAGE_MAX))
+}
 
 /// The wall clock, for telling moments to people.
 fn wall() -> i64 {
@@ -29,8 +46,8 @@ pub(super) async fn run(client: &mut Client, command: AdminCommand, output: &mut
             show::status(&reply, output)
         }
         AdminCommand::ClaimOwner { name, token_file, password_file } => {
-            let token = input::secret("token", Some(&token_file))?.expose().clone();
-            let password = input::secret("password", Some(&password_file))?.expose().clone();
+            let token = secret("token", Some(&token_file))?.expose().clone();
+            let password = secret("password", Some(&password_file))?.expose().clone();
             let reply = client.claim_owner(wire::ClaimOwnerRequest { token, name, password }).await?.into_inner();
             done(&reply, output, "owner made: user")
         }
@@ -72,13 +89,13 @@ fn done(reply: &wire::Changed, output: &mut Output, what: &str) -> Result<(), Fa
 async fn user(client: &mut Client, command: UserCommand, output: &mut Output) -> Result<(), Failure> {
     match command {
         UserCommand::Add { name, groups, password_file } => {
-            let password = input::secret("password", password_file.as_deref())?.expose().clone();
+            let password = secret("password", password_file.as_deref())?.expose().clone();
             let reply = client.add_user(wire::AddUserRequest { name, password, groups }).await?.into_inner();
             done(&reply, output, "user made")
         }
         UserCommand::List => show::users(&client.list_users(wire::ListUsersRequest {}).await?.into_inner(), output),
         UserCommand::Passwd { user, password_file } => {
-            let password = input::secret("password", password_file.as_deref())?.expose().clone();
+            let password = secret("password", password_file.as_deref())?.expose().clone();
             let reply = client.set_password(wire::SetPasswordRequest { user, password }).await?.into_inner();
             done(&reply, output, "password set, sessions ended: user")
         }

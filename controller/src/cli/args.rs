@@ -2,6 +2,7 @@
 
 use crate::config;
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use host::nft::AllowIn;
 use model::net::{HostName, Prefix};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 #[command(name = "umbra-controller", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub(super) struct Args {
     /// Folder of the controller's state (for `init` and `serve`).
-    #[arg(long, global = true, env = "UMBRA_STATE", value_name = "DIR", default_value = config::STATE)]
+    #[arg(long, global = true, env = "UMBRA_CONTROLLER_STATE", value_name = "DIR", default_value = config::STATE)]
     pub state: PathBuf,
     /// Socket of the running controller.
     #[arg(long, global = true, env = "UMBRA_CONTROLLER_SOCKET", value_name = "PATH", default_value = config::SOCKET)]
@@ -64,11 +65,11 @@ pub struct ServeArgs {
     #[arg(long, default_value = "umbra-ctl")]
     pub device: String,
     /// Answer nothing that is not Umbra's: drop what comes to other ports, too.
-    #[arg(long, env = "UMBRA_DARK")]
+    #[arg(long, env = "UMBRA_CONTROLLER_DARK")]
     pub dark: bool,
-    /// With --dark: a TCP port that stays open, for example 22.
-    #[arg(long = "allow-in", value_name = "PORT")]
-    pub allow_in: Vec<u16>,
+    /// With --dark: a port that stays open, as tcp:22 or udp:6000-6010. May be repeated.
+    #[arg(long, value_name = "PROTOCOL:PORTS")]
+    pub allow_in: Vec<AllowIn>,
     /// Only administrators' calls: no network.
     #[arg(long, hide = true)]
     pub local_only: bool,

@@ -1,52 +1,11 @@
-//! Where do passwords, tokens and policy files come from? From files and standard input, never from the command line.
+//! Where do policy files come from?
 
-use super::Failure;
-use model::limits::{PASSWORD_MAX, POLICY_BYTES_MAX, POLICY_FILES_MAX};
-use model::secret::Secret;
+use model::limits::{POLICY_BYTES_MAX, POLICY_FILES_MAX};
+use node::cli::Failure;
 use proto::admin::PolicyFile;
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Read, Write as _};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-
-/// A secret from a file; `-` or nothing is standard input. One line end at its end is not part of it.
-pub(super) fn secret(what: &str, file: Option<&Path>) -> Result<Secret<String>, Failure> {
-    match file.filter(|path| *path != Path::new("-")) {
-        Some(path) => {
-            let file = File::open(path).map_err(|e| Failure::failed(format!("cannot read {}: {e}", path.display())))?;
-            one_line(what, file)
-        }
-        None => {
-            if io::stdin().is_terminal() {
-                let _ = write!(io::stderr(), "{what}: ");
-                let mut line = String::new();
-                let read = host::terminal::read_unseen(&mut line);
-                let line = Secret::new(line);
-                read.map_err(|e| Failure::failed(format!("cannot read standard input: {e}")))?;
-                return one_line(what, line.expose().as_bytes());
-            }
-            one_line(what, io::stdin().lock())
-        }
-    }
-}
-
-fn one_line(what: &str, from: impl Read) -> Result<Secret<String>, Failure> {
-    let bound = PASSWORD_MAX + 3;
-    let mut bytes = Vec::with_capacity(bound);
-    let read = from.take(u64::try_from(bound).unwrap_or(u64::MAX)).read_to_end(&mut bytes);
-    let bytes = Secret::new(bytes);
-    read.map_err(|e| Failure::failed(format!("the {what} cannot be read: {e}")))?;
-    let text =
-        std::str::from_utf8(bytes.expose()).map_err(|_| Failure::failed(format!("the {what} is not UTF-8 text")))?;
-    let text = text.strip_suffix('\n').unwrap_or(text);
-    let text = text.strip_suffix('\r').unwrap_or(text);
-    if text.is_empty() {
-        return Err(Failure::failed(format!("the {what} is empty: give it with a file or on standard input")));
-    }
-    if text.len() > PASSWORD_MAX || text.contains(['\n', '\r', '\0']) {
-        return Err(Failure::failed(format!("the {what} must be one line of at most {PASSWORD_MAX} bytes")));
-    }
-    Ok(Secret::new(text.to_owned()))
-}
 
 /// Policy files; of a folder, its `*.cedar` files in order of their names.
 pub(super) fn policy_files(paths: &[PathBuf]) -> Result<Vec<PolicyFile>, Failure> {
@@ -94,18 +53,6 @@ fn policy_file(path: &Path) -> io::Result<PolicyFile> {
 mod tests {
     use super::*;
     use crate::test_support::Folder;
-
-    #[test]
-    fn a_secret_is_one_line() {
-        let read = |bytes: &[u8]| one_line("password", bytes).map(|s| s.expose().clone());
-        assert_eq!(read(b"secret\n").unwrap(), "secret");
-        assert_eq!(read(b"secret\r\n").unwrap(), "secret");
-        assert_eq!(read(b" s p ").unwrap(), " s p ");
-        for bad in [&b""[..], b"\n", b"a\nb\n", b"a\0b", b"\xff\xfe", &[b'x'; PASSWORD_MAX + 1]] {
-            let error = read(bad).unwrap_err();
-            assert!(error.text.contains("password"), "{error:?}");
-        }
-    }
 
     #[test]
     fn folders_mean_their_cedar_files() {

@@ -1,8 +1,6 @@
 //! What do `init` and `serve` do before the rest takes over?
 
 use super::args::{InitArgs, ServeArgs};
-use super::output::Output;
-use super::{Exit, Failure};
 use crate::config::StatePaths;
 use crate::init::{self, InitError, Wish};
 use crate::owner::BothClocks;
@@ -13,6 +11,7 @@ use host::keyfile;
 use model::limits::OWNER_TOKEN_LIFE;
 use model::net::Prefix;
 use model::time::Clock as _;
+use node::cli::{Exit, Failure, Output};
 use std::io::IsTerminal as _;
 use std::path::Path;
 
@@ -51,7 +50,7 @@ pub(super) async fn init(state: &Path, args: InitArgs, output: &mut Output) -> R
     let minutes = OWNER_TOKEN_LIFE.as_secs() / 60;
     let token = made.owner_token.expose();
     // A token on a terminal is seen once; in a pipe it would end in a log.
-    let token_file = if std::io::stdout().is_terminal() && !output.json {
+    let token_file = if std::io::stdout().is_terminal() && !output.is_json() {
         None
     } else {
         keyfile::replace(&paths.owner_token(), format!("{token}\n").as_bytes()).map_err(Failure::failed)?;
@@ -76,7 +75,7 @@ pub(super) async fn init(state: &Path, args: InitArgs, output: &mut Output) -> R
 }
 
 pub(super) async fn serve(state: &Path, socket: &Path, args: ServeArgs) -> Result<(), Failure> {
-    serve::start_log();
+    node::cli::start_log();
     serve::run(&StatePaths::new(state), socket, &args).await.map_err(Failure::failed)
 }
 

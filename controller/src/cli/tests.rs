@@ -6,6 +6,7 @@ use crate::store::Options;
 use crate::test_support::Folder;
 use crate::{local, organisation::Organisation, rpc::admin::AdminRpc};
 use host::clock::SystemClock;
+use node::cli::Exit;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -31,7 +32,7 @@ async fn start() -> Site {
         .unwrap();
     let clock = Arc::new(SystemClock::new());
     let organisation = Organisation::open(&StatePaths::new(&state), Options::default(), clock).await.unwrap();
-    let listener = local::bind(&folder.path().join("admin.sock")).unwrap();
+    let listener = node::local::bind(&folder.path().join("admin.sock")).unwrap();
     let admin = AdminRpc::new(organisation.clone(), Arc::new(OneGateway));
     let (stop, stopped) = oneshot::channel::<()>();
     tokio::spawn(local::serve(listener, admin, async {
@@ -63,9 +64,9 @@ async fn command(folder: &std::path::Path, text: &str) -> Result<String, Failure
     let mut words = vec!["umbra-controller", "--state", &state, "--socket", &socket];
     words.extend(text.split_whitespace());
     let args = Args::try_parse_from(words).map_err(Failure::usage)?;
-    let mut output = Output::new(args.json);
+    let mut output = Output::keeping(args.json);
     run(args, &mut output).await?;
-    Ok(String::from_utf8(output.written).unwrap())
+    Ok(output.kept().to_owned())
 }
 
 impl Site {

@@ -3,11 +3,13 @@
 
 use super::batch::{Batch, accept_rule, drop_rule};
 use super::{NftError, interface, table};
-use model::net::{PortRange, Protocol};
+use model::limits::ALLOW_IN_MAX;
+use model::net::{NetError, PortRange, Protocol};
 use nlink::netlink::nftables::{
     BaseChain, CmpOp, CtState, Expr, Family, Field, FilterHook, Match, PayloadBase, Policy, Priority, Register,
     RuleSpec, Value, Verdict,
 };
+use std::str::FromStr;
 
 /// Neighbour discovery and router advertisements: solicitations and advertisements, 133 to 136 (RFC 4861, section 4).
 const DISCOVERY: [u8; 4] = [133, 134, 135, 136];
@@ -15,8 +17,6 @@ const DISCOVERY: [u8; 4] = [133, 134, 135, 136];
 const HOP_LIMIT_OFFSET: u32 = 7;
 /// What a discovery packet has that no router passed on (RFC 4861, section 6.1).
 const HOP_LIMIT_ON_LINK: u8 = 255;
-/// Exceptions of one machine.
-const ALLOW_IN_MAX: usize = 64;
 
 /// A port that stays open to the outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,20 @@ pub struct AllowIn {
     pub protocol: Protocol,
     /// The ports.
     pub ports: PortRange,
+}
+
+impl FromStr for AllowIn {
+    type Err = String;
+
+    /// As an administrator types it: `tcp:22`, `udp:6000-6010`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (protocol, ports) = text.split_once(':').ok_or("expected PROTOCOL:PORTS, for example tcp:22")?;
+        let protocol = protocol.parse().map_err(|e: NetError| e.to_string())?;
+        if protocol == Protocol::Icmp {
+            return Err("only tcp and udp have ports".to_owned());
+        }
+        Ok(Self { protocol, ports: ports.parse().map_err(|e: NetError| e.to_string())? })
+    }
 }
 
 /// What still reaches a dark machine.
@@ -45,6 +59,9 @@ impl Dark {
     pub async fn apply(&self) -> Result<(), NftError> {
         let name = table(&self.program, "-dark")?;
         let tun = interface(&self.tun)?;
+        if self.allow_in.len() > ALLOW_IN_MAX {
+            return Err(NftError::Exceptions);
+        }
         let base = BaseChain::filter(FilterHook::Input, Priority::Filter).policy(Policy::Drop);
         let batch = Batch::open(&name)?.replace(&name, Family::Inet).chain(&name, Family::Inet, "input", base);
         let batch =
@@ -65,7 +82,7 @@ impl Dark {
             rules.push(accept_rule([Match::eq(Field::UdpSport, server), Match::eq(Field::UdpDport, client)]));
         }
         rules.push(accept_rule([Match::eq(Field::UdpDport, self.udp_port)]));
-        for allowed in self.allow_in.iter().take(ALLOW_IN_MAX) {
+        for allowed in &self.allow_in {
             let field = match allowed.protocol {
                 Protocol::Tcp => Field::TcpDport,
                 Protocol::Udp => Field::UdpDport,

@@ -1,7 +1,7 @@
 //! How is each listing shown to a person, or to a program?
 
-use super::super::Failure;
-use super::super::output::{Output, moment, span};
+use node::cli::output::{moment, span};
+use node::cli::{Failure, Output};
 use proto::admin as wire;
 
 fn list(items: &[String]) -> String {
@@ -187,7 +187,7 @@ pub(super) fn sessions(reply: &wire::ListSessionsReply, now: i64, output: &mut O
 }
 
 pub(super) fn audit(reply: &wire::ListAuditReply, output: &mut Output) -> Result<(), Failure> {
-    if output.json {
+    if output.is_json() {
         // As they are chained: programs get the records themselves.
         let parsed =
             reply.records.iter().map(|line| serde_json::from_str(line)).collect::<Result<Vec<serde_json::Value>, _>>();
