@@ -152,14 +152,14 @@ impl Gate {
                 && let Some(channel) = state.channel
             {
                 generation = state.generation;
-                self.open(channel).await;
+                self.open(channel, &resolved).await;
             }
             self.on_time().await;
             self.show(state.trouble);
         }
     }
 
-    async fn open(&mut self, channel: tonic::transport::Channel) {
+    async fn open(&mut self, channel: tonic::transport::Channel, resolved: &mpsc::Sender<Resolved>) {
         self.hello.seen = self.table.seen().max(self.seen.floor());
         let opening = tokio::time::timeout(PROBE_EVERY, Stream::open(channel, &self.hello));
         match opening.await {
@@ -167,6 +167,8 @@ impl Gate {
                 self.stream = Some(stream);
                 self.sent.clear();
                 self.renew();
+                // A controller that began anew knows of no name where it leads, and sends no snapshot for an equal table.
+                self.report_names(resolved);
             }
             Ok(Err(status)) => {
                 tracing::warn!(why = status.message(), "the controller refused the stream");
@@ -297,6 +299,11 @@ impl Gate {
         }
         self.standing = standing;
         self.refresh_scope().await;
+        self.report_names(resolved);
+    }
+
+    /// Looks every name of the site up, and tells the controller which families it leads to.
+    fn report_names(&mut self, resolved: &mpsc::Sender<Resolved>) {
         for name in self.standing.names.clone() {
             self.resolve(name.clone(), true, resolved);
             self.resolve(name, false, resolved);

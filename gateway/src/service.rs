@@ -11,6 +11,7 @@ use model::ids::NodeId;
 use model::net::Prefix;
 use model::pool::{NatPool, Pool};
 use model::time::Clock as _;
+use node::Runtime;
 use node::boot::{self, Node, Setup};
 use node::cli::input::agree;
 use node::cli::{ADMIN_GROUP, Output};
@@ -32,6 +33,8 @@ const FORWARDING_FILE: &str = "forwarding";
 const JOIN_FILE_MAX: usize = 64 << 10;
 /// How long a command may take to read its answer.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// What the engine counts beside what it dropped.
+const GAUGES: [&str; 2] = ["peers", "flows"];
 
 /// Runs until it is told to stop.
 pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
@@ -194,13 +197,14 @@ async fn serve(options: &Up, node: Node, nat: NatPool) -> Result<()> {
     let boot = u64::from_be_bytes(entropy::random()?);
     let Node { identity, runtime, inbox, overlay, link, svid } = node;
     let name = identity.node.to_string();
+    let counting = Arc::clone(&runtime);
     let place = Place { runtime, link: Arc::clone(&link), overlay, name };
     let gate = Gate::new(place, seen, scope, boot)?;
     let status = gate.status();
     tokio::spawn(Arc::clone(&link).run());
     tokio::spawn(boot::keep_svid(identity, options.state.clone(), Arc::clone(&link), svid));
     tokio::spawn(gate.run(inbox.events));
-    tokio::spawn(answer_status(options.socket.clone(), status));
+    tokio::spawn(answer_status(options.socket.clone(), status, counting));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
@@ -212,7 +216,7 @@ async fn serve(options: &Up, node: Node, nat: NatPool) -> Result<()> {
 }
 
 /// The local socket: one JSON document for each connection of root or group `umbra`.
-async fn answer_status(path: std::path::PathBuf, status: watch::Receiver<Status>) {
+async fn answer_status(path: std::path::PathBuf, status: watch::Receiver<Status>, counting: Arc<Runtime>) {
     let listener = match node::local::bind(&path) {
         Ok(listener) => listener,
         Err(error) => {
@@ -228,7 +232,10 @@ async fn answer_status(path: std::path::PathBuf, status: watch::Receiver<Status>
             if !connection.connect_info() {
                 continue;
             }
-            let document = serde_json::to_vec(&*status.borrow()).unwrap_or_default();
+            let counted = counting.engine.counters().into_iter();
+            let counted = counted.filter(|(name, count)| *count > 0 && !GAUGES.contains(name));
+            let drops = counted.map(|(reason, count)| (reason.to_owned(), count)).collect();
+            let document = serde_json::to_vec(&Status { drops, ..status.borrow().clone() }).unwrap_or_default();
             // Who does not read its answer has lost it.
             let _ = tokio::time::timeout(ANSWER_MAX, connection.write_all(&document)).await;
         }

@@ -1,12 +1,17 @@
 //! What does somebody hostile on a network of the lab do, and what comes back to them?
 
+mod insider;
+pub mod packet;
+
 use anyhow::Context;
 use clap::Subcommand;
 use host::namespace::{PacketSocket, wait_readable};
+use nlink::netlink::Netfilter;
 use nlink::{Connection, Ipv4Route, Ipv6Route, Route};
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -47,8 +52,24 @@ enum What {
         #[arg(long, default_value_t = 300)]
         patience: u64,
     },
+    /// Take over a stopped client and send packets to a gateway inside a tunnel of its own: hexadecimal, one a line
+    Insider {
+        /// The client's state
+        #[arg(long, default_value = "/var/lib/umbra/client")]
+        state: PathBuf,
+        /// The id of what it asks for
+        resource: String,
+    },
+    /// Print what the kernel's connection tracking holds, `PROTOCOL SOURCE DESTINATION` as the first packet had them
+    Tracked,
     /// Send datagrams, given in hexadecimal
-    Send { to: SocketAddr, datagrams: Vec<String> },
+    Send {
+        to: SocketAddr,
+        datagrams: Vec<String>,
+        /// From an address of this host
+        #[arg(long)]
+        from: Option<IpAddr>,
+    },
 }
 
 /// Runs one attack.
@@ -56,15 +77,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let What::Capture { link } = &arguments.what {
         return Ok(capture(link)?);
     }
+    if let What::Insider { state, resource } = &arguments.what {
+        return insider::hold(state, resource);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &arguments.what {
-        What::Capture { .. } => Ok(()),
+        What::Capture { .. } | What::Insider { .. } => Ok(()),
         What::Mac { link } => runtime.block_on(print_mac(link)),
         What::Route { prefix, link, via } => runtime.block_on(set_route(*prefix, link, *via)),
         What::Connect { address, first, last, patience } => {
             runtime.block_on(connect(*address, *first, *last, Duration::from_millis(*patience)))
         }
-        What::Send { to, datagrams } => send(*to, datagrams),
+        What::Tracked => runtime.block_on(print_tracked()),
+        What::Send { to, datagrams, from } => send(*to, datagrams, *from),
     }
 }
 
@@ -150,9 +175,18 @@ async fn connect(address: IpAddr, first: u16, last: u16, patience: Duration) -> 
     Ok(())
 }
 
-fn send(to: SocketAddr, datagrams: &[String]) -> anyhow::Result<()> {
-    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(any)?;
+async fn print_tracked() -> anyhow::Result<()> {
+    let kernel = Connection::<Netfilter>::new()?;
+    for entry in [kernel.get_conntrack().await?, kernel.get_conntrack_v6().await?].concat() {
+        let (Some(source), Some(destination)) = (entry.orig.src_ip, entry.orig.dst_ip) else { continue };
+        writeln!(io::stdout(), "{:?} {source} {destination}", entry.proto)?;
+    }
+    Ok(())
+}
+
+fn send(to: SocketAddr, datagrams: &[String], from: Option<IpAddr>) -> anyhow::Result<()> {
+    let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((from.unwrap_or(any), 0))?;
     for text in datagrams {
         let bytes = hex_bytes(text).context("no hexadecimal")?;
         match socket.send_to(&bytes, to) {

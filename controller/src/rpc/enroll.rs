@@ -81,121 +81,118 @@ impl EnrolmentRpc {
         }
         Ok(Wish { key, join_key, token_hash: sha256(&token), kind, name: Name::from_machine(&message.name), request })
     }
-
-    async fn redeem(&self, wish: &Wish) -> Result<Enrolled, Refusal> {
-        let fresh: [u8; model::ids::ID_LEN] = host::entropy::random().map_err(|e| Refusal::Failed(e.to_string()))?;
-        let change = |directory: &Directory, draft: &mut Draft| self.decide(directory, draft, wish, fresh);
-        self.organisation.change(change).await.map(|(_, enrolled)| enrolled)
-    }
-
-    fn decide(
-        &self,
-        directory: &Directory,
-        draft: &mut Draft,
-        wish: &Wish,
-        fresh: [u8; model::ids::ID_LEN],
-    ) -> Result<(Enrolled, Entry), Refusal> {
-        let wall = self.organisation.wall();
-        let denied = || {
-            Refusal::Denied("the join key is not valid any more; ask an administrator for a new join file".to_owned())
-        };
-        let fact = directory.join_keys.find(&wish.join_key).ok_or_else(denied)?;
-        let key = &fact.record;
-        if key.enrol_hash != wish.token_hash || key.kind != wish.kind {
-            return Err(denied());
-        }
-        draft.stands_on(fact);
-        if key.redeemed.iter().any(|r| r.key == wish.key) {
-            let enrolled = again(directory, &wish.key).ok_or_else(denied)?;
-            let entry = Entry::new(wall, enrolled.node.to_string(), "enrol.repeat", key.id.to_string(), Outcome::Done);
-            return Ok((enrolled, entry));
-        }
-        if key.state(wall) != JoinKeyState::Usable || directory.node_of_key(&wish.key).is_some() {
-            return Err(denied());
-        }
-        let enrolled = self.create(directory, draft, wish, key, fresh)?;
-        let mut spent = key.clone();
-        spent.uses_left = spent.uses_left.saturating_sub(1);
-        spent.redeemed.push(Redeemed { key: wish.key, node: enrolled.node.to_string() });
-        draft.update(fact, &spent)?;
-        let entry = Entry::new(wall, enrolled.node.to_string(), "enrol", key.id.to_string(), Outcome::Done)
-            .with("name", wish.name.as_str())
-            .with("fingerprint", enrolled.fingerprint.clone())
-            .with("pending", enrolled.pending);
-        Ok((enrolled, entry))
-    }
-
-    fn create(
-        &self,
-        directory: &Directory,
-        draft: &mut Draft,
-        wish: &Wish,
-        key: &JoinKey,
-        fresh: [u8; model::ids::ID_LEN],
-    ) -> Result<Enrolled, Refusal> {
-        let pool = self.organisation.org()?.pool;
-        let node = match wish.kind {
-            JoinKind::Device => NodeId::Device(DeviceId::from_bytes(fresh)),
-            JoinKind::Gateway => NodeId::Gateway(GatewayId::from_bytes(fresh)),
-        };
-        let address = tunnel::address::address_of_node(&pool, &node);
-        let fingerprint = node_fingerprint(&wish.key, &wish.request.spki);
-        let owner = format!("{}/{node}", wish.kind);
-        let hex: String = wish.key.0.iter().map(|b| format!("{b:02x}")).collect();
-        draft.claim(directory, Unique::NodeKey, hex, &owner, || "this machine's key".to_owned())?;
-        draft.claim(directory, Unique::NodeAddress, address_key(address), &owner, || {
-            "this machine's address".to_owned()
-        })?;
-        let unique = if wish.kind == JoinKind::Device { Unique::DeviceName } else { Unique::GatewayName };
-        let name = claim_name(directory, draft, unique, &wish.name, &owner)?;
-        let created = self.organisation.wall();
-        // A gateway always waits; so does a device whose key was made for many, because anybody may have copied it.
-        let pending = wish.kind == JoinKind::Gateway || key.uses > 1;
-        let state = if pending { NodeState::Pending } else { NodeState::Confirmed };
-        let (svid_key, join_key) = (wish.request.hash, key.id);
-        let mut v4 = None;
-        match node {
-            NodeId::Device(id) => {
-                let number = draft.number(directory, Counted::DeviceV4, &owner)?;
-                v4 = Some(number);
-                let device = Device {
-                    id,
-                    name,
-                    user: None,
-                    key: wish.key,
-                    address,
-                    v4: number,
-                    svid_key,
-                    fingerprint: fingerprint.clone(),
-                    state,
-                    join_key,
-                    created,
-                };
-                draft.create(&id, &device)?;
-            }
-            NodeId::Gateway(id) => {
-                let site =
-                    key.site.ok_or_else(|| Refusal::Failed("the gateway's join key names no site".to_owned()))?;
-                let gateway = Gateway {
-                    id,
-                    name,
-                    site,
-                    key: wish.key,
-                    address,
-                    svid_key,
-                    fingerprint: fingerprint.clone(),
-                    state,
-                    join_key,
-                    created,
-                };
-                draft.create(&id, &gateway)?;
-            }
-            NodeId::Controller => return Err(Refusal::Failed("a controller does not enrol".to_owned())),
-        }
-        Ok(Enrolled { node, address, v4, pending, fingerprint })
-    }
 }
 
+/// Makes the node and spends the use, or does neither.
+async fn redeem(organisation: &Organisation, wish: &Wish) -> Result<Enrolled, Refusal> {
+    let fresh: [u8; model::ids::ID_LEN] = host::entropy::random().map_err(|e| Refusal::Failed(e.to_string()))?;
+    let change = |directory: &Directory, draft: &mut Draft| decide(organisation, directory, draft, wish, fresh);
+    organisation.change(change).await.map(|(_, enrolled)| enrolled)
+}
+
+fn decide(
+    organisation: &Organisation,
+    directory: &Directory,
+    draft: &mut Draft,
+    wish: &Wish,
+    fresh: [u8; model::ids::ID_LEN],
+) -> Result<(Enrolled, Entry), Refusal> {
+    let wall = organisation.wall();
+    let denied =
+        || Refusal::Denied("the join key is not valid any more; ask an administrator for a new join file".to_owned());
+    let fact = directory.join_keys.find(&wish.join_key).ok_or_else(denied)?;
+    let key = &fact.record;
+    if key.enrol_hash != wish.token_hash || key.kind != wish.kind {
+        return Err(denied());
+    }
+    draft.stands_on(fact);
+    if key.redeemed.iter().any(|r| r.key == wish.key) {
+        let enrolled = again(directory, &wish.key).ok_or_else(denied)?;
+        let entry = Entry::new(wall, enrolled.node.to_string(), "enrol.repeat", key.id.to_string(), Outcome::Done);
+        return Ok((enrolled, entry));
+    }
+    if key.state(wall) != JoinKeyState::Usable || directory.node_of_key(&wish.key).is_some() {
+        return Err(denied());
+    }
+    let enrolled = create(organisation, directory, draft, wish, key, fresh)?;
+    let mut spent = key.clone();
+    spent.uses_left = spent.uses_left.saturating_sub(1);
+    spent.redeemed.push(Redeemed { key: wish.key, node: enrolled.node.to_string() });
+    draft.update(fact, &spent)?;
+    let entry = Entry::new(wall, enrolled.node.to_string(), "enrol", key.id.to_string(), Outcome::Done)
+        .with("name", wish.name.as_str())
+        .with("fingerprint", enrolled.fingerprint.clone())
+        .with("pending", enrolled.pending);
+    Ok((enrolled, entry))
+}
+
+fn create(
+    organisation: &Organisation,
+    directory: &Directory,
+    draft: &mut Draft,
+    wish: &Wish,
+    key: &JoinKey,
+    fresh: [u8; model::ids::ID_LEN],
+) -> Result<Enrolled, Refusal> {
+    let pool = organisation.org()?.pool;
+    let node = match wish.kind {
+        JoinKind::Device => NodeId::Device(DeviceId::from_bytes(fresh)),
+        JoinKind::Gateway => NodeId::Gateway(GatewayId::from_bytes(fresh)),
+    };
+    let address = tunnel::address::address_of_node(&pool, &node);
+    let fingerprint = node_fingerprint(&wish.key, &wish.request.spki);
+    let owner = format!("{}/{node}", wish.kind);
+    let hex: String = wish.key.0.iter().map(|b| format!("{b:02x}")).collect();
+    draft.claim(directory, Unique::NodeKey, hex, &owner, || "this machine's key".to_owned())?;
+    draft
+        .claim(directory, Unique::NodeAddress, address_key(address), &owner, || "this machine's address".to_owned())?;
+    let unique = if wish.kind == JoinKind::Device { Unique::DeviceName } else { Unique::GatewayName };
+    let name = claim_name(directory, draft, unique, &wish.name, &owner)?;
+    let created = organisation.wall();
+    // A gateway always waits; so does a device whose key was made for many, because anybody may have copied it.
+    let pending = wish.kind == JoinKind::Gateway || key.uses > 1;
+    let state = if pending { NodeState::Pending } else { NodeState::Confirmed };
+    let (svid_key, join_key) = (wish.request.hash, key.id);
+    let mut v4 = None;
+    match node {
+        NodeId::Device(id) => {
+            let number = draft.number(directory, Counted::DeviceV4, &owner)?;
+            v4 = Some(number);
+            let device = Device {
+                id,
+                name,
+                user: None,
+                key: wish.key,
+                address,
+                v4: number,
+                svid_key,
+                fingerprint: fingerprint.clone(),
+                state,
+                join_key,
+                created,
+            };
+            draft.create(&id, &device)?;
+        }
+        NodeId::Gateway(id) => {
+            let site = key.site.ok_or_else(|| Refusal::Failed("the gateway's join key names no site".to_owned()))?;
+            let gateway = Gateway {
+                id,
+                name,
+                site,
+                key: wish.key,
+                address,
+                svid_key,
+                fingerprint: fingerprint.clone(),
+                state,
+                join_key,
+                created,
+            };
+            draft.create(&id, &gateway)?;
+        }
+        NodeId::Controller => return Err(Refusal::Failed("a controller does not enrol".to_owned())),
+    }
+    Ok(Enrolled { node, address, v4, pending, fingerprint })
+}
 fn address_key(address: Ipv6Addr) -> String {
     address.octets().iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -249,7 +246,7 @@ impl Enrolment for EnrolmentRpc {
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollReply>, Status> {
         let newcomer = request.extensions().get::<Newcomer>().copied().ok_or_else(refusal)?;
         let wish = self.read(&newcomer, request.into_inner())?;
-        let enrolled = self.redeem(&wish).await.map_err(|e| match e {
+        let enrolled = redeem(&self.organisation, &wish).await.map_err(|e| match e {
             Refusal::Denied(why) => Status::permission_denied(why),
             Refusal::Store(_) | Refusal::Busy(_) => Status::unavailable(e.to_string()),
             other => Status::failed_precondition(other.to_string()),
@@ -269,5 +266,100 @@ impl Enrolment for EnrolmentRpc {
             pending: enrolled.pending,
             fingerprint: enrolled.fingerprint,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::init::tests::made;
+    use crate::test_support::Folder;
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    const TOKEN: [u8; 32] = [7; 32];
+
+    /// Machine number `n` of a round, with a key of its own and the token that they all have.
+    fn wish(round: u8, n: u8, join_key: JoinKeyId) -> Wish {
+        let mut key = [n; 32];
+        key[0] = round;
+        Wish {
+            key: PublicKey(key),
+            join_key,
+            token_hash: sha256(&TOKEN),
+            kind: JoinKind::Device,
+            name: Name::from_machine("laptop"),
+            request: RequestKey { spki: key.to_vec(), hash: key },
+        }
+    }
+
+    async fn join_key(organisation: &Organisation, uses: u32) -> JoinKeyId {
+        let id = JoinKeyId::from_bytes(host::entropy::random().unwrap());
+        let created = organisation.wall();
+        let key = JoinKey {
+            id,
+            kind: JoinKind::Device,
+            site: None,
+            uses,
+            uses_left: uses,
+            created,
+            expires: created.plus(Duration::from_secs(3_600)),
+            revoked: false,
+            knock: Vec::new(),
+            enrol_hash: sha256(&TOKEN),
+            redeemed: Vec::new(),
+        };
+        let make = |_: &Directory, draft: &mut Draft| {
+            draft.create(&id, &key)?;
+            Ok(((), Entry::new(created, "test".to_owned(), "join-key.create", id.to_string(), Outcome::Done)))
+        };
+        organisation.change(make).await.unwrap();
+        id
+    }
+
+    /// 100 machines at once; a machine that the store was too busy for asks again, as a real one does.
+    async fn storm(organisation: &Organisation, round: u8, join_key: JoinKeyId) -> Vec<NodeId> {
+        let enrol = |n: u8| {
+            let organisation = organisation.clone();
+            tokio::spawn(async move {
+                loop {
+                    match redeem(&organisation, &wish(round, n, join_key)).await {
+                        Ok(enrolled) => return Some(enrolled.node),
+                        Err(Refusal::Busy(_)) => {}
+                        Err(refusal) => {
+                            assert!(matches!(refusal, Refusal::Denied(_)), "{refusal}");
+                            return None;
+                        }
+                    }
+                }
+            })
+        };
+        let tries: Vec<_> = (1..=100).map(enrol).collect();
+        let mut nodes = Vec::new();
+        for one in tries {
+            nodes.extend(one.await.unwrap());
+        }
+        nodes
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn of_a_hundred_machines_at_once_as_many_get_in_as_the_key_has_uses() {
+        let folder = Folder::new();
+        let (organisation, _) = made(&folder).await;
+        for (round, uses) in (0..).zip([1, 1, 1, 3]) {
+            let before = organisation.now().devices.len();
+            let id = join_key(&organisation, uses).await;
+            let nodes = storm(&organisation, round, id).await;
+            assert_eq!(nodes.len(), uses as usize);
+            let now = organisation.now();
+            assert_eq!(now.devices.len(), before + uses as usize);
+            let key = &now.join_keys.find(&id).unwrap().record;
+            assert_eq!((key.uses_left, key.redeemed.len()), (0, uses as usize));
+            // Who got in asks again and is the same node; who did not still does not.
+            let again: BTreeSet<String> =
+                storm(&organisation, round, id).await.iter().map(ToString::to_string).collect();
+            assert_eq!(again, nodes.iter().map(ToString::to_string).collect());
+            assert_eq!(organisation.now().devices.len(), before + uses as usize);
+        }
     }
 }

@@ -15,7 +15,7 @@ const CANARY: &[u8] = b"umbra-canary-from-a-stranger";
 /// The length of a knock.
 const KNOCK_LEN: usize = 108;
 
-fn attack(world: &World, from: Name, words: &[&str]) -> String {
+pub fn attack(world: &World, from: Name, words: &[&str]) -> String {
     let words = [&["umbra-lab", "__attack"], words].concat();
     let done = world.host(from).run(&words, SOON).unwrap_or_else(|error| panic!("{error}"));
     assert!(done.success(), "{words:?} on {from}: {}", done.stderr);
@@ -23,13 +23,13 @@ fn attack(world: &World, from: Name, words: &[&str]) -> String {
 }
 
 /// Listens on a link of a host.
-struct Capture {
-    daemon: Daemon,
+pub struct Capture {
+    pub daemon: Daemon,
     host: Name,
 }
 
 impl Capture {
-    fn start(world: &World, host: Name, link: &str) -> Self {
+    pub fn start(world: &World, host: Name, link: &str) -> Self {
         let mut command = world.host(host).command("umbra-lab");
         command.args(["__attack", "capture", link]);
         let daemon = world.host(host).start(&format!("capture-{host}"), command).unwrap();
@@ -37,7 +37,7 @@ impl Capture {
         Self { daemon, host }
     }
 
-    fn frames(&self) -> Vec<Frame> {
+    pub fn frames(&self) -> Vec<Frame> {
         self.daemon.lines().iter().filter_map(|line| Frame::parse(&hex_bytes(line)?)).collect()
     }
 
@@ -48,7 +48,7 @@ impl Capture {
 
     /// Everything that came before now has been seen: a friend is asked, and its refusal has arrived. It shows as well
     /// that the capture sees what it should.
-    fn catch_up(&self, world: &World, friend: IpAddr) {
+    pub fn catch_up(&self, world: &World, friend: IpAddr) {
         let nonce = format!("caught-up-{}", self.daemon.mark());
         let to = SocketAddr::new(friend, 9).to_string();
         attack(world, self.host, &["send", &to, &hex_text(nonce.as_bytes())]);
@@ -59,7 +59,7 @@ impl Capture {
 
 /// An Ethernet frame, as far as it matters here.
 #[derive(Debug, Clone)]
-struct Frame {
+pub struct Frame {
     from: Vec<u8>,
     kind: u16,
     body: Vec<u8>,
@@ -121,7 +121,7 @@ impl Frame {
         (udp.get(2..4)? == port.to_be_bytes()).then(|| udp.get(8..length).map(<[u8]>::to_vec))?
     }
 
-    fn carries(&self, bytes: &[u8]) -> bool {
+    pub fn carries(&self, bytes: &[u8]) -> bool {
         self.body.windows(bytes.len()).any(|window| window == bytes)
     }
 }
@@ -182,7 +182,7 @@ fn throw(world: &World, from: Name, at: IpAddr, port: u16, datagrams: &[Vec<u8>]
 }
 
 /// Connections, pings and datagrams to an address; none may be answered, not even by a refusal.
-fn touch(world: &World, from: Name, address: IpAddr, ports: &[(u16, u16)]) {
+pub fn touch(world: &World, from: Name, address: IpAddr, ports: &[(u16, u16)]) {
     let text = address.to_string();
     for (first, last) in ports {
         let said = attack(world, from, &["connect", &text, &first.to_string(), &last.to_string()]);
