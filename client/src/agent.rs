@@ -22,7 +22,7 @@ use crate::rpc::{self, Update};
 use connects::Answered;
 use model::grant::CatalogueEntry;
 use model::ids::{GrantId, NodeId, PairingId, ResourceId};
-use model::limits::DEPARTED_MAX;
+use model::limits::{AGENT_RESULTS_MAX, DEPARTED_MAX};
 use model::net::{HostName, Prefix};
 use model::revision::Revision;
 use model::time::Instant;
@@ -45,8 +45,6 @@ const REOPEN: Duration = Duration::from_millis(300);
 const SNAPSHOT_LAG: Duration = Duration::from_secs(2);
 /// How often resolv.conf is looked at.
 const DNS_CHECK: Duration = Duration::from_secs(2);
-/// Results of the task's own calls that wait for it.
-const INNER_MAX: usize = 256;
 
 /// What the agent is made of.
 pub struct Parts {
@@ -129,7 +127,7 @@ impl Agent {
             local: Vec::new(),
             outside: Vec::new(),
         };
-        let (inner, inner_in) = mpsc::channel(INNER_MAX);
+        let (inner, inner_in) = mpsc::channel(AGENT_RESULTS_MAX);
         Ok(Self {
             runtime,
             link,

@@ -348,7 +348,7 @@ async fn start(options: &DaemonArgs, join: Option<(JoinFile, String)>) -> Result
         device: node.identity.node.to_string(),
         joined: enrolled.is_some(),
         pending: enrolled.as_ref().is_some_and(|e| e.pending),
-        fingerprint: enrolled.map(|e| e.fingerprint).unwrap_or_default(),
+        fingerprint: enrolled.map(|e| e.identity.fingerprint).unwrap_or_default(),
     };
     guard(options, &node).await?;
     serve(options, node, answer).await

@@ -4,7 +4,9 @@ use crate::catalogue::{Delta, Session};
 use model::grant::{CatalogueAddress, CatalogueEntry, PairingOffer};
 use model::ids::{GrantId, PairingId, ResourceId};
 use model::key::{Psk, PublicKey};
-use model::limits::{CATALOGUE_MAX, ENDPOINTS_MAX, GRANTS_PER_DEVICE_MAX, LIST_MAX, REASONS_MAX, RULES_PER_GRANT_MAX};
+use model::limits::{
+    CATALOGUE_MAX, ENDPOINTS_MAX, GRANTS_PER_DEVICE_MAX, LIST_MAX, REASON_CHARS_MAX, REASONS_MAX, RULES_PER_GRANT_MAX,
+};
 use model::net::{HostName, Prefix};
 use model::revision::Revision;
 use model::secret::Secret;
@@ -22,8 +24,6 @@ use tonic::{Status, Streaming};
 
 /// How long the controller may take to answer anything but a connect, which includes a gateway's way.
 const CALL_MAX: Duration = Duration::from_secs(10);
-/// Characters of a reason that are shown.
-const REASON_MAX: usize = 512;
 
 /// One message of the controller, checked.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, Status>
 
 /// A text of the controller, for a terminal: no longer than a person reads.
 fn readable(text: &str) -> String {
-    text.chars().take(REASON_MAX).collect()
+    text.chars().take(REASON_CHARS_MAX).collect()
 }
 
 /// Opens the stream.
@@ -301,6 +301,6 @@ mod tests {
         let deny = v1::Deny { reasons: vec!["x".repeat(10_000); 1_000], retry_after_ms: 1 };
         let answer = read_answer(v1::ConnectReply { result: Some(Outcome::Deny(deny)) }).unwrap();
         let Answer::Deny { reasons, .. } = answer else { panic!("permitted") };
-        assert_eq!((reasons.len(), reasons[0].len()), (REASONS_MAX, REASON_MAX));
+        assert_eq!((reasons.len(), reasons[0].len()), (REASONS_MAX, REASON_CHARS_MAX));
     }
 }

@@ -51,6 +51,10 @@ pub struct Up {
     /// The one UDP port.
     #[arg(long, env = "UMBRA_GATEWAY_PORT", default_value_t = 443)]
     pub port: u16,
+    /// Where clients reach this gateway, HOST:PORT, when it is not where the controller sees it (both in one network, a
+    /// forwarded port). May be repeated.
+    #[arg(long = "endpoint", env = "UMBRA_GATEWAY_ENDPOINTS", value_name = "HOST:PORT", value_delimiter = ',', value_parser = endpoint)]
+    pub endpoints: Vec<String>,
     /// The TUN device's name.
     #[arg(long, default_value = "umbra-gw")]
     pub device: String,
@@ -73,6 +77,13 @@ struct StatusArgs {
     /// For programs.
     #[arg(long)]
     json: bool,
+}
+
+fn endpoint(text: &str) -> Result<String, String> {
+    if proto::join::endpoint_is_sound(text) {
+        return Ok(text.to_owned());
+    }
+    Err("expected HOST:PORT, for example gw.corp.example:443 or [2001:db8::1]:443".to_owned())
 }
 
 /// The program.
@@ -119,7 +130,8 @@ async fn status(args: &StatusArgs, output: &mut Output) -> Result<(), Failure> {
 }
 
 fn show(s: &Status, output: &mut Output) -> Result<(), Failure> {
-    output.field("gateway", &s.gateway)?;
+    output.field("gateway", format!("{}, fingerprint {}", s.gateway, s.fingerprint))?;
+    output.field("organisation", format!("{}, fingerprint {}", s.organisation, s.organisation_fingerprint))?;
     output.field("controller", if s.connected { "connected" } else { "not connected" })?;
     output.field("confirmed", if s.confirmed { "yes" } else { "no: umbra-controller gateway confirm" })?;
     output.field("grants", format!("{} (state {})", s.grants, s.revision))?;

@@ -10,30 +10,26 @@ use grant::sync::Update;
 use grant::table::{Applied, Table};
 use grant::verified::Scope;
 use host::conntrack::{Conntrack, ConntrackError};
-use model::ids::NodeId;
-use model::limits::{PROBE_EVERY, STREAM_QUEUE_MAX};
+use model::ids::{GrantId, NodeId};
+use model::limits::{PROBE_EVERY, RENEWALS_REMEMBERED_MAX, RESOLVING_MAX, STREAM_QUEUE_MAX};
 use model::net::HostName;
 use model::pool::NatPool;
 use model::time::Instant;
-use node::Link;
-use node::Runtime;
 use node::identity::Seen;
 use node::overlay::Overlay;
+use node::{Identity, Link, Runtime};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tunnel::{Change, Event, PeerId};
 
-/// Requests whose sending is remembered.
-const REQUESTS_MAX: usize = 64;
 /// Two requests are at least this far apart.
 const RENEW_MIN: Duration = Duration::from_millis(100);
 /// No wait is longer: the timer's clock stops in suspend, the lease clock does not.
 const WAIT_MAX: Duration = Duration::from_millis(500);
-/// Names that are being resolved at once.
-const RESOLVING_MAX: usize = 256;
 /// How often own addresses are read again and counters are reported.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
@@ -42,6 +38,12 @@ const HOUSEKEEPING: Duration = Duration::from_secs(10);
 pub struct Status {
     /// Who.
     pub gateway: String,
+    /// What the administrator compares before confirming it.
+    pub fingerprint: String,
+    /// The organisation.
+    pub organisation: String,
+    /// What was compared before joining it.
+    pub organisation_fingerprint: String,
     /// The stream to the controller is open.
     pub connected: bool,
     /// An administrator has confirmed this gateway.
@@ -65,7 +67,9 @@ pub struct Place {
     /// The TUN device's place in the host's network.
     pub overlay: Overlay,
     /// Who it is, for `status`.
-    pub name: String,
+    pub identity: Identity,
+    /// Where clients reach it, `HOST:PORT`, beside the address that the controller sees.
+    pub endpoints: Vec<String>,
 }
 
 /// What the task holds.
@@ -77,6 +81,7 @@ pub struct Gate {
     table: Table,
     seen: Seen,
     hello: Hello,
+    endpoints: Vec<String>,
     stream: Option<Stream>,
     standing: Standing,
     sent: BTreeMap<u64, Instant>,
@@ -86,6 +91,8 @@ pub struct Gate {
     resolving: BTreeSet<(HostName, bool)>,
     resolver: Resolver,
     flows: Vec<Flow>,
+    lingering: BTreeSet<IpAddr>,
+    owed: Option<Vec<GrantId>>,
     status: watch::Sender<Status>,
 }
 
@@ -100,15 +107,22 @@ impl Gate {
     /// A gate that admits nothing yet.
     pub fn new(place: Place, seen: Seen, scope: Scope, boot: u64) -> Result<Self, ConntrackError> {
         let nat: NatPool = scope.nat;
-        let Place { runtime, link, overlay, name } = place;
-        let (status, _) = watch::channel(Status { gateway: name, ..Status::default() });
+        let Place { runtime, link, overlay, identity, endpoints } = place;
+        let (status, _) = watch::channel(Status {
+            gateway: identity.node.to_string(),
+            fingerprint: identity.fingerprint.clone(),
+            organisation: identity.trust_domain.clone(),
+            organisation_fingerprint: identity.organisation_fingerprint(),
+            ..Status::default()
+        });
         Ok(Self {
             runtime,
             link,
             overlay,
             conntrack: Conntrack::open()?,
             table: Table::new(scope, seen.floor()),
-            hello: Hello { seen: seen.floor(), nat, boot },
+            hello: Hello { seen: seen.floor(), nat, endpoints: Vec::new(), boot },
+            endpoints,
             seen,
             stream: None,
             standing: Standing { site: Vec::new(), confirmed: false, names: Vec::new() },
@@ -119,6 +133,8 @@ impl Gate {
             resolving: BTreeSet::new(),
             resolver: Resolver::default(),
             flows: Vec::new(),
+            lingering: BTreeSet::new(),
+            owed: None,
             status,
         })
     }
@@ -161,6 +177,7 @@ impl Gate {
 
     async fn open(&mut self, channel: tonic::transport::Channel, resolved: &mpsc::Sender<Resolved>) {
         self.hello.seen = self.table.seen().max(self.seen.floor());
+        self.hello.endpoints = node::link::resolve_endpoints(&self.endpoints).await;
         let opening = tokio::time::timeout(PROBE_EVERY, Stream::open(channel, &self.hello));
         match opening.await {
             Ok(Ok(stream)) => {
@@ -195,6 +212,10 @@ impl Gate {
         if !self.table.handle_timeout(now).is_empty() {
             self.publish().await;
         }
+        if !self.lingering.is_empty() {
+            self.clear_lingering().await;
+            self.settle();
+        }
         let since = now.since(self.last_renew);
         let due = self.renew_soon || self.table.renewal_due(now);
         if self.stream.is_some() && (since >= PROBE_EVERY || (due && since >= RENEW_MIN)) {
@@ -208,7 +229,7 @@ impl Gate {
         let now = self.runtime.now();
         self.last_renew = now;
         self.sent.insert(self.seq, now);
-        while self.sent.len() > REQUESTS_MAX {
+        while self.sent.len() > RENEWALS_REMEMBERED_MAX {
             self.sent.pop_first();
         }
         let (revision, digest) = (self.table.revision(), self.table.digest());
@@ -262,10 +283,20 @@ impl Gate {
         for (grant, why) in &applied.refused {
             tracing::warn!(%grant, %why, "a grant of the controller was refused by this gateway's own checks");
         }
+        let refused = applied.refused.iter().map(|(id, _)| *id);
+        self.owed.get_or_insert_default().extend(refused);
+        self.settle();
+    }
+
+    /// Acknowledges what it owes, once nothing of an ended grant is left on this host.
+    fn settle(&mut self) {
+        if !self.lingering.is_empty() {
+            return;
+        }
+        let Some(refused) = self.owed.take() else { return };
         let revision = self.table.revision();
         match self.seen.accept(revision) {
             Ok(true) => {
-                let refused: Vec<_> = applied.refused.iter().map(|(id, _)| *id).collect();
                 if let Some(stream) = &self.stream {
                     stream.ack(revision, &refused);
                 }
@@ -280,15 +311,20 @@ impl Gate {
         let (_, events) = self.runtime.apply(Change::Grants(self.table.view()));
         for event in events {
             match event {
-                Event::GrantClosed { nat, .. } => {
-                    for address in nat {
-                        if let Err(error) = self.conntrack.delete_by_source(address).await {
-                            tracing::error!(%error, "connection tracking entries could not be deleted");
-                        }
-                    }
-                }
+                Event::GrantClosed { nat, .. } => self.lingering.extend(nat),
                 Event::FlowEnded(summary) => self.keep_flow(summary),
                 _ => {}
+            }
+        }
+        self.clear_lingering().await;
+    }
+
+    /// Deletes the kernel's connection tracking entries of ended grants; what it cannot delete now, it tries again later.
+    async fn clear_lingering(&mut self) {
+        for address in std::mem::take(&mut self.lingering) {
+            if let Err(error) = self.conntrack.delete_by_source(address).await {
+                tracing::error!(%error, "connection tracking entries could not be deleted; the end of the grant is not confirmed");
+                self.lingering.insert(address);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
+use model::limits::{DNS_SERVERS_ASKED_MAX, HOSTS_FILE_MAX, TARGET_ADDRESSES_MAX};
 use model::net::HostName;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,11 +16,6 @@ const HOSTS_TTL: Duration = Duration::from_secs(5);
 const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// How long one server may take.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
-/// Addresses of one name that are used.
-const ADDRESSES_MAX: usize = 16;
-/// Servers that are asked.
-const SERVERS_MAX: usize = 3;
-const FILE_MAX: u64 = 1 << 20;
 
 /// An answer: addresses in the order given, and how long they may be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +58,7 @@ impl Resolver {
     pub async fn resolve(&self, name: &HostName, v4: bool) -> Result<Answer, ResolveError> {
         let fixed = in_hosts(&read(&self.hosts).await, name);
         if !fixed.is_empty() {
-            let addresses = fixed.into_iter().filter(|a| a.is_ipv4() == v4).take(ADDRESSES_MAX).collect();
+            let addresses = fixed.into_iter().filter(|a| a.is_ipv4() == v4).take(TARGET_ADDRESSES_MAX).collect();
             return Ok(Answer { addresses, ttl: HOSTS_TTL });
         }
         let servers = servers(&read(&self.resolv_conf).await);
@@ -82,7 +78,7 @@ impl Resolver {
 async fn read(path: &Path) -> String {
     // A file that is missing or absurdly large says nothing.
     match tokio::fs::metadata(path).await {
-        Ok(meta) if meta.len() <= FILE_MAX => tokio::fs::read_to_string(path).await.unwrap_or_default(),
+        Ok(meta) if meta.len() <= HOSTS_FILE_MAX => tokio::fs::read_to_string(path).await.unwrap_or_default(),
         _ => String::new(),
     }
 }
@@ -104,7 +100,7 @@ fn servers(text: &str) -> Vec<SocketAddr> {
     lines(text)
         .filter_map(|mut words| (words.next()? == "nameserver").then(|| words.next()?.parse::<IpAddr>().ok())?)
         .map(|address| SocketAddr::new(address, 53))
-        .take(SERVERS_MAX)
+        .take(DNS_SERVERS_ASKED_MAX)
         .collect()
 }
 
@@ -166,7 +162,7 @@ fn answer(reply: &Message, v4: bool) -> Answer {
             _ => {}
         }
     }
-    addresses.truncate(ADDRESSES_MAX);
+    addresses.truncate(TARGET_ADDRESSES_MAX);
     Answer { addresses, ttl: ttl.max(TTL.0) }
 }
 

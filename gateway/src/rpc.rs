@@ -11,6 +11,7 @@ use proto::v1;
 use proto::v1::gateway_down::What as DownWhat;
 use proto::v1::gateway_up::What as UpWhat;
 use proto::v1::gateways_client::GatewaysClient;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -63,6 +64,8 @@ pub struct Hello {
     pub seen: Revision,
     /// Its NAT pool.
     pub nat: NatPool,
+    /// Where clients reach it, as its administrator says.
+    pub endpoints: Vec<SocketAddr>,
     /// Random, new at each start.
     pub boot: u64,
 }
@@ -81,7 +84,7 @@ impl Stream {
             seen: Some(hello.seen.into()),
             nat_v4: Some(hello.nat.v4.into()),
             nat_v6: Some(hello.nat.v6.into()),
-            endpoints: Vec::new(),
+            endpoints: hello.endpoints.iter().copied().map(Into::into).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot: hello.boot,
         };

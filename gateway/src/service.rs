@@ -11,11 +11,11 @@ use model::ids::NodeId;
 use model::net::Prefix;
 use model::pool::{NatPool, Pool};
 use model::time::Clock as _;
-use node::Runtime;
 use node::boot::{self, Node, Setup};
 use node::cli::input::agree;
 use node::cli::{ADMIN_GROUP, Output};
 use node::identity::Seen;
+use node::{Identity, Runtime};
 use proto::join::{JoinFile, JoinKind};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
@@ -33,8 +33,6 @@ const FORWARDING_FILE: &str = "forwarding";
 const JOIN_FILE_MAX: usize = 64 << 10;
 /// How long a command may take to read its answer.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
-/// What the engine counts beside what it dropped.
-const GAUGES: [&str; 2] = ["peers", "flows"];
 
 /// Runs until it is told to stop.
 pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
@@ -73,7 +71,7 @@ async fn prepare(options: &Up, setup: &Setup, output: &mut Output) -> Result<(No
 /// A start that failed leaves nothing behind; only a gateway that has joined stays dark.
 async fn forget_shield(options: &Up) {
     let mut removed = nft::remove(PROGRAM).await;
-    if node::Identity::load(&options.state).is_err() {
+    if Identity::load(&options.state).is_err() {
         removed = removed.and(nft::remove_dark(PROGRAM).await);
     }
     if let Err(error) = removed {
@@ -83,7 +81,7 @@ async fn forget_shield(options: &Up) {
 
 async fn start(options: &Up, setup: &Setup, output: &mut Output) -> Result<Node> {
     if let Some(path) = &options.join {
-        if node::Identity::load(&options.state).is_ok() {
+        if Identity::load(&options.state).is_ok() {
             tracing::info!("this gateway has joined already; the join file is not used");
         } else {
             let text =
@@ -94,15 +92,16 @@ async fn start(options: &Up, setup: &Setup, output: &mut Output) -> Result<Node>
             confirm(options, &file)?;
             shield(options, file.pool).await?;
             let (node, enrolled) = boot::join(setup, &file, &options.name).await?;
-            tracing::info!(fingerprint = %enrolled.fingerprint, pending = enrolled.pending, "joined");
-            say(output, &format!("joined as {}; fingerprint {}", node.identity.node, enrolled.fingerprint))?;
+            let Identity { node: name, fingerprint, .. } = &node.identity;
+            tracing::info!(%fingerprint, pending = enrolled.pending, "joined");
+            say(output, &format!("joined as {name}; fingerprint {fingerprint}"))?;
             if enrolled.pending {
                 say(output, "waiting for an administrator: umbra-controller gateway confirm")?;
             }
             return Ok(node);
         }
     }
-    shield(options, node::Identity::load(&options.state)?.pool).await?;
+    shield(options, Identity::load(&options.state)?.pool).await?;
     Ok(boot::resume(setup).await?)
 }
 
@@ -196,9 +195,14 @@ async fn serve(options: &Up, node: Node, nat: NatPool) -> Result<()> {
     let scope = Scope { pool: node.identity.pool, nat, site: Vec::new(), own: Vec::new() };
     let boot = u64::from_be_bytes(entropy::random()?);
     let Node { identity, runtime, inbox, overlay, link, svid } = node;
-    let name = identity.node.to_string();
     let counting = Arc::clone(&runtime);
-    let place = Place { runtime, link: Arc::clone(&link), overlay, name };
+    let place = Place {
+        runtime,
+        link: Arc::clone(&link),
+        overlay,
+        identity: identity.clone(),
+        endpoints: options.endpoints.clone(),
+    };
     let gate = Gate::new(place, seen, scope, boot)?;
     let status = gate.status();
     tokio::spawn(Arc::clone(&link).run());
@@ -232,8 +236,7 @@ async fn answer_status(path: std::path::PathBuf, status: watch::Receiver<Status>
             if !connection.connect_info() {
                 continue;
             }
-            let counted = counting.engine.counters().into_iter();
-            let counted = counted.filter(|(name, count)| *count > 0 && !GAUGES.contains(name));
+            let counted = counting.engine.drops().into_iter().filter(|(_, count)| *count > 0);
             let drops = counted.map(|(reason, count)| (reason.to_owned(), count)).collect();
             let document = serde_json::to_vec(&Status { drops, ..status.borrow().clone() }).unwrap_or_default();
             // Who does not read its answer has lost it.

@@ -1,12 +1,8 @@
 //! Who is a user id, and in which groups? The system's account database (getpwuid_r, getgrnam_r, getgrouplist).
 #![allow(unsafe_code)]
 
+use model::limits::{ACCOUNT_ENTRY_BYTES_MAX, ACCOUNT_GROUPS_MAX};
 use std::ffi::{CStr, CString};
-
-/// Most groups of one account that are read; Linux itself allows 65,536, directories in practice some hundred.
-pub const GROUPS_MAX: usize = 4_096;
-/// Largest entry of the database, bytes: a group lists its members.
-const ENTRY_BYTES_MAX: usize = 1 << 20;
 
 /// The group's id, if there is such a group.
 pub fn group_id(name: &str) -> Option<u32> {
@@ -39,11 +35,11 @@ pub fn groups_of(uid: u32) -> Vec<u32> {
             groups.truncate(wanted);
             return groups;
         }
-        if wanted > GROUPS_MAX {
+        if wanted > ACCOUNT_GROUPS_MAX {
             tracing::warn!(uid, wanted, "an account with too many groups: it is treated as being in none");
             break;
         }
-        groups.resize(wanted.max(groups.len().saturating_mul(2)).min(GROUPS_MAX), 0);
+        groups.resize(wanted.max(groups.len().saturating_mul(2)).min(ACCOUNT_GROUPS_MAX), 0);
     }
     Vec::new()
 }
@@ -68,7 +64,7 @@ fn account(uid: u32) -> Option<(CString, u32)> {
 /// Calls with a larger buffer while the answer is ERANGE.
 fn with_buffer<T>(mut call: impl FnMut(&mut [libc::c_char]) -> (i32, Option<T>)) -> Option<T> {
     let mut bytes = 4_096;
-    while bytes <= ENTRY_BYTES_MAX {
+    while bytes <= ACCOUNT_ENTRY_BYTES_MAX {
         match call(&mut vec![0; bytes]) {
             (libc::ERANGE, _) => bytes = bytes.saturating_mul(4),
             (_, answer) => return answer,

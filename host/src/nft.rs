@@ -17,12 +17,10 @@ pub use guard::Guard;
 
 use crate::checks::CheckError;
 use batch::Batch;
-use model::limits::ALLOW_IN_MAX;
+use model::limits::{ALLOW_IN_MAX, GUARDED_PREFIXES_MAX};
 use model::net::Prefix;
 use nlink::netlink::nftables::Family;
 
-/// Prefixes of one description; an organisation has two, and two pools.
-pub const PREFIXES_MAX: usize = 64;
 /// Bytes of a program's name within a table's.
 const PROGRAM_BYTES_MAX: usize = 32;
 
@@ -39,7 +37,7 @@ pub enum NftError {
     #[error("'{0}' is no interface name: it would match other interfaces, or none")]
     Interface(String),
     /// Too many, or one that covers everything.
-    #[error("cannot guard {0}: give at most {PREFIXES_MAX} prefixes, none of them of length 0")]
+    #[error("cannot guard {0}: give at most {GUARDED_PREFIXES_MAX} prefixes, none of them of length 0")]
     Prefixes(String),
     /// Too many ports that stay open.
     #[error("a dark machine has at most {ALLOW_IN_MAX} exceptions: join ranges of ports, as in tcp:8000-8010")]
@@ -99,7 +97,7 @@ fn interface(name: &str) -> Result<&str, NftError> {
 
 /// Prefixes within the bound. One of length 0 would cut the machine off.
 fn prefixes(prefixes: &[Prefix]) -> Result<(), NftError> {
-    if prefixes.len() > PREFIXES_MAX {
+    if prefixes.len() > GUARDED_PREFIXES_MAX {
         return Err(NftError::Prefixes(format!("{} prefixes", prefixes.len())));
     }
     match prefixes.iter().find(|prefix| prefix.bits() == 0) {
@@ -128,7 +126,7 @@ mod tests {
         let default = "0.0.0.0/0".parse().expect("prefix");
         assert!(matches!(prefixes(&[default]), Err(NftError::Prefixes(_))));
         let one: Prefix = "10.0.0.0/8".parse().expect("prefix");
-        assert!(prefixes(&[one; PREFIXES_MAX]).is_ok());
-        assert!(prefixes(&[one; PREFIXES_MAX + 1]).is_err());
+        assert!(prefixes(&[one; GUARDED_PREFIXES_MAX]).is_ok());
+        assert!(prefixes(&[one; GUARDED_PREFIXES_MAX + 1]).is_err());
     }
 }

@@ -9,14 +9,13 @@ mod place;
 pub use conf::{Conf, MARKER};
 
 use crate::keyfile::{self, KeyFileError};
+use model::limits::RESOLV_CONF_BYTES_MAX;
 use place::Original;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Largest resolv.conf that is read, bytes; glibc itself stops after three servers.
-pub const CONF_BYTES_MAX: usize = 64 << 10;
 /// The save: a header line and the content.
-const SAVE_BYTES_MAX: usize = CONF_BYTES_MAX + 8_192;
+const SAVE_BYTES_MAX: usize = RESOLV_CONF_BYTES_MAX + 8_192;
 
 /// Why resolv.conf was not taken over or put back.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +38,7 @@ pub enum ResolvError {
     #[error(transparent)]
     Save(#[from] KeyFileError),
     /// Not a resolv.conf.
-    #[error("{0} has more than {CONF_BYTES_MAX} bytes: that is no resolv.conf")]
+    #[error("{0} has more than {RESOLV_CONF_BYTES_MAX} bytes: that is no resolv.conf")]
     TooLarge(PathBuf),
     /// The operating system's refusal.
     #[error("cannot {action} {path}: {source}")]

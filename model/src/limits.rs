@@ -183,7 +183,7 @@ pub const ENDED_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How many of them go with one change.
 pub const SWEEP_MAX: usize = 64;
 /// Machines that call themselves the same and get `-2`, `-3`, ... behind their names.
-pub const LIKE_NAMES_MAX: u32 = 10_000;
+pub const LIKE_NAMES_MAX: u32 = 1_000;
 /// Groups of one user, tags of one resource.
 pub const GROUPS_MAX: usize = 256;
 /// Life of the certificate authority.
@@ -232,7 +232,6 @@ pub const DENY_KEYS_MAX: usize = 4_096;
 pub const DENY_KEYS_PER_ACTOR_MAX: usize = 32;
 /// Equal denied requests within this time are one audit record with a count.
 pub const DENY_WINDOW: Duration = Duration::from_secs(60);
-/// Bytes of a gRPC message.
 /// Bytes of a gRPC message.
 pub const RPC_MESSAGE_MAX: usize = 4 << 20;
 /// Streams of one HTTP/2 connection.
@@ -307,5 +306,39 @@ pub const DEPARTED_MAX: usize = 256;
 pub const LOCAL_WAITERS_MAX: usize = 256;
 /// Findings (refused prefixes, names, overlaps) that a client lists; a person reads a few of them.
 pub const FINDINGS_MAX: usize = 64;
+
+// -- machine ---------------------------------------------------------------------------------------------------------
 /// Ports and ranges that stay open on one dark machine; each is a rule of its input chain.
 pub const ALLOW_IN_MAX: usize = 64;
+/// Addresses of one name that are used.
+pub const TARGET_ADDRESSES_MAX: usize = 16;
+/// DNS servers of the machine that a gateway asks for one name; glibc uses as many.
+pub const DNS_SERVERS_ASKED_MAX: usize = 3;
+/// Largest hosts file or resolv.conf that a gateway reads, bytes.
+pub const HOSTS_FILE_MAX: u64 = 1 << 20;
+/// Renewals whose moment of sending a gateway remembers.
+pub const RENEWALS_REMEMBERED_MAX: usize = 64;
+/// Names that a gateway resolves at once.
+pub const RESOLVING_MAX: usize = 256;
+/// Results of the client task's own calls that wait for it.
+pub const AGENT_RESULTS_MAX: usize = 256;
+/// Characters of a reason that are shown to a person.
+pub const REASON_CHARS_MAX: usize = 512;
+/// Events that wait for control code; beyond it they are counted and dropped, and whoever waits asks again.
+pub const ENGINE_EVENTS_MAX: usize = STREAM_QUEUE_MAX * 16;
+/// Largest file with a node's identity, bytes.
+pub const IDENTITY_BYTES_MAX: usize = 256 << 10;
+/// Largest resolv.conf that is read, bytes; glibc itself stops after three servers.
+pub const RESOLV_CONF_BYTES_MAX: usize = 64 << 10;
+/// Servers, search domains and options that are read, each; glibc uses three servers.
+pub const RESOLV_CONF_ENTRIES_MAX: usize = 32;
+/// Most groups of one account that are read; Linux itself allows 65,536, directories in practice some hundred.
+pub const ACCOUNT_GROUPS_MAX: usize = 4_096;
+/// Largest entry of the machine's account database, bytes: a group lists its members.
+pub const ACCOUNT_ENTRY_BYTES_MAX: usize = 1 << 20;
+/// Prefixes that one firewall table guards; an organisation has two, and two pools.
+pub const GUARDED_PREFIXES_MAX: usize = 64;
+/// Peers that are ticked under one lock of the state.
+pub const PEER_SWEEP_MAX: usize = 1_024;
+/// Sessions of one tunnel answered and not confirmed; boringtun keeps eight sessions in all.
+pub const UNCONFIRMED_SESSIONS_MAX: usize = 4;

@@ -13,7 +13,7 @@ use model::packet::{Local, Train};
 use model::pool::ENROL_PORT;
 use model::secret::Secret;
 use model::time::Clock;
-use proto::join::{JoinFile, JoinKind};
+use proto::join::{JoinFile, JoinKind, node_fingerprint};
 use rustls::pki_types::CertificateDer;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -68,8 +68,6 @@ pub struct Enrolled {
     pub identity: Identity,
     /// An administrator must confirm it first.
     pub pending: bool,
-    /// What the administrator will be shown.
-    pub fingerprint: String,
 }
 
 /// A fresh WireGuard key.
@@ -199,6 +197,11 @@ impl Provisional<'_> {
         if v4.is_some_and(|v4| !self.join.pool.is_device_v4(v4)) {
             return Err(answer(&"the IPv4 address is not of the pool"));
         }
+        // Of our own keys: a controller that enrolled others in our name would be seen here.
+        let fingerprint = node_fingerprint(&tunnel::keys::public_key(&self.key), &svid_key.public_key_info());
+        if reply.fingerprint != fingerprint {
+            return Err(answer(&"it names the fingerprint of other keys"));
+        }
         Ok(Enrolled {
             identity: Identity {
                 trust_domain: self.join.trust_domain.clone(),
@@ -214,9 +217,9 @@ impl Provisional<'_> {
                 v4,
                 zones: self.join.zones.clone(),
                 prefixes: self.join.prefixes.clone(),
+                fingerprint,
             },
             pending: reply.pending,
-            fingerprint: reply.fingerprint.chars().take(200).flat_map(char::escape_default).collect(),
         })
     }
 }

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use host::keyfile;
 use model::ids::NodeId;
 use model::key::{PrivateKey, PublicKey};
+use model::limits::IDENTITY_BYTES_MAX;
 use model::net::{HostName, Prefix};
 use model::pool::Pool;
 use model::revision::Revision;
@@ -19,7 +20,6 @@ use std::sync::Arc;
 
 const FILE: &str = "identity.json";
 const SEEN_FILE: &str = "seen.json";
-const BYTES_MAX: usize = 256 << 10;
 const VERSION: u32 = 1;
 
 /// Why the identity cannot be read or written.
@@ -78,6 +78,8 @@ pub struct Identity {
     pub zones: Vec<HostName>,
     /// The real prefixes for which it may set routes here.
     pub prefixes: Vec<Prefix>,
+    /// What administrators saw when they confirmed this node: over the keys with which it enrolled.
+    pub fingerprint: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -96,13 +98,15 @@ struct OnDisk {
     v4: Option<Ipv4Addr>,
     zones: Vec<HostName>,
     prefixes: Vec<Prefix>,
+    #[serde(default)]
+    fingerprint: String,
 }
 
 impl Identity {
     /// Reads it from the state folder.
     pub fn load(folder: &Path) -> Result<Self, IdentityError> {
         let path = folder.join(FILE);
-        let bytes = match keyfile::read(&path, BYTES_MAX) {
+        let bytes = match keyfile::read(&path, IDENTITY_BYTES_MAX) {
             Ok(bytes) => bytes,
             Err(error) if error.is_missing() => return Err(IdentityError::NotJoined),
             Err(error) => return Err(error.into()),
@@ -131,7 +135,13 @@ impl Identity {
             v4: disk.v4,
             zones: disk.zones,
             prefixes: disk.prefixes,
+            fingerprint: disk.fingerprint,
         })
+    }
+
+    /// The organisation's fingerprint, as its administrators see it.
+    pub fn organisation_fingerprint(&self) -> String {
+        proto::join::organisation_fingerprint(&self.trust_domain, &self.controller_key, &self.ca)
     }
 
     /// Writes it, atomically and readable by its owner alone.
@@ -151,6 +161,7 @@ impl Identity {
             v4: self.v4,
             zones: self.zones.clone(),
             prefixes: self.prefixes.clone(),
+            fingerprint: self.fingerprint.clone(),
         };
         let path = folder.join(FILE);
         let text = serde_json::to_vec_pretty(&disk)
@@ -181,7 +192,7 @@ impl Seen {
     /// Reads it; a node that has seen nothing starts at zero.
     pub fn load(folder: &Path) -> Result<Self, IdentityError> {
         let path = folder.join(SEEN_FILE);
-        let floor = match keyfile::read(&path, BYTES_MAX) {
+        let floor = match keyfile::read(&path, IDENTITY_BYTES_MAX) {
             Ok(bytes) => serde_json::from_slice(bytes.expose())
                 .map_err(|e| IdentityError::Damaged { path: path.clone(), why: e.to_string() })?,
             Err(error) if error.is_missing() => Revision::default(),

@@ -6,7 +6,7 @@
 use host::clock::SystemClock;
 use host::tun::Tun;
 use host::udp::Udp;
-use model::limits::STREAM_QUEUE_MAX;
+use model::limits::{ENGINE_EVENTS_MAX, STREAM_QUEUE_MAX};
 use model::packet::{Frame, Train};
 use model::time::{Clock, Instant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,9 +15,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tunnel::{Change, Engine, Event, Generation, Out};
-
-/// Events that wait for control code; beyond it they are counted and dropped, and whoever waits asks again.
-const EVENTS_MAX: usize = STREAM_QUEUE_MAX * 16;
 
 /// One program's packet path.
 pub struct Runtime {
@@ -46,7 +43,7 @@ pub struct Inbox {
 impl Runtime {
     /// Starts the threads. They end with the process.
     pub fn start(engine: Engine, tun: Tun, udp: Udp, clock: Arc<SystemClock>) -> std::io::Result<(Arc<Self>, Inbox)> {
-        let (events, events_in) = mpsc::channel(EVENTS_MAX);
+        let (events, events_in) = mpsc::channel(ENGINE_EVENTS_MAX);
         let (local, local_in) = mpsc::channel(STREAM_QUEUE_MAX);
         let runtime = Arc::new(Self {
             engine: Arc::new(engine),

@@ -53,6 +53,12 @@ impl SvidKey {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.pkcs8()))
     }
 
+    /// The public key as certificates carry it: SubjectPublicKeyInfo, DER (RFC 5280, section 4.1.2.7).
+    pub fn public_key_info(&self) -> Vec<u8> {
+        use rcgen::PublicKeyData as _;
+        self.pair.subject_public_key_info()
+    }
+
     /// A PKCS #10 request (RFC 2986) that says nothing but the key: the controller alone decides on names.
     pub fn csr(&self) -> Result<Vec<u8>, SvidError> {
         let mut params = rcgen::CertificateParams::default();

@@ -20,7 +20,7 @@ use crate::site::{Replies, Site};
 use crate::wire::{Boring, Door, Doors, Message, Verdict};
 use grant::View;
 use model::key::PublicKey;
-use model::limits::KNOCKS_PER_SECOND;
+use model::limits::{KNOCKS_PER_SECOND, PEER_SWEEP_MAX};
 use model::packet::{Frame, GsoKind, Local, Train};
 use model::time::Instant;
 use parking_lot::{Mutex, RwLock};
@@ -33,8 +33,6 @@ const TICK_MAX: Duration = Duration::from_secs(1);
 
 /// And not more often than this, whatever is due.
 const TICK_MIN: Duration = Duration::from_millis(10);
-/// Peers that are ticked under one lock of the state.
-const SWEEP_MAX: usize = 1_024;
 
 /// Counts the changes that [`Engine::apply`] made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -349,7 +347,7 @@ impl Engine {
             // In parts, so that a change never waits for a sweep of all.
             let state = self.state.read();
             let before = last;
-            for peer in state.peers.after(last).take(SWEEP_MAX) {
+            for peer in state.peers.after(last).take(PEER_SWEEP_MAX) {
                 due = due.min(peer.tick(now, &mut out.udp));
                 last = Some(peer.id);
             }
@@ -385,11 +383,16 @@ impl Engine {
         self.state.read().peers.by_id(id).map(|peer| peer.status())
     }
 
+    /// What was dropped, by reason, in a stable order: datagrams, then packets.
+    pub fn drops(&self) -> Vec<(&'static str, u64)> {
+        self.silences.all().into_iter().chain(self.drops.all()).collect()
+    }
+
     /// Every counter with its name, in a stable order.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let flows = self.site.flows() + self.client.flows();
         let gauges = [("peers", self.state.read().peers.len() as u64), ("flows", flows as u64)];
-        self.silences.all().into_iter().chain(self.drops.all()).chain(gauges).collect()
+        self.drops().into_iter().chain(gauges).collect()
     }
 }
 

@@ -7,7 +7,8 @@ use crate::api::{PeerId, PeerKind, PeerStatus};
 use crate::wire::{Door, Message, Opened, Wire, WireError};
 use model::key::PublicKey;
 use model::limits::{
-    ENDPOINTS_MAX, HANDSHAKE_ATTEMPT_MAX, HANDSHAKE_RETRY, SILENCE_MAX, WAITING_MAX, WAITING_PACKETS_MAX,
+    ENDPOINTS_MAX, HANDSHAKE_ATTEMPT_MAX, HANDSHAKE_RETRY, SILENCE_MAX, UNCONFIRMED_SESSIONS_MAX, WAITING_MAX,
+    WAITING_PACKETS_MAX,
 };
 use model::packet::{Local, Train};
 use model::time::Instant;
@@ -26,9 +27,6 @@ const TICK_ACTIVE: Duration = Duration::from_millis(500);
 const TICK_IDLE: Duration = Duration::from_secs(5);
 /// See [`TICK_ACTIVE`]; longer than WireGuard's Keepalive-Timeout and Rekey-Timeout together.
 const ACTIVE: Duration = Duration::from_secs(20);
-
-/// Sessions answered and not confirmed; boringtun keeps eight sessions in all.
-const UNCONFIRMED_MAX: usize = 4;
 
 /// Who is at the other end, and what it owns. Immutable but for the tunnel inside.
 pub struct Peer {
@@ -288,7 +286,7 @@ impl Tunnel {
             Opened::Cookie => return Ok(Received::default()),
             Opened::Answer(bytes, index) => {
                 // The session counts, and the endpoint moves, only when data comes under it: an initiation may be old.
-                while self.unconfirmed.len() >= UNCONFIRMED_MAX {
+                while self.unconfirmed.len() >= UNCONFIRMED_SESSIONS_MAX {
                     self.unconfirmed.pop_front();
                 }
                 self.unconfirmed.push_back(index);

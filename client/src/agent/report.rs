@@ -115,7 +115,7 @@ impl Agent {
 
     pub(super) fn status(&self) -> local::StatusReply {
         let identity = &self.identity;
-        let counters = self.runtime.engine.counters().into_iter();
+        let counters = self.runtime.engine.drops().into_iter();
         local::StatusReply {
             state: "up".to_owned(),
             trouble: String::new(),
@@ -148,6 +148,8 @@ impl Agent {
                 .collect(),
             revision: self.catalogue.revision().to_string(),
             resources: self.catalogue.len() as u64,
+            fingerprint: identity.fingerprint.clone(),
+            organisation_fingerprint: identity.organisation_fingerprint(),
         }
     }
 

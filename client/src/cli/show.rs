@@ -126,10 +126,14 @@ fn not_connected(reply: &wire::StatusReply) -> String {
 fn people(reply: &wire::StatusReply, output: &mut Output) -> Result<(), Failure> {
     output.field("state", &reply.state)?;
     if !reply.organisation.is_empty() {
-        output.field("organisation", &reply.organisation)?;
+        let fingerprint = &reply.organisation_fingerprint;
+        output.field("organisation", format!("{}, fingerprint {fingerprint}", reply.organisation))?;
     }
     let Some(controller) = &reply.controller else { return Ok(()) };
-    output.field("device", format!("{} ({})", reply.device, reply.addresses.join(", ")))?;
+    output.field(
+        "device",
+        format!("{} ({}), fingerprint {}", reply.device, reply.addresses.join(", "), reply.fingerprint),
+    )?;
     if reply.pending {
         output.field("confirmed", "no: an administrator must confirm this machine first")?;
     }
@@ -175,6 +179,9 @@ fn people(reply: &wire::StatusReply, output: &mut Output) -> Result<(), Failure>
             (false, trouble) => format!("NOT WORKING: {trouble}"),
         };
         output.field("dns", state)?;
+    }
+    for drop in &reply.drops {
+        output.field("dropped", format!("{} {}", drop.count, drop.reason))?;
     }
     for finding in &reply.findings {
         output.field("note", finding)?;

@@ -281,7 +281,7 @@ async fn create_join_key(client: &mut Client, args: JoinKeyArgs, output: &mut Ou
         life_ms: millis(args.life),
     };
     let reply = client.create_join_key(request).await?.into_inner();
-    let changed = reply.changed.unwrap_or_default();
+    let (changed, fingerprint) = (reply.changed.unwrap_or_default(), reply.fingerprint);
     let file = model::secret::Secret::new(reply.join_file);
     let Some(path) = args.out else {
         let text = std::str::from_utf8(file.expose()).map_err(Failure::failed)?;
@@ -300,7 +300,8 @@ async fn create_join_key(client: &mut Client, args: JoinKeyArgs, output: &mut Ou
         path.display(),
         span(millis(args.life))
     );
-    done(&changed, output, &what)
+    done(&changed, output, &what)?;
+    output.line(format!("whoever joins with it is asked about the fingerprint {fingerprint}"))
 }
 
 async fn device(client: &mut Client, command: DeviceCommand, output: &mut Output) -> Result<(), Failure> {
@@ -308,8 +309,9 @@ async fn device(client: &mut Client, command: DeviceCommand, output: &mut Output
         DeviceCommand::List => {
             show::devices(&client.list_devices(wire::ListDevicesRequest {}).await?.into_inner(), wall(), output)
         }
-        DeviceCommand::Confirm { device } => {
-            let reply = client.confirm_device(wire::ConfirmDeviceRequest { device }).await?.into_inner();
+        DeviceCommand::Confirm { device, fingerprint } => {
+            let fingerprint = fingerprint.unwrap_or_default();
+            let reply = client.confirm_device(wire::ConfirmDeviceRequest { device, fingerprint }).await?.into_inner();
             done(&reply, output, "device confirmed:")
         }
         DeviceCommand::Revoke { device } => {

@@ -296,8 +296,13 @@ pub(super) struct JoinKeyArgs {
 pub(super) enum DeviceCommand {
     /// List devices.
     List,
-    /// Confirm a pending device.
-    Confirm { device: String },
+    /// Confirm a pending device, after comparing its fingerprint.
+    Confirm {
+        device: String,
+        /// What `umbra status` shows on the device; a mismatch is refused.
+        #[arg(long, value_name = "FINGERPRINT")]
+        fingerprint: Option<String>,
+    },
     /// Revoke a device for ever.
     Revoke { device: String },
 }

@@ -46,7 +46,7 @@ pub(super) async fn init(state: &Path, args: InitArgs, output: &mut Output) -> R
         error => Failure::failed(error),
     })?;
     let org = &made.org;
-    let fingerprint = proto::join::organisation_fingerprint(org.trust_domain.as_str(), &org.key, &org.ca);
+    let fingerprint = org.fingerprint();
     let minutes = OWNER_TOKEN_LIFE.as_secs() / 60;
     let token = made.owner_token.expose();
     // A token on a terminal is seen once; in a pipe it would end in a log.

@@ -42,7 +42,6 @@ pub use user::{PasswordHash, User};
 use crate::store::{Change, Item, Key, ReadError, Record};
 use model::ids::{DeviceId, GatewayId, JoinKeyId, NodeId, ResourceId, SessionId, SiteId, UserId};
 use model::key::PublicKey;
-use model::limits::LIKE_NAMES_MAX;
 use model::revision::Revision;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -134,14 +133,6 @@ impl Directory {
     /// Is a unique thing taken?
     pub fn is_taken(&self, key: &Key) -> bool {
         self.taken.contains_key(key)
-    }
-
-    /// A name like what the machine calls itself that nobody has; `None` when very many have names like it.
-    pub fn free_name(&self, unique: Unique, machine: &str) -> Option<Name> {
-        let wished = Name::from_machine(machine);
-        let free = |name: &Name| Key::of(unique.set(), name).is_ok_and(|key| !self.is_taken(&key));
-        let numbered = (2..=LIKE_NAMES_MAX).map(|number| wished.numbered(number));
-        std::iter::once(wished.clone()).chain(numbered).find(free)
     }
 
     /// The node that has this WireGuard key, revoked ones included.

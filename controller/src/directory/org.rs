@@ -34,6 +34,11 @@ pub struct Org {
 impl Org {
     /// The one id.
     pub const ID: &'static str = "self";
+
+    /// What people compare before they join it.
+    pub fn fingerprint(&self) -> String {
+        proto::join::organisation_fingerprint(self.trust_domain.as_str(), &self.key, &self.ca)
+    }
 }
 
 impl Record for Org {

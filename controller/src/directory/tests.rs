@@ -161,15 +161,6 @@ fn numbers_go_round_and_end() {
 }
 
 #[test]
-fn machines_of_one_name_are_told_apart() {
-    let mut directory = Directory::default();
-    let puts = ["laptop", "laptop-2"].map(|n| (Key::of("device-name", n).unwrap(), "{}".into())).to_vec();
-    directory.apply(&Change { revision: Revision { incarnation: 1, number: 1 }, puts, deletes: Vec::new() });
-    let name = |machine: &str| directory.free_name(Unique::DeviceName, machine).unwrap().to_string();
-    assert_eq!((name("Laptop").as_str(), name("desktop").as_str()), ("laptop-3", "desktop"));
-}
-
-#[test]
 fn a_record_that_does_not_decode_is_no_longer_there() {
     let mut directory = Directory::default();
     let key = Key::of("user", UserId::from_bytes([1; 10])).unwrap();

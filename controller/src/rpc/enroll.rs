@@ -15,7 +15,7 @@ use crate::organisation::Organisation;
 use crate::rpc::accept::Newcomer;
 use model::ids::{DeviceId, GatewayId, JoinKeyId, NodeId};
 use model::key::PublicKey;
-use model::limits::NAME_MAX;
+use model::limits::{LIKE_NAMES_MAX, NAME_MAX};
 use node::svid::signature_holds;
 use proto::convert::array;
 use proto::join::{JoinKind, node_fingerprint};
@@ -25,8 +25,6 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
-/// Second names that are tried for a machine whose name is taken.
-const NAMES_MAX: u32 = 1_000;
 /// An uncompressed P-256 point at the end of its SubjectPublicKeyInfo (RFC 5480 section 2.2).
 const POINT_LEN: usize = 65;
 
@@ -197,6 +195,7 @@ fn address_key(address: Ipv6Addr) -> String {
     address.octets().iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// The name that a machine wishes, or the first free one like it.
 fn claim_name(
     directory: &Directory,
     draft: &mut Draft,
@@ -204,7 +203,7 @@ fn claim_name(
     wanted: &Name,
     owner: &str,
 ) -> Result<Name, Refusal> {
-    for number in 1..NAMES_MAX {
+    for number in 1..=LIKE_NAMES_MAX {
         let name = if number == 1 { wanted.clone() } else { wanted.numbered(number) };
         match draft.claim(directory, unique, &name, owner, || format!("the name `{name}`")) {
             Err(Refusal::Taken { .. }) => {}

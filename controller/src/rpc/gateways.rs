@@ -57,11 +57,13 @@ impl GatewaysRpc {
         if !nat.v4.address().is_ipv4() || nat.v4.bits() > 24 || nat.v6.address().is_ipv4() || nat.v6.bits() > 96 {
             return Err(wrong("nat_v4", "must be an IPv4 prefix of /24 or shorter, and an IPv6 prefix beside it"));
         }
-        // The address that its tunnel comes from first: the very socket that will carry data.
+        // What its administrator says comes first; then the address that its tunnel comes from: the very socket that will
+        // carry data.
         let seen = self.runtime.engine.peer(&PeerId::Node(NodeId::Gateway(gateway))).and_then(|p| p.endpoint);
         let told = bounded("endpoints", hello.endpoints, ENDPOINTS_MAX)?;
-        let told = told.into_iter().map(SocketAddr::try_from).collect::<Result<Vec<_>, _>>()?;
-        let endpoints = seen.into_iter().chain(told).take(ENDPOINTS_MAX).collect();
+        let mut endpoints = told.into_iter().map(SocketAddr::try_from).collect::<Result<Vec<_>, _>>()?;
+        endpoints.extend(seen.filter(|seen| !endpoints.contains(seen)));
+        endpoints.truncate(ENDPOINTS_MAX);
         let version = hello.version.chars().filter(|c| c.is_ascii_graphic()).take(32).collect();
         let seen = hello.seen.map(Into::into).unwrap_or_default();
         Ok(Hello { seen, nat, endpoints, version, boot: hello.boot })

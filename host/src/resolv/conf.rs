@@ -1,6 +1,7 @@
 //! What does a resolv.conf say? Servers, search list, options; the rest is for people.
 #![allow(unsafe_code)]
 
+use model::limits::RESOLV_CONF_ENTRIES_MAX;
 use std::ffi::CString;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -9,8 +10,6 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 pub const MARKER: &str = "# Made by Umbra; the original comes back when it stops.";
 /// The port of every server (RFC 1035, section 4.2).
 const PORT: u16 = 53;
-/// Servers, search domains and options that are read, each; glibc uses three servers.
-const ENTRIES_MAX: usize = 32;
 
 /// A resolv.conf.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,13 +31,13 @@ impl Conf {
             let Some(keyword) = words.next() else { continue };
             match keyword {
                 "nameserver" => conf.servers.extend(words.next().and_then(server)),
-                "search" | "domain" => conf.search = words.take(ENTRIES_MAX).map(str::to_owned).collect(),
-                "options" => conf.options.extend(words.take(ENTRIES_MAX).map(str::to_owned)),
+                "search" | "domain" => conf.search = words.take(RESOLV_CONF_ENTRIES_MAX).map(str::to_owned).collect(),
+                "options" => conf.options.extend(words.take(RESOLV_CONF_ENTRIES_MAX).map(str::to_owned)),
                 _ => {}
             }
         }
-        conf.servers.truncate(ENTRIES_MAX);
-        conf.options.truncate(ENTRIES_MAX);
+        conf.servers.truncate(RESOLV_CONF_ENTRIES_MAX);
+        conf.options.truncate(RESOLV_CONF_ENTRIES_MAX);
         conf
     }
 
@@ -110,7 +109,7 @@ mod tests {
         let conf = Conf::parse(&text);
         assert_eq!(
             (conf.servers.len(), conf.search.len(), conf.options.len()),
-            (ENTRIES_MAX, ENTRIES_MAX, ENTRIES_MAX)
+            (RESOLV_CONF_ENTRIES_MAX, RESOLV_CONF_ENTRIES_MAX, RESOLV_CONF_ENTRIES_MAX)
         );
     }
 }

@@ -1,8 +1,9 @@
 //! How is a file swapped that may be a link, a bind mount, or not there? And how is it described, so that it can come
 //! back the same?
 
-use super::{CONF_BYTES_MAX, MARKER, ResolvError};
+use super::{MARKER, ResolvError};
 use crate::entropy;
+use model::limits::RESOLV_CONF_BYTES_MAX;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -120,10 +121,10 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, ResolvError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("open", path)(error)),
     };
-    let bound = u64::try_from(CONF_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    let bound = u64::try_from(RESOLV_CONF_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
     let mut content = Vec::new();
     file.take(bound).read_to_end(&mut content).map_err(failed("read", path))?;
-    if content.len() > CONF_BYTES_MAX { Err(ResolvError::TooLarge(path.to_owned())) } else { Ok(Some(content)) }
+    if content.len() > RESOLV_CONF_BYTES_MAX { Err(ResolvError::TooLarge(path.to_owned())) } else { Ok(Some(content)) }
 }
 
 /// Puts the content there: by a rename, so that a reader sees all or nothing; in place where the folder does not allow that

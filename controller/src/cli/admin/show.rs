@@ -19,6 +19,7 @@ pub(super) fn status(reply: &wire::StatusReply, output: &mut Output) -> Result<(
     };
     let rows = [
         ("organisation", reply.trust_domain.clone()),
+        ("fingerprint", reply.fingerprint.clone()),
         ("release", reply.version.clone()),
         ("revision", format!("{}.{}", reply.incarnation, reply.revision)),
         ("endpoints", list(&reply.endpoints)),

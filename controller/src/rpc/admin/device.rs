@@ -1,5 +1,6 @@
 //! Devices: list, confirm, revoke. They come by enrolment alone.
 
+use super::gateway::same_fingerprint;
 use super::{AdminRpc, changed};
 use crate::authz::Caller;
 use crate::directory::{Device, Directory, Draft, NodeState, Refusal, Session};
@@ -45,6 +46,13 @@ impl AdminRpc {
             let device = &fact.record;
             if device.state != NodeState::Pending {
                 return Err(Refusal::InUse(format!("device `{typed}` is {} already", device.state)));
+            }
+            if !message.fingerprint.is_empty() && !same_fingerprint(&message.fingerprint, &device.fingerprint) {
+                return Err(Refusal::Denied(format!(
+                    "the fingerprint of device `{typed}` is {}, not the one given: somebody else may have used its join \
+                     file; compare with what `umbra status` shows on the device, and revoke this one if they differ",
+                    device.fingerprint
+                )));
             }
             draft.update(fact, &Device { state: NodeState::Confirmed, ..device.clone() })?;
             let entry = self.organisation.entry(caller, "device.confirm", &fact.key).with("name", device.name.as_str());

@@ -3,7 +3,7 @@
 use super::{AdminRpc, changed, parse, random};
 use crate::authz::Caller;
 use crate::directory::{Directory, Draft, JoinKey, Refusal, sha256, sweep};
-use model::ids::JoinKeyId;
+use model::ids::{JoinKeyId, SiteId};
 use model::limits::{JOIN_KEY_LIFE, JOIN_KEY_LIFE_MAX, JOIN_KEY_USES_MAX};
 use model::net::Prefix;
 use model::secret::Secret;
@@ -34,6 +34,22 @@ fn uses(kind: JoinKind, asked: u32) -> Result<u32, Refusal> {
     }
 }
 
+/// The site that a gateway's key is bound to; a device's has none.
+fn site(directory: &Directory, draft: &mut Draft, kind: JoinKind, typed: &str) -> Result<Option<SiteId>, Refusal> {
+    match (kind, typed) {
+        (JoinKind::Gateway, "") => {
+            Err(Refusal::Invalid("a gateway's join key needs the site at which it will stand: --site".to_owned()))
+        }
+        (JoinKind::Device, "") => Ok(None),
+        (JoinKind::Device, _) => Err(Refusal::Invalid("a device belongs to no site: leave --site out".to_owned())),
+        (JoinKind::Gateway, typed) => {
+            let site = directory.sites.typed(typed).ok_or_else(|| Refusal::missing("site", typed))?;
+            draft.stands_on(site);
+            Ok(Some(site.record.id))
+        }
+    }
+}
+
 impl AdminRpc {
     pub(super) async fn create_join_key(
         &self,
@@ -57,22 +73,7 @@ impl AdminRpc {
             .map_err(|e| Refusal::Failed(e.to_string()))?;
         let created = self.organisation.wall();
         let make = |directory: &Directory, draft: &mut Draft| {
-            let site = match (kind, message.site.as_str()) {
-                (JoinKind::Gateway, "") => {
-                    return Err(Refusal::Invalid(
-                        "a gateway's join key needs the site at which it will stand: --site".to_owned(),
-                    ));
-                }
-                (JoinKind::Device, "") => None,
-                (JoinKind::Device, _) => {
-                    return Err(Refusal::Invalid("a device belongs to no site: leave --site out".to_owned()));
-                }
-                (JoinKind::Gateway, typed) => {
-                    let site = directory.sites.typed(typed).ok_or_else(|| Refusal::missing("site", typed))?;
-                    draft.stands_on(site);
-                    Some(site.record.id)
-                }
-            };
+            let site = site(directory, draft, kind, &message.site)?;
             let key = JoinKey {
                 id,
                 kind,
@@ -96,6 +97,7 @@ impl AdminRpc {
         prefixes.sort_unstable();
         prefixes.dedup();
         let org = self.organisation.org()?;
+        let fingerprint = org.fingerprint();
         let file = JoinFile {
             trust_domain: org.trust_domain.to_string(),
             controller_key: org.key,
@@ -109,7 +111,11 @@ impl AdminRpc {
             secret,
         };
         let text = file.to_text().map_err(|e| Refusal::Failed(e.to_string()))?;
-        Ok(wire::CreateJoinKeyReply { changed: Some(changed(revision, id, "")), join_file: text.into_bytes() })
+        Ok(wire::CreateJoinKeyReply {
+            changed: Some(changed(revision, id, "")),
+            join_file: text.into_bytes(),
+            fingerprint,
+        })
     }
 
     pub(super) async fn list_join_keys(
