@@ -239,36 +239,36 @@ mod tests {
     fn ten_failures_make_the_user_wait_on_every_device_and_the_device_for_every_user() {
         let mut failures = Failures::default();
         for s in 0..10 {
-            assert_eq!(failures.wait(second(s), "ann", device(1)), None);
-            failures.failed(second(s), "ann", device(1));
+            assert_eq!(failures.wait(second(s), "clerk", device(1)), None);
+            failures.failed(second(s), "clerk", device(1));
         }
-        assert_eq!(failures.wait(second(10), "ann", device(2)), Some(Duration::from_secs(890)));
-        assert_eq!(failures.wait(second(10), "bob", device(1)), Some(Duration::from_secs(890)));
-        assert_eq!(failures.wait(second(10), "bob", device(2)), None);
-        assert_eq!(failures.wait(second(899), "ann", device(2)), Some(Duration::from_secs(1)));
-        assert_eq!(failures.wait(second(900), "ann", device(2)), None);
+        assert_eq!(failures.wait(second(10), "clerk", device(2)), Some(Duration::from_secs(890)));
+        assert_eq!(failures.wait(second(10), "auditor", device(1)), Some(Duration::from_secs(890)));
+        assert_eq!(failures.wait(second(10), "auditor", device(2)), None);
+        assert_eq!(failures.wait(second(899), "clerk", device(2)), Some(Duration::from_secs(1)));
+        assert_eq!(failures.wait(second(900), "clerk", device(2)), None);
         // The first has left the window, nine remain: one more failure closes it again.
-        failures.failed(second(900), "ann", device(3));
-        assert!(failures.wait(second(900), "ann", device(2)).is_some());
+        failures.failed(second(900), "clerk", device(3));
+        assert!(failures.wait(second(900), "clerk", device(2)).is_some());
     }
 
     #[test]
     fn tries_in_parallel_are_no_more_than_tries_in_sequence() {
         let mut failures = Failures::default();
-        let begun = (0..100).filter(|_| failures.attempt(second(0), "ann", device(1)).is_ok()).count();
+        let begun = (0..100).filter(|_| failures.attempt(second(0), "clerk", device(1)).is_ok()).count();
         assert_eq!(begun, 10);
         let mut failures = Failures::default();
         for s in 0..1_000 {
-            assert_eq!(failures.attempt(second(s), "ann", device(1)), Ok(()));
-            failures.passed("ann", device(1));
+            assert_eq!(failures.attempt(second(s), "clerk", device(1)), Ok(()));
+            failures.passed("clerk", device(1));
         }
         assert!(failures.counts.is_empty() && failures.order.is_empty(), "who knows the password never waits");
         for s in 0..9 {
-            failures.failed(second(s), "bob", device(1));
+            failures.failed(second(s), "auditor", device(1));
         }
-        failures.attempt(second(10), "ann", device(1)).unwrap();
+        failures.attempt(second(10), "clerk", device(1)).unwrap();
         assert!(failures.wait(second(11), "carl", device(1)).is_some());
-        failures.passed("ann", device(1));
+        failures.passed("clerk", device(1));
         assert_eq!(failures.wait(second(11), "carl", device(1)), None);
     }
 

@@ -106,7 +106,7 @@ fn an_organisation_lives_through_a_stop_and_a_kill_and_its_log_holds_no_secret()
     assert!(refused(&run(folder, &["user", "list"], ""), 4).contains("umbra-controller serve"));
 
     let (mut running, log) = serve(folder);
-    done(&run(folder, &["user", "add", "ann"], "canary-password\n"));
+    done(&run(folder, &["user", "add", "clerk"], "canary-password\n"));
     std::fs::write(folder.join("password"), "canary-owner-password").unwrap();
     let password = folder.join("password").display().to_string();
     let token_file = token_file.display().to_string();
@@ -117,7 +117,7 @@ fn an_organisation_lives_through_a_stop_and_a_kill_and_its_log_holds_no_secret()
     done(&run(folder, &["site", "add", "hq", "--prefix", "10.20.0.0/24"], ""));
     let join = folder.join("device.join").display().to_string();
     done(&run(folder, &["join-key", "create", "--device", "--out", &join], ""));
-    assert!(refused(&run(folder, &["user", "add", "bob", "--password", "x"], ""), 2).contains("Usage"));
+    assert!(refused(&run(folder, &["user", "add", "auditor", "--password", "x"], ""), 2).contains("Usage"));
     let second = refused(&run(folder, &["serve", "--local-only"], ""), 1);
     assert!(second.contains("umbra-controller:") && !second.contains("panicked"), "{second}");
     terminate(&mut running);

@@ -43,13 +43,13 @@ mod tests {
             groups: Some([].into()),
             tags: Some([].into()),
             device: Some("laptop".into()),
-            ..Facts::of("alice\u{1b}[2J", "pg")
+            ..Facts::of("engineer\u{1b}[2J", "pg")
         };
         let reason = Reason::ConditionFailed { policy: "db".into(), description: "log in again".into() };
         let text = explain(&Decision::Deny { reasons: vec![reason] }, &facts);
         assert_eq!(
             text,
-            "denied: `alice\\u{1b}[2J` may not reach `pg` now\n  \
+            "denied: `engineer\\u{1b}[2J` may not reach `pg` now\n  \
              policy `db` would permit it, but its condition does not hold: log in again\n  \
              not known: the age of the log-in"
         );

@@ -24,9 +24,9 @@ fn names(items: &[&str]) -> Option<BTreeSet<String>> {
     Some(items.iter().map(|s| (*s).to_owned()).collect())
 }
 
-fn alice() -> Facts {
+fn engineer() -> Facts {
     Facts {
-        user: "alice".into(),
+        user: "engineer".into(),
         groups: names(&["engineers"]),
         device: Some("laptop".into()),
         resource: "postgres".into(),
@@ -52,30 +52,30 @@ const EXAMPLE: &str = r#"
 fn the_example_of_the_manual_permits_and_denies_with_its_reason() {
     let set = set(EXAMPLE);
     assert!(set.warnings().is_empty(), "{:?}", set.warnings());
-    assert_eq!(decide(&set, &alice()), Decision::Permit { policies: vec!["db".into()] });
-    let old = Facts { login_age: Some(Duration::from_secs(28_800)), ..alice() };
+    assert_eq!(decide(&set, &engineer()), Decision::Permit { policies: vec!["db".into()] });
+    let old = Facts { login_age: Some(Duration::from_secs(28_800)), ..engineer() };
     let condition = Reason::ConditionFailed { policy: "db".into(), description: "log in again".into() };
     assert_eq!(reasons(decide(&set, &old)), [condition]);
     let unknown = Reason::Unknown { policy: "db".into(), what: "the age of the log-in is not known".into() };
-    assert_eq!(reasons(decide(&set, &Facts { login_age: None, ..alice() })), [unknown]);
-    assert_eq!(reasons(decide(&set, &Facts { groups: names(&[]), ..alice() })), [Reason::NoPermit]);
-    assert_eq!(reasons(decide(&set, &Facts { tags: names(&["web"]), ..alice() })), [Reason::NoPermit]);
+    assert_eq!(reasons(decide(&set, &Facts { login_age: None, ..engineer() })), [unknown]);
+    assert_eq!(reasons(decide(&set, &Facts { groups: names(&[]), ..engineer() })), [Reason::NoPermit]);
+    assert_eq!(reasons(decide(&set, &Facts { tags: names(&["web"]), ..engineer() })), [Reason::NoPermit]);
 }
 
 #[test]
 fn no_policy_at_all_denies() {
     let none: [(&str, &str); 0] = [];
-    assert_eq!(reasons(decide(&compile(&none).unwrap(), &alice())), [Reason::NoPermit]);
-    assert_eq!(reasons(decide(&set("// nothing"), &alice())), [Reason::NoPermit]);
+    assert_eq!(reasons(decide(&compile(&none).unwrap(), &engineer())), [Reason::NoPermit]);
+    assert_eq!(reasons(decide(&set("// nothing"), &engineer())), [Reason::NoPermit]);
 }
 
 #[test]
 fn a_forbid_wins_over_every_permit() {
     let set = set("permit(principal, action, resource);
-         @id(\"no\") @reason(\"closed\") forbid(principal == User::\"alice\", action, resource);");
+         @id(\"no\") @reason(\"closed\") forbid(principal == User::\"engineer\", action, resource);");
     let forbidden = Reason::ForbiddenBy { policy: "no".into(), description: "closed".into() };
-    assert_eq!(reasons(decide(&set, &alice())), [forbidden]);
-    assert!(decide(&set, &Facts { user: "bob".into(), ..alice() }).is_permit());
+    assert_eq!(reasons(decide(&set, &engineer())), [forbidden]);
+    assert!(decide(&set, &Facts { user: "auditor".into(), ..engineer() }).is_permit());
 }
 
 #[test]
@@ -90,8 +90,8 @@ fn a_forbid_that_errs_denies_for_every_fact_that_it_may_read() {
     ];
     for (forbid, fact) in cases {
         let set = set(&format!("permit(principal, action, resource); @id(\"no\") {forbid}"));
-        assert!(decide(&set, &alice()).is_permit(), "{forbid}");
-        let found = reasons(decide(&set, &without(&alice(), fact)));
+        assert!(decide(&set, &engineer()).is_permit(), "{forbid}");
+        let found = reasons(decide(&set, &without(&engineer(), fact)));
         assert!(matches!(found.as_slice(), [Reason::Unknown { policy, .. }] if policy == "no"), "{forbid}: {found:?}");
     }
 }
@@ -100,18 +100,18 @@ fn a_forbid_that_errs_denies_for_every_fact_that_it_may_read() {
 fn a_forbid_that_errs_by_overflow_denies() {
     let set = set("permit(principal, action, resource);
          forbid(principal, action, resource) when { context.login_age_s + 9223372036854775807 < 0 };");
-    assert!(!decide(&set, &alice()).is_permit());
-    assert!(decide(&set, &Facts { login_age: Some(Duration::ZERO), ..alice() }).is_permit());
-    assert!(!decide(&set, &Facts { login_age: Some(Duration::MAX), ..alice() }).is_permit());
+    assert!(!decide(&set, &engineer()).is_permit());
+    assert!(decide(&set, &Facts { login_age: Some(Duration::ZERO), ..engineer() }).is_permit());
+    assert!(!decide(&set, &Facts { login_age: Some(Duration::MAX), ..engineer() }).is_permit());
 }
 
 #[test]
 fn a_permit_that_errs_permits_nothing_and_spoils_no_other() {
     let bad =
         "@id(\"bad\") permit(principal, action, resource) when { context.login_age_s * 9223372036854775807 > 1 };";
-    assert!(matches!(&reasons(decide(&set(bad), &alice()))[0], Reason::Unknown { policy, .. } if policy == "bad"));
+    assert!(matches!(&reasons(decide(&set(bad), &engineer()))[0], Reason::Unknown { policy, .. } if policy == "bad"));
     let both = set(&format!("{bad} @id(\"good\") permit(principal, action, resource);"));
-    assert_eq!(decide(&both, &alice()), Decision::Permit { policies: vec!["good".into()] });
+    assert_eq!(decide(&both, &engineer()), Decision::Permit { policies: vec!["good".into()] });
 }
 
 fn without(facts: &Facts, fact: Fact) -> Facts {
@@ -132,14 +132,14 @@ fn reasons_are_sorted_stable_and_bounded() {
         text.push_str(&format!("@id(\"n{n:03}\") forbid(principal, action, resource);"));
         text.push_str(&format!("@id(\"p{n:03}\") permit(principal, action, resource);"));
     }
-    let one = reasons(decide(&set(&text), &alice()));
+    let one = reasons(decide(&set(&text), &engineer()));
     assert_eq!(one.len(), REASONS_MAX);
     assert!(one.is_sorted());
     for _ in 0..20 {
-        assert_eq!(reasons(decide(&set(&text), &alice())), one);
+        assert_eq!(reasons(decide(&set(&text), &engineer())), one);
     }
     let permits = set(&text.replace("forbid", "permit"));
-    match decide(&permits, &alice()) {
+    match decide(&permits, &engineer()) {
         Decision::Permit { policies } => assert!(policies.len() == REASONS_MAX * 6 && policies.is_sorted()),
         Decision::Deny { reasons } => panic!("{reasons:?}"),
     }
@@ -150,15 +150,15 @@ fn names_are_data_and_never_syntax() {
     for name in ["a\"b", "new\nline", "../x", "User::\"root\"", "\u{202e}é", "", "*", "\0", "a\\"] {
         let literal: String = name.chars().flat_map(char::escape_default).collect();
         let set = set(&format!("permit(principal == User::\"{literal}\", action, resource);"));
-        assert!(decide(&set, &Facts { user: name.into(), ..alice() }).is_permit(), "{name:?}");
-        assert!(!decide(&set, &alice()).is_permit(), "{name:?}");
+        assert!(decide(&set, &Facts { user: name.into(), ..engineer() }).is_permit(), "{name:?}");
+        assert!(!decide(&set, &engineer()).is_permit(), "{name:?}");
         let odd = Facts {
             user: name.into(),
             resource: name.into(),
             groups: names(&[name]),
             tags: names(&[name]),
             device: Some(name.into()),
-            ..alice()
+            ..engineer()
         };
         assert!(!decide(&self::set(EXAMPLE), &odd).is_permit(), "{name:?}");
     }
@@ -232,7 +232,7 @@ fn deep_wide_and_huge_input_is_refused_or_compiled_but_never_aborts() {
         when(&format!("{}true", "if true then true else ".repeat(chain))),
         format!("permit(principal, action, resource){};", " when { true }".repeat(chain)),
     ] {
-        assert!(decide(&set(&text), &alice()).is_permit(), "{text}");
+        assert!(decide(&set(&text), &engineer()).is_permit(), "{text}");
     }
     let files: Vec<(String, &str)> = (0..=POLICY_FILES_MAX).map(|n| (n.to_string(), "")).collect();
     assert_eq!(compile(&files).unwrap_err().len(), 1);
@@ -244,7 +244,7 @@ fn a_decision_does_not_depend_on_the_stack_of_its_caller() {
     let set = set(&format!("permit(principal, action, resource) when {{ {chain} 1 > 0 }};"));
     let small = std::thread::Builder::new().stack_size(256 << 10);
     let decision =
-        std::thread::scope(|scope| small.spawn_scoped(scope, || decide(&set, &alice())).unwrap().join().unwrap());
+        std::thread::scope(|scope| small.spawn_scoped(scope, || decide(&set, &engineer())).unwrap().join().unwrap());
     assert!(decision.is_permit(), "{decision:?}");
 }
 

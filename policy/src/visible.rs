@@ -55,8 +55,8 @@ mod tests {
     fn conditions_and_forbids_hide_nothing_but_scopes_do() {
         let text = r#"
             permit(principal in Group::"eng", action, resource in Tag::"db") when { context.login_age_s < 5 };
-            permit(principal == User::"alice", action, resource == Resource::"wiki");
-            permit(principal == Group::"alice", action, resource == Resource::"never");
+            permit(principal == User::"engineer", action, resource == Resource::"wiki");
+            permit(principal == Group::"engineer", action, resource == Resource::"never");
             permit(principal is Group, action, resource);
             permit(principal, action, resource is Tag);
             forbid(principal, action, resource == Resource::"wiki");
@@ -68,10 +68,10 @@ mod tests {
         let see = |user: &str, groups: &[&str]| -> Vec<&str> {
             visible(&set, user, &names(groups), all).into_iter().collect()
         };
-        assert_eq!(see("alice", &[]), ["wiki"]);
-        assert_eq!(see("alice", &["eng"]), ["pg", "wiki"]);
-        assert_eq!(see("bob", &["eng", "x"]), ["pg"]);
-        assert_eq!(see("bob", &["ops"]), ["never", "other", "pg", "wiki"]);
-        assert!(see("bob", &["alice", "db"]).is_empty());
+        assert_eq!(see("engineer", &[]), ["wiki"]);
+        assert_eq!(see("engineer", &["eng"]), ["pg", "wiki"]);
+        assert_eq!(see("auditor", &["eng", "x"]), ["pg"]);
+        assert_eq!(see("auditor", &["ops"]), ["never", "other", "pg", "wiki"]);
+        assert!(see("auditor", &["engineer", "db"]).is_empty());
     }
 }

@@ -33,19 +33,19 @@ mod tests {
         let canary = || "canary".to_owned();
         let bytes = || b"canary".to_vec();
         let shown = [
-            format!("{:?}", v1::LoginRequest { user: "ann".into(), password: canary() }),
+            format!("{:?}", v1::LoginRequest { user: "clerk".into(), password: canary() }),
             format!("{:?}", v1::EnrollRequest { token: bytes(), ..Default::default() }),
             format!("{:?}", v1::Pairing { psk: bytes(), ..Default::default() }),
             format!(
                 "{:?}",
                 v1::Permit { offer: Some(v1::Offer { psk: bytes(), ..Default::default() }), ..Default::default() }
             ),
-            format!("{:?}", admin::ClaimOwnerRequest { token: canary(), name: "ann".into(), password: canary() }),
+            format!("{:?}", admin::ClaimOwnerRequest { token: canary(), name: "clerk".into(), password: canary() }),
             format!("{:?}", admin::AddUserRequest { password: canary(), ..Default::default() }),
-            format!("{:?}", admin::SetPasswordRequest { user: "ann".into(), password: canary() }),
+            format!("{:?}", admin::SetPasswordRequest { user: "clerk".into(), password: canary() }),
             format!("{:?}", admin::CreateJoinKeyReply { join_file: bytes(), ..Default::default() }),
             format!("{:?}", local::UpRequest { join_file: canary(), name: "laptop".into() }),
-            format!("{:?}", local::LoginRequest { user: "ann".into(), password: canary() }),
+            format!("{:?}", local::LoginRequest { user: "clerk".into(), password: canary() }),
         ];
         let as_numbers = format!("{:?}", b"canary");
         for text in shown {

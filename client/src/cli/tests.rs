@@ -14,7 +14,7 @@ fn the_commands_are_sound_and_understood() {
     for line in [
         "umbra up",
         "umbra up --join file --yes",
-        "umbra login --user ann --password-file -",
+        "umbra login --user clerk --password-file -",
         "umbra ls --json",
         "umbra --json ls",
         "umbra connect wiki --socket /tmp/s",
@@ -54,7 +54,7 @@ fn a_list_is_a_table_and_hides_nothing() {
         ..wire::Resource::default()
     };
     let reply = wire::ListReply {
-        user: "ann".to_owned(),
+        user: "clerk".to_owned(),
         connected: true,
         resources: vec![
             resource("wiki", "connected", "", Some(3_600_000)),

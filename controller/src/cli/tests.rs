@@ -91,17 +91,17 @@ async fn an_organisation_is_built_by_commands() {
     let site = start().await;
     let password = site.file("password", "correct horse\n").display().to_string();
     site.run("group add engineers").await;
-    let made = site.run(&format!("user add ann --group engineers --password-file {password}")).await;
-    assert!(made.starts_with("user made `ann` (us-"), "{made}");
-    site.run(&format!("user add bob --password-file {password}")).await;
+    let made = site.run(&format!("user add clerk --group engineers --password-file {password}")).await;
+    assert!(made.starts_with("user made `clerk` (us-"), "{made}");
+    site.run(&format!("user add auditor --password-file {password}")).await;
     site.run("site add hq --prefix 10.20.0.0/24 --prefix fd20::/64").await;
     site.run("resource add wiki --site hq --host wiki.corp.example --tcp 443,8000-8099 --icmp --tag docs").await;
     site.run("resource add dev --site hq --host *.dev.corp.example --udp 53 --lease 90s").await;
     site.run("resource add lan --site hq --cidr 10.20.0.0/28 --tcp 22").await;
 
     let users = site.run("user list").await;
-    assert!(users.contains("ann   enabled  engineers") && users.contains("bob   enabled  -"), "{users}");
-    assert!(site.run("group list").await.contains("engineers  ann"));
+    assert!(users.contains("clerk    enabled  engineers") && users.contains("auditor  enabled  -"), "{users}");
+    assert!(site.run("group list").await.contains("engineers  clerk"));
     let resources = site.run("resource list").await;
     assert!(resources.contains("wiki") && resources.contains("tcp 443, tcp 8000-8099, icmp"), "{resources}");
     let show = site.run("resource show wiki").await;
@@ -111,14 +111,14 @@ async fn an_organisation_is_built_by_commands() {
     let dev = json["resources"].as_array().unwrap().iter().find(|r| r["name"] == "dev").unwrap();
     assert_eq!((dev["lease_ms"].as_u64(), dev["hosts"][0].as_str()), (Some(90_000), Some("*.dev.corp.example")));
 
-    site.run("group add-member engineers bob").await;
-    site.run("group remove-member engineers ann").await;
-    assert!(site.run("group list").await.contains("engineers  bob"));
+    site.run("group add-member engineers auditor").await;
+    site.run("group remove-member engineers clerk").await;
+    assert!(site.run("group list").await.contains("engineers  auditor"));
     let status = site.run("status").await;
     assert!(status.contains("users          2") && status.contains("nobody may reach anything"), "{status}");
 
     let now = site.organisation.now();
-    let stored = &now.user("ann").unwrap().record.password;
+    let stored = &now.user("clerk").unwrap().record.password;
     assert!(crate::authn::verify(model::secret::Secret::new("correct horse".into()), Some(stored)).await);
 }
 
@@ -127,20 +127,20 @@ async fn mistakes_are_told_with_what_to_do_and_change_nothing() {
     let site = start().await;
     let password = site.file("password", "correct horse").display().to_string();
     let short = site.file("short", "short").display().to_string();
-    site.run(&format!("user add ann --password-file {password}")).await;
+    site.run(&format!("user add clerk --password-file {password}")).await;
     site.run("site add hq --prefix 10.20.0.0/24").await;
     let before = site.organisation.store.revision();
     for (text, exit, part) in [
-        (format!("user add ann --password-file {password}"), Exit::Failed, "taken already"),
-        (format!("user add Bob --password-file {password}"), Exit::Failed, "is not a name"),
-        (format!("user add bob --password-file {short}"), Exit::Failed, "at least 8 characters"),
+        (format!("user add clerk --password-file {password}"), Exit::Failed, "taken already"),
+        (format!("user add Auditor --password-file {password}"), Exit::Failed, "is not a name"),
+        (format!("user add auditor --password-file {short}"), Exit::Failed, "at least 8 characters"),
         (
-            format!("user add bob --group none --password-file {password}"),
+            format!("user add auditor --group none --password-file {password}"),
             Exit::Failed,
             "`umbra-controller group list`",
         ),
         ("user disable nobody".into(), Exit::Failed, "there is no user `nobody`"),
-        ("user add bob --password secret".into(), Exit::Usage, "unexpected argument"),
+        ("user add auditor --password secret".into(), Exit::Usage, "unexpected argument"),
         ("site add dc --prefix 10.77.1.0/24".into(), Exit::Failed, "the organisation's own pool"),
         ("site add dc --prefix 169.254.0.0/16".into(), Exit::Failed, "link-local"),
         ("site add dc --prefix 0.0.0.0/0".into(), Exit::Failed, "everything"),
@@ -176,8 +176,8 @@ async fn mistakes_are_told_with_what_to_do_and_change_nothing() {
 async fn policy_is_applied_whole_or_not_at_all() {
     let site = start().await;
     let password = site.file("password", "correct horse").display().to_string();
-    site.run(&format!("user add ann --password-file {password}")).await;
-    let good = site.file("a.cedar", "@id(\"all\")\npermit(principal == User::\"ann\", action, resource);\n");
+    site.run(&format!("user add clerk --password-file {password}")).await;
+    let good = site.file("a.cedar", "@id(\"all\")\npermit(principal == User::\"clerk\", action, resource);\n");
     let bad = site
         .file("b.cedar", "permit(principal, action, resource);\n\npermit(principal, action, resource) when { true;\n");
     let (good, bad) = (good.display().to_string(), bad.display().to_string());
@@ -191,7 +191,7 @@ async fn policy_is_applied_whole_or_not_at_all() {
     let now = site.organisation.now();
     assert_eq!(now.policy.as_ref().unwrap().record.number, 1);
     assert_eq!(now.compiled.as_ref().unwrap().rules().len(), 1);
-    assert!(site.run("policy show").await.contains("permit(principal == User::\"ann\""));
+    assert!(site.run("policy show").await.contains("permit(principal == User::\"clerk\""));
 }
 
 #[tokio::test]
@@ -228,8 +228,8 @@ async fn revokes_say_who_confirmed_and_when_the_rest_ends() {
     use model::ids::{DeviceId, SessionId};
     let site = start().await;
     let password = site.file("password", "correct horse").display().to_string();
-    site.run(&format!("user add ann --password-file {password}")).await;
-    let user = site.organisation.now().user("ann").unwrap().record.id;
+    site.run(&format!("user add clerk --password-file {password}")).await;
+    let user = site.organisation.now().user("clerk").unwrap().record.id;
     let (created, id) = (site.organisation.wall(), SessionId::from_bytes([5; 10]));
     let ends = created.plus(std::time::Duration::from_secs(3_600));
     let session = Session { id, user, device: DeviceId::from_bytes([6; 10]), created, ends, ended: false };
@@ -238,7 +238,7 @@ async fn revokes_say_who_confirmed_and_when_the_rest_ends() {
         Ok(((), crate::audit::Entry::new(created, "test", "login", "session", crate::audit::Outcome::Done)))
     };
     site.organisation.change(login).await.unwrap();
-    assert!(site.run("session list").await.contains("ann"));
+    assert!(site.run("session list").await.contains("clerk"));
     let said = site.run(&format!("session revoke {id}")).await;
     assert!(said.contains("has not confirmed: ends there by itself in 20 min"), "{said}");
     assert!(site.run("session list").await.contains("nobody is logged in"));
@@ -253,8 +253,8 @@ async fn disabling_a_user_ends_the_sessions_in_the_same_change() {
     use model::ids::{DeviceId, SessionId};
     let site = start().await;
     let password = site.file("password", "correct horse").display().to_string();
-    site.run(&format!("user add ann --password-file {password}")).await;
-    let user = site.organisation.now().user("ann").unwrap().record.id;
+    site.run(&format!("user add clerk --password-file {password}")).await;
+    let user = site.organisation.now().user("clerk").unwrap().record.id;
     let created = site.organisation.wall();
     for n in 0..3 {
         let id = SessionId::from_bytes([n; 10]);
@@ -267,12 +267,12 @@ async fn disabling_a_user_ends_the_sessions_in_the_same_change() {
         site.organisation.change(login).await.unwrap();
     }
     let before = site.organisation.store.revision().number;
-    site.run("user disable ann").await;
+    site.run("user disable clerk").await;
     assert_eq!(site.organisation.store.revision().number, before + 1);
     let now = site.organisation.now();
-    assert!(now.user("ann").unwrap().record.disabled);
+    assert!(now.user("clerk").unwrap().record.disabled);
     assert!(now.sessions.values().all(|session| session.record.ended));
-    site.run("user enable ann").await;
+    site.run("user enable clerk").await;
     assert!(site.organisation.now().sessions.values().all(|session| session.record.ended), "old sessions stay ended");
 }
 
@@ -280,7 +280,7 @@ async fn disabling_a_user_ends_the_sessions_in_the_same_change() {
 async fn every_change_is_in_the_audit_trail_and_no_secret_is() {
     let site = start().await;
     let password = site.file("password", "canary-password").display().to_string();
-    site.run(&format!("user add ann --password-file {password}")).await;
+    site.run(&format!("user add clerk --password-file {password}")).await;
     site.run("group add engineers").await;
     let listed = site.run("audit list").await;
     assert!(
@@ -290,7 +290,7 @@ async fn every_change_is_in_the_audit_trail_and_no_secret_is() {
     assert!(!listed.contains("canary") && !listed.contains("argon2"));
     let json = site.json("audit list --action user.").await;
     assert_eq!(json["records"].as_array().unwrap().len(), 1);
-    assert_eq!(json["records"][0]["detail"]["name"], "ann");
+    assert_eq!(json["records"][0]["detail"]["name"], "clerk");
     assert!(site.run("audit verify").await.contains("whole: records 1 to 3"));
     assert_eq!(site.json("audit verify").await["whole"], true);
 }

@@ -4,7 +4,7 @@ use crate::store::Record;
 use model::pool::{DEVICE_V4_COUNT, VIRTUAL_COUNT};
 use serde::{Deserialize, Serialize};
 
-/// Says whose a unique thing is. The id is the thing, behind its set: `user-name/ann`.
+/// Says whose a unique thing is. The id is the thing, behind its set: `user-name/clerk`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// The owner's key in the store.

@@ -61,7 +61,7 @@ async fn of_fifty_who_claim_one_name_at_once_one_gets_it() {
     let tries: Vec<_> = (0..50)
         .map(|n| {
             let (store, reader) = (Arc::clone(&store), reader.clone());
-            tokio::spawn(async move { add(store.as_ref(), &reader, user(n, "ann")).await })
+            tokio::spawn(async move { add(store.as_ref(), &reader, user(n, "clerk")).await })
         })
         .collect();
     let mut won = 0;
@@ -74,14 +74,14 @@ async fn of_fifty_who_claim_one_name_at_once_one_gets_it() {
     assert_eq!(won, 1);
     let now = reader.now();
     assert_eq!(now.users.len(), 1);
-    assert_eq!(now.user("ann").unwrap().record.name.as_str(), "ann");
+    assert_eq!(now.user("clerk").unwrap().record.name.as_str(), "clerk");
 }
 
 #[tokio::test]
 async fn parallel_changes_of_one_fact_all_count() {
     let folder = Folder::new();
     let (store, reader) = open(&folder).await;
-    add(store.as_ref(), &reader, user(1, "ann")).await.unwrap();
+    add(store.as_ref(), &reader, user(1, "clerk")).await.unwrap();
     let id = UserId::from_bytes([1; 10]);
     let tries: Vec<_> = (0..8)
         .map(|n| {
@@ -101,29 +101,29 @@ async fn parallel_changes_of_one_fact_all_count() {
     for one in tries {
         one.await.unwrap();
     }
-    assert_eq!(reader.now().user("ann").unwrap().record.groups.len(), 8);
+    assert_eq!(reader.now().user("clerk").unwrap().record.groups.len(), 8);
 }
 
 #[tokio::test]
 async fn what_was_read_must_still_be_true() {
     let folder = Folder::new();
     let (store, reader) = open(&folder).await;
-    add(store.as_ref(), &reader, user(1, "ann")).await.unwrap();
+    add(store.as_ref(), &reader, user(1, "clerk")).await.unwrap();
     let stale = reader.now();
     let mut draft = Draft::default();
-    draft.remove(stale.user("ann").unwrap());
-    draft.release(Unique::UserName, "ann").unwrap();
+    draft.remove(stale.user("clerk").unwrap());
+    draft.release(Unique::UserName, "clerk").unwrap();
     store.commit(draft.into_commit(entry())).await.unwrap();
     // Somebody who still believes in her cannot commit on it, nor on the whole set.
     let mut late = Draft::default();
-    late.stands_on(stale.user("ann").unwrap());
+    late.stands_on(stale.user("clerk").unwrap());
     assert!(store.commit(late.into_commit(entry())).await.is_err());
     let mut late = Draft::default();
     late.stands_on_all(&stale, User::KIND).unwrap();
     assert!(store.commit(late.into_commit(entry())).await.is_err());
     let now = reader.at_least(store.revision()).await;
-    assert!(now.user("ann").is_none() && now.users.is_empty());
-    add(store.as_ref(), &reader, user(2, "ann")).await.unwrap();
+    assert!(now.user("clerk").is_none() && now.users.is_empty());
+    add(store.as_ref(), &reader, user(2, "clerk")).await.unwrap();
 }
 
 #[tokio::test]
@@ -169,10 +169,10 @@ fn a_record_that_does_not_decode_is_no_longer_there() {
         puts: vec![(key.clone(), value.into())],
         deletes: Vec::new(),
     };
-    directory.apply(&put(1, serde_json::to_vec(&user(1, "ann")).unwrap()));
-    assert!(directory.user("ann").is_some());
+    directory.apply(&put(1, serde_json::to_vec(&user(1, "clerk")).unwrap()));
+    assert!(directory.user("clerk").is_some());
     directory.apply(&put(2, b"{}".to_vec()));
-    assert!(directory.user("ann").is_none() && directory.users.is_empty());
+    assert!(directory.user("clerk").is_none() && directory.users.is_empty());
 }
 
 #[test]
