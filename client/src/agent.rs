@@ -340,8 +340,7 @@ impl Agent {
             Event::Want(resource) if self.catalogue.entry(resource).is_some() => {
                 self.book.want(self.runtime.now(), *resource);
             }
-            // It restarted, or roamed: see whether the connection inside still lives.
-            Event::Handshake { peer: PeerId::Node(NodeId::Controller), theirs: true, .. } => self.link.nudge(),
+            Event::Handshake { peer: PeerId::Node(NodeId::Controller), theirs, .. } => self.link.shaken(*theirs),
             _ => {}
         }
     }

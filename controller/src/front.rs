@@ -121,10 +121,14 @@ impl Newcomers {
         known.get(&address).filter(|(_, _, until)| *until > now).map(|(key, join_key, _)| (*key, *join_key))
     }
 
-    /// It has enrolled: the same tunnel is a node's control tunnel now.
-    pub fn promote(&self, key: &PublicKey, node: NodeId, address: Ipv6Addr) {
+    /// It has enrolled: the same tunnel is a node's control tunnel now. Its next handshake may be minutes away, so where it
+    /// is is kept here: a controller that restarts before must be able to call it back, too.
+    pub async fn promote(&self, organisation: &Organisation, key: &PublicKey, node: NodeId, address: Ipv6Addr) {
         self.runtime.apply(Change::Promote { key: *key, node, address });
         lock(&self.knocks).gone(key);
+        if let Some(endpoint) = self.runtime.engine.peer(&PeerId::Node(node)).and_then(|status| status.endpoint) {
+            keep_endpoint(organisation, node, endpoint).await;
+        }
     }
 
     fn admit(&self, organisation: &Organisation, pool: &Pool, bytes: &[u8], from: SocketAddr) {

@@ -365,7 +365,7 @@ impl Gate {
     async fn on_event(&mut self, event: Event, resolved: &mpsc::Sender<Resolved>) {
         match event {
             Event::Resolve { name, v4 } => self.resolve(name, v4, resolved),
-            Event::Handshake { peer: PeerId::Node(NodeId::Controller), theirs: true, .. } => self.link.nudge(),
+            Event::Handshake { peer: PeerId::Node(NodeId::Controller), theirs, .. } => self.link.shaken(theirs),
             Event::FlowEnded(summary) => self.keep_flow(summary),
             Event::TargetRefused { grant, target } => {
                 tracing::warn!(%grant, %target, "a target lies where no packet may go; dropped");

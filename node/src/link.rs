@@ -1,25 +1,24 @@
 //! The control link: how does a node stay in touch with its controller, and how soon does it notice that it is not?
 //!
 //! A probe each 5 s; 3 s of silence force a WireGuard handshake, then the next candidate endpoint (re-resolved each
-//! time). A handshake that the controller begins (it restarted) is followed by a probe at once.
+//! time). A handshake that the controller begins (it restarted) is followed by a probe at once, and while there is no
+//! connection, each handshake by an attempt to connect: `pace` says when what is tried.
+
+mod pace;
 
 use crate::channel::{Target, channel_over};
 use crate::rpc;
 use crate::runtime::Runtime;
 use model::ids::NodeId;
-use model::limits::{ENDPOINTS_MAX, PROBE_EVERY, SILENCE_MAX};
+use model::limits::{ENDPOINTS_MAX, SILENCE_MAX};
 use model::time::Instant;
+use pace::Far;
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tonic::transport::Channel;
 use tunnel::{Change, PeerId};
-
-/// How long a nudged probe may take: the tunnel is known to be fresh.
-const NUDGED_PROBE_MAX: Duration = Duration::from_millis(800);
-/// First and longest pause between two attempts to connect.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// What is true of the link right now.
 #[derive(Clone, Default)]
@@ -88,39 +87,45 @@ impl Link {
         self.state.send_modify(|s| s.last_word = Some(now));
     }
 
-    /// Keeps the link for as long as the program runs.
-    pub async fn run(self: Arc<Self>) {
-        let mut pause = RETRY.0;
-        loop {
-            match self.connect().await {
-                Ok(channel) => {
-                    pause = RETRY.0;
-                    self.hold(channel).await;
-                    self.runtime.apply(Change::ForceHandshake(PeerId::Node(NodeId::Controller)));
-                }
-                Err(why) => {
-                    tracing::warn!(%why, "the controller cannot be reached");
-                    self.state.send_modify(|s| s.trouble = Some(why));
-                    self.refresh_endpoints().await;
-                    self.runtime.apply(Change::NextEndpoint(PeerId::Node(NodeId::Controller)));
-                    // A nudge ends the pause: the controller came back by itself.
-                    let _ = tokio::time::timeout(jittered(pause), self.nudge.notified()).await;
-                    pause = (pause * 2).min(RETRY.1);
-                }
-            }
+    /// A handshake with the controller completed. When it began it, it restarted or we roamed: see whether the connection
+    /// inside still lives. When there is none, this is the moment to make it, whoever began.
+    pub fn shaken(&self, theirs: bool) {
+        if theirs || self.state.borrow().channel.is_none() {
+            self.nudge();
         }
     }
 
-    async fn connect(&self) -> Result<Channel, String> {
-        let target = self.target.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let stream = tokio::time::timeout(SILENCE_MAX, target.connect())
-            .await
-            .map_err(|_| format!("no answer within {} s", SILENCE_MAX.as_secs()))?
-            .map_err(|e| e.to_string())?;
-        channel_over(stream).await.map_err(|e| e.to_string())
+    /// Keeps the link for as long as the program runs.
+    pub async fn run(self: Arc<Self>) {
+        pace::keep(&*self, &self.nudge).await;
     }
 
-    async fn hold(&self, channel: Channel) {
+    async fn refresh_endpoints(&self) {
+        let found = resolve_endpoints(&self.endpoints).await;
+        if !found.is_empty() {
+            self.runtime.apply(Change::Endpoints(PeerId::Node(NodeId::Controller), found));
+        }
+    }
+}
+
+impl Far for Link {
+    type Channel = Channel;
+
+    fn connect(&self) -> impl Future<Output = Result<Channel, String>> + Send + 'static {
+        let target = self.target.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        async move {
+            let stream = target.connect().await.map_err(|e| e.to_string())?;
+            channel_over(stream).await.map_err(|e| e.to_string())
+        }
+    }
+
+    async fn probe(&self, channel: &Channel) -> Result<(), String> {
+        rpc::probe(channel.clone()).await?;
+        self.heard();
+        Ok(())
+    }
+
+    fn up(&self, channel: &Channel) {
         let now = self.runtime.now();
         self.state.send_modify(|s| {
             s.channel = Some(channel.clone());
@@ -129,29 +134,25 @@ impl Link {
             s.trouble = None;
         });
         tracing::info!("connected to the controller");
-        let why = loop {
-            let limit = tokio::select! {
-                () = tokio::time::sleep(PROBE_EVERY) => SILENCE_MAX,
-                () = self.nudge.notified() => NUDGED_PROBE_MAX,
-            };
-            match tokio::time::timeout(limit, rpc::probe(channel.clone())).await {
-                Ok(Ok(())) => self.heard(),
-                Ok(Err(why)) => break why,
-                Err(_) => break format!("silent for {} ms", limit.as_millis()),
-            }
-        };
+    }
+
+    fn down(&self, why: String) {
         tracing::warn!(%why, "the connection to the controller ended");
         self.state.send_modify(|s| {
             s.channel = None;
             s.trouble = Some(why);
         });
+        self.runtime.apply(Change::ForceHandshake(PeerId::Node(NodeId::Controller)));
     }
 
-    async fn refresh_endpoints(&self) {
-        let found = resolve_endpoints(&self.endpoints).await;
-        if !found.is_empty() {
-            self.runtime.apply(Change::Endpoints(PeerId::Node(NodeId::Controller), found));
+    async fn failed(&self, why: String, there: bool) {
+        tracing::warn!(%why, "the controller cannot be reached");
+        self.state.send_modify(|s| s.trouble = Some(why));
+        if there {
+            return;
         }
+        self.refresh_endpoints().await;
+        self.runtime.apply(Change::NextEndpoint(PeerId::Node(NodeId::Controller)));
     }
 }
 
@@ -172,10 +173,4 @@ pub async fn resolve_endpoints(names: &[String]) -> Vec<SocketAddr> {
         }
     }
     found
-}
-
-/// Between half and the whole of `pause`, so that many nodes do not return in step.
-fn jittered(pause: Duration) -> Duration {
-    let [random] = host::entropy::random::<1>().unwrap_or([128]);
-    pause / 2 + pause * u32::from(random) / 512
 }

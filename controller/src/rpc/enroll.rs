@@ -253,7 +253,7 @@ impl Enrolment for EnrolmentRpc {
         let svid = self.organisation.ca.issue(enrolled.node, &wish.request, self.organisation.wall());
         let svid = svid.map_err(|e| Status::internal(e.to_string()))?;
         let pool = self.organisation.org().map_err(|e| Status::internal(e.to_string()))?.pool;
-        self.newcomers.promote(&wish.key, enrolled.node, enrolled.address);
+        self.newcomers.promote(&self.organisation, &wish.key, enrolled.node, enrolled.address).await;
         let v4 = enrolled.v4.and_then(|n| pool.device_v4(n)).map(|a| a.octets().to_vec()).unwrap_or_default();
         Ok(Response::new(v1::EnrollReply {
             node_id: enrolled.node.to_string(),

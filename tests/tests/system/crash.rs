@@ -61,7 +61,9 @@ fn kill_once(world: &World, perimeter: &mut Perimeter, round: u32) -> (Vec<Strin
     let started = Instant::now();
     controller.restart().unwrap();
     controller.wait_for_line("the controller runs", SOON).unwrap();
+    let runs = Instant::now();
     gateway.wait_for_line_after(mark, "connected to the controller", SOON).unwrap();
+    assert!(runs.elapsed() < Duration::from_secs(3), "the gateway was back after {:?}", runs.elapsed());
     (acknowledged, started.elapsed())
 }
 

@@ -1,0 +1,275 @@
+//! When is the controller tried, and when is a connection to it given up?
+//!
+//! A TCP attempt that began while the controller was away sends its next SYN seconds later (RFC 6298, section 2: 1 s,
+//! doubled each time), and into a session that the controller has forgotten. So nothing here waits for one: each nudge (a
+//! handshake completed, so the far end is there now) begins another attempt beside it, and the first that connects wins.
+
+use model::limits::{PROBE_EVERY, SILENCE_MAX};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+/// How long a nudged probe may take: the tunnel is known to be fresh.
+const NUDGED_PROBE_MAX: Duration = Duration::from_millis(800);
+/// First and longest pause between two attempts to connect.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Attempts to connect at once; the controller takes `RPC_CONNECTIONS_PER_NODE_MAX`, and an old one may not be over yet.
+const ATTEMPTS_MAX: usize = 3;
+
+/// The far end and what is to be done about it.
+pub(super) trait Far {
+    /// A connection.
+    type Channel: Send + 'static;
+    /// One attempt to connect; it may take for ever.
+    fn connect(&self) -> impl Future<Output = Result<Self::Channel, String>> + Send + 'static;
+    /// A question to the controller; it may take for ever.
+    fn probe(&self, channel: &Self::Channel) -> impl Future<Output = Result<(), String>> + Send;
+    /// There is a connection.
+    fn up(&self, channel: &Self::Channel);
+    /// It is over: a handshake is to be forced.
+    fn down(&self, why: String);
+    /// There was none. `there`: a handshake completed meanwhile, so that the endpoint in use is the right one; else the next
+    /// is to be tried.
+    fn failed(&self, why: String, there: bool) -> impl Future<Output = ()> + Send;
+}
+
+/// Keeps a connection for ever.
+pub(super) async fn keep<F: Far>(far: &F, nudge: &Notify) {
+    let mut pause = RETRY.0;
+    loop {
+        let (reached, nudged) = reach(far, nudge).await;
+        match reached {
+            Ok(channel) => {
+                pause = RETRY.0;
+                far.up(&channel);
+                let why = hold(far, nudge, &channel).await;
+                drop(channel);
+                far.down(why);
+            }
+            Err(why) => {
+                // The tunnel is there and the port is not yet: soon.
+                pause = if nudged { RETRY.0 } else { pause };
+                far.failed(why, nudged).await;
+                // A nudge ends the pause: the controller came back by itself.
+                let came = timeout(jittered(pause), nudge.notified()).await.is_ok();
+                pause = if came { RETRY.0 } else { (pause * 2).min(RETRY.1) };
+            }
+        }
+    }
+}
+
+/// Tries to connect for [`SILENCE_MAX`] from the last nudge on. Was there one?
+async fn reach<F: Far>(far: &F, nudge: &Notify) -> (Result<F::Channel, String>, bool) {
+    let mut attempts = JoinSet::new();
+    attempts.spawn(far.connect());
+    let mut nudged = false;
+    let mut deadline = Instant::now() + SILENCE_MAX;
+    loop {
+        tokio::select! {
+            // An answer, whatever it is, says more than an attempt that still waits for one.
+            Some(done) = attempts.join_next() => {
+                return (done.unwrap_or_else(|error| Err(error.to_string())), nudged);
+            }
+            () = nudge.notified(), if attempts.len() < ATTEMPTS_MAX => {
+                nudged = true;
+                deadline = Instant::now() + SILENCE_MAX;
+                attempts.spawn(far.connect());
+            }
+            () = sleep_until(deadline) => {
+                return (Err(format!("no answer within {} s", SILENCE_MAX.as_secs())), nudged);
+            }
+        }
+    }
+}
+
+/// Probes until an answer fails to come; why it did.
+async fn hold<F: Far>(far: &F, nudge: &Notify, channel: &F::Channel) -> String {
+    loop {
+        let mut limit = tokio::select! {
+            () = sleep(PROBE_EVERY) => SILENCE_MAX,
+            () = nudge.notified() => NUDGED_PROBE_MAX,
+        };
+        let mut end = Instant::now() + limit;
+        let probe = far.probe(channel);
+        tokio::pin!(probe);
+        let answer = loop {
+            tokio::select! {
+                answer = &mut probe => break answer,
+                // A probe that is under way has no longer than one that begins now.
+                () = nudge.notified() => (limit, end) = (NUDGED_PROBE_MAX, end.min(Instant::now() + NUDGED_PROBE_MAX)),
+                () = sleep_until(end) => break Err(format!("silent for {} ms", limit.as_millis())),
+            }
+        };
+        if let Err(why) = answer {
+            return why;
+        }
+    }
+}
+
+/// Between half and the whole of `pause`, so that many nodes do not return in step.
+fn jittered(pause: Duration) -> Duration {
+    let [random] = host::entropy::random::<1>().unwrap_or([128]);
+    pause / 2 + pause * u32::from(random) / 512
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    /// When a TCP SYN leaves, counted from the first (RFC 6298).
+    const SYNS: [u64; 3] = [0, 1_000, 3_000];
+    /// How often the engine repeats a handshake.
+    const RETRIES: Duration = model::limits::HANDSHAKE_RETRY;
+
+    /// A controller that goes away and comes back, behind a tunnel whose sessions it forgets.
+    #[derive(Clone)]
+    struct World(Arc<Mutex<State>>);
+
+    struct State {
+        /// Away from here on, back from there on, its port open from then on.
+        away: Instant,
+        back: Instant,
+        open: Instant,
+        /// When the controller's and our session was made.
+        session: Instant,
+        /// When the engine sends its next handshake.
+        handshake: Option<Instant>,
+        ups: Vec<Instant>,
+    }
+
+    impl State {
+        fn listens(&self, at: Instant) -> bool {
+            at < self.away || (at >= self.open && self.session >= self.back)
+        }
+    }
+
+    impl World {
+        fn new(away: Duration, back: Duration, open: Duration) -> Self {
+            let now = Instant::now();
+            let (away, back, open) = (now + away, now + back, now + open);
+            Self(Arc::new(Mutex::new(State { away, back, open, session: now, handshake: None, ups: Vec::new() })))
+        }
+
+        fn force(&self) {
+            self.0.lock().unwrap().handshake = Some(Instant::now());
+        }
+
+        /// The engine's timer: a handshake that meets the controller makes a session, and that is an event.
+        async fn shake_hands(self, nudge: Arc<Notify>, called: Duration) {
+            let call = self.0.lock().unwrap().back + called;
+            loop {
+                sleep(Duration::from_millis(10)).await;
+                let now = Instant::now();
+                let mut state = self.0.lock().unwrap();
+                let calls = now >= call && state.session < state.back;
+                let ours = state.handshake.is_some_and(|at| at <= now);
+                if ours {
+                    state.handshake = Some(now + RETRIES);
+                }
+                if calls || (ours && now >= state.back) {
+                    (state.session, state.handshake) = (now, None);
+                    nudge.notify_one();
+                }
+            }
+        }
+
+        async fn back_after(away: u64, gone: u64, open: u64, called: Duration) -> Duration {
+            let ms = Duration::from_millis;
+            let world = Self::new(ms(away), ms(away + gone), ms(away + gone + open));
+            let nudge = Arc::new(Notify::new());
+            let engine = tokio::spawn(world.clone().shake_hands(nudge.clone(), called));
+            let node = {
+                let world = world.clone();
+                tokio::spawn(async move { keep(&world, &nudge).await })
+            };
+            let ready = world.0.lock().unwrap().open;
+            loop {
+                sleep(ms(10)).await;
+                let back = world.0.lock().unwrap().ups.iter().find(|at| **at >= ready).copied();
+                if let Some(at) = back {
+                    engine.abort();
+                    node.abort();
+                    return at - ready;
+                }
+                assert!(Instant::now() < ready + Duration::from_secs(60), "never back");
+            }
+        }
+    }
+
+    impl Far for World {
+        type Channel = Instant;
+
+        fn connect(&self) -> impl Future<Output = Result<Instant, String>> + Send + 'static {
+            let world = self.clone();
+            async move {
+                let began = Instant::now();
+                for syn in SYNS {
+                    sleep_until(began + Duration::from_millis(syn)).await;
+                    let state = world.0.lock().unwrap();
+                    let now = Instant::now();
+                    if state.listens(now) {
+                        return Ok(now);
+                    }
+                    if now >= state.back && state.session >= state.back {
+                        return Err("connection refused".to_owned());
+                    }
+                }
+                std::future::pending().await
+            }
+        }
+
+        async fn probe(&self, made: &Instant) -> Result<(), String> {
+            loop {
+                {
+                    let state = self.0.lock().unwrap();
+                    let now = Instant::now();
+                    if now < state.away || *made >= state.open {
+                        return Ok(());
+                    }
+                    if state.session >= state.back {
+                        return Err("connection reset".to_owned());
+                    }
+                }
+                // The kernel's retransmissions, at their slowest.
+                sleep(Duration::from_millis(1_600)).await;
+            }
+        }
+
+        fn up(&self, made: &Instant) {
+            self.0.lock().unwrap().ups.push(*made);
+        }
+
+        fn down(&self, _: String) {
+            self.force();
+        }
+
+        async fn failed(&self, _: String, _: bool) {
+            self.force();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_is_called_back_is_there_at_once_whatever_it_was_doing() {
+        let mut worst = Duration::ZERO;
+        for gone in (50..14_000).step_by(310) {
+            for open in [0, 350] {
+                let took = World::back_after(7_000 + gone % 5_000, gone, open, Duration::from_millis(20)).await;
+                worst = worst.max(took);
+            }
+        }
+        assert!(worst <= Duration::from_millis(1_000), "{worst:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_not_called_and_knows_of_the_break_is_back_within_3_s() {
+        let mut worst = Duration::ZERO;
+        for gone in (9_000..20_000).step_by(310) {
+            let took = World::back_after(7_000, gone, 100, Duration::from_secs(600)).await;
+            worst = worst.max(took);
+        }
+        assert!(worst <= Duration::from_secs(3), "{worst:?}");
+        assert!(worst >= Duration::from_millis(100), "nothing was tested: {worst:?}");
+    }
+}
