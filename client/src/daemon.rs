@@ -14,6 +14,7 @@ use host::{keyfile, nft};
 use model::ids::NodeId;
 use model::limits::STREAM_QUEUE_MAX;
 use model::time::Clock as _;
+use node::Link;
 use node::boot::{self, BootError, Node, Setup};
 use node::identity::{Identity, IdentityError, Seen};
 use proto::join::{JoinFile, JoinKind};
@@ -35,6 +36,8 @@ const DOWN_FILE: &str = "down";
 const TROUBLE: &str = "UMBRA_CLIENT_TROUBLE";
 /// How often a start that failed is tried again: another network may be there.
 const RETRY: Duration = Duration::from_secs(30);
+/// How long `up` waits for the first connection to the controller: some attempts of [`model::limits::SILENCE_MAX`].
+const FIRST_CONTACT_MAX: Duration = Duration::from_secs(10);
 /// How long answers that are under way may take before the process starts anew.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -114,7 +117,23 @@ struct Daemon<'a> {
 struct Running {
     orders: mpsc::Sender<Order>,
     agent: tokio::task::JoinHandle<()>,
+    link: Arc<Link>,
     answer: wire::UpReply,
+}
+
+impl Running {
+    /// Answers `up` when the controller does, for what a person does next needs it.
+    fn answer(&self, reply: Reply<wire::UpReply>, answer: wire::UpReply) {
+        let link = Arc::clone(&self.link);
+        tokio::spawn(async move {
+            let reached = link.channel_within(FIRST_CONTACT_MAX).await;
+            let _ = reply.send(reached.map(|_| answer).map_err(|why| {
+                Status::unavailable(format!(
+                    "this machine is up and goes on trying, but {why}; `umbra status` tells when it is connected"
+                ))
+            }));
+        });
+    }
 }
 
 /// Runs until it is told to stop.
@@ -274,7 +293,7 @@ impl Daemon<'_> {
         self.set_down(false)?;
         self.front.send_replace(Front::Up(running.orders.clone()));
         if let Some(reply) = reply {
-            let _ = reply.send(Ok(running.answer.clone()));
+            running.answer(reply, running.answer.clone());
         }
         self.stay(running).await
     }
@@ -293,7 +312,10 @@ impl Daemon<'_> {
                     None => (End::Exit, None),
                     Some(Command::Down(reply)) => (End::Anew(None), Some(reply)),
                     Some(Command::Up(request, reply)) => {
-                        let _ = reply.send(self.again(&request, &running.answer));
+                        match self.again(&request, &running.answer) {
+                            Ok(answer) => running.answer(reply, answer),
+                            Err(status) => drop(reply.send(Err(status))),
+                        }
                         continue;
                     }
                 },
@@ -381,6 +403,7 @@ async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Resul
     let takeover = (!options.no_dns).then(|| Takeover::new(&options.resolv_conf, &options.state, &identity.pool));
     tokio::spawn(Arc::clone(&link).run());
     tokio::spawn(boot::keep_svid(identity.clone(), options.state.clone(), Arc::clone(&link), svid));
+    let followed = Arc::clone(&link);
     let parts =
         Parts { runtime: Arc::clone(&runtime), link, overlay, identity, seen, names: Arc::clone(&names), takeover };
     let agent = Agent::new(parts).await?;
@@ -391,5 +414,5 @@ async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Resul
         }
     });
     let agent = tokio::spawn(agent.run(inbox.events, orders_in));
-    Ok(Running { orders, agent, answer })
+    Ok(Running { orders, agent, link: followed, answer })
 }

@@ -17,8 +17,9 @@ use tonic::Status;
 
 /// How long a person waits for a resource to be reached.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
-/// How long a log-in waits for the link to the controller: as long as a restart of the controller may take.
-const LINK_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How long a log-in waits for the link to the controller: as long as a restart of the controller may take, or the first
+/// connection over a slow path.
+const LINK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a log-in waits until the catalogue shows it.
 const LOGIN_SHOWN_MAX: Duration = Duration::from_secs(3);
 
