@@ -20,7 +20,7 @@ use crate::network::{self, Surroundings};
 use crate::plan::{self, Place};
 use crate::rpc::{self, Update};
 use connects::Answered;
-use model::grant::CatalogueEntry;
+use model::grant::{CatalogueEntry, Ending};
 use model::ids::{GrantId, NodeId, PairingId, ResourceId};
 use model::limits::{AGENT_RESULTS_MAX, DEPARTED_MAX};
 use model::net::{HostName, Prefix};
@@ -37,8 +37,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tunnel::{Change, Event, PeerId};
 
-/// No wait is longer: the timer's clock stops in suspend, the lease clock does not.
-const WAIT_MAX: Duration = Duration::from_millis(500);
+/// No wait is longer: the timer's clock stops in suspend, the lease clock does not, and a tunnel under traffic is suspected
+/// after twice this time.
+const WAIT_MAX: Duration = Duration::from_millis(250);
 /// The pause before a stream that ended is opened again.
 const REOPEN: Duration = Duration::from_millis(300);
 /// A grant that is younger may not be in a snapshot yet that is on its way.
@@ -232,7 +233,7 @@ impl Agent {
                 self.on_snapshot(now, revision, session, entries, &grants, pending);
             }
             Ok(Update::Delta(delta)) => self.on_delta(delta),
-            Ok(Update::Ended { grant, resource, reason }) => self.on_ended(now, grant, resource, &reason),
+            Ok(Update::Ended { grant, resource, ending }) => self.on_ended(now, grant, resource, ending),
             Ok(Update::Renewed { grant, until }) => self.book.renewed(grant, until),
             Err(why) => self.end_stream(&why),
         }
@@ -325,9 +326,10 @@ impl Agent {
         self.departed.insert(name, (resource, now, word));
     }
 
-    fn on_ended(&mut self, now: Instant, grant: GrantId, resource: ResourceId, reason: &str) {
+    fn on_ended(&mut self, now: Instant, grant: GrantId, resource: ResourceId, ending: Ending) {
+        let reason = connects::reason(ending);
         tracing::info!(%grant, %resource, reason, "a grant ended");
-        self.book.ended(now, grant, reason, !connects::moves(reason));
+        self.book.ended(now, grant, reason, !connects::moves(ending));
         for (_, at, word) in self.departed.values_mut().filter(|(of, _, _)| *of == resource) {
             (*at, *word) = (now, Word::Ended(reason.to_owned()));
         }
@@ -416,7 +418,11 @@ impl Agent {
         for pairing in tunnels {
             let peer = PeerId::Pairing(pairing);
             let Some(status) = self.runtime.engine.peer(&peer) else { continue };
-            let glance = Glance { handshake: status.last_handshake, received: status.last_received, sent: status.sent };
+            let glance = Glance {
+                handshake: status.last_handshake,
+                received: status.last_received,
+                unanswered: status.unanswered_since,
+            };
             if self.book.observe(now, pairing, glance) {
                 self.runtime.apply(Change::ForceHandshake(peer));
             }

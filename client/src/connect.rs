@@ -1,6 +1,6 @@
 //! When does the client ask for access, and what came of it? Requests, grants, denials and tunnels, in virtual time.
 //!
-//! One request per resource at a time. A deny holds for at least 30 s; a person may ask at once. A tunnel that does not
+//! One request per resource at a time. A deny holds for at least 30 s, one for a passing reason for 1 s; a person may ask at once. A tunnel that does not
 //! shake hands, or that fell silent under traffic, is replaced: make before break.
 
 mod tunnel;
@@ -21,6 +21,8 @@ use std::time::Duration;
 const RETRY_FOR: Duration = model::limits::WAITING_MAX;
 /// The pause between such repetitions.
 const RETRY_EVERY: Duration = Duration::from_millis(300);
+/// The shortest pause before a question that was refused for a passing reason is asked again.
+const PASSING_MIN: Duration = Duration::from_secs(1);
 /// How long flows of a grant that ended without anybody's will wait for the next grant.
 const MOVE_MAX: Duration = Duration::from_secs(30);
 
@@ -33,6 +35,17 @@ pub struct Request {
     pub held: Vec<PairingId>,
     /// Gateways that did not answer.
     pub avoid: Vec<GatewayId>,
+}
+
+/// A refusal.
+#[derive(Debug, Clone)]
+pub struct Denial {
+    /// For a person to act on.
+    pub reasons: Vec<String>,
+    /// When to ask again.
+    pub retry_after: Duration,
+    /// Nobody's will: no gateway is there right now.
+    pub passing: bool,
 }
 
 /// A permit, as the book needs it.
@@ -105,6 +118,8 @@ struct Entry {
     wanted: Option<Instant>,
     asked: Option<Instant>,
     avoid: BTreeSet<GatewayId>,
+    /// How often it was asked for because its tunnel gave no answer, without a new one.
+    moves: u32,
 }
 
 #[derive(Debug)]
@@ -123,7 +138,17 @@ impl Default for Entry {
             wanted: None,
             asked: None,
             avoid: BTreeSet::new(),
+            moves: 0,
         }
+    }
+}
+
+impl Entry {
+    /// When to ask for another tunnel: at once, then ever more rarely, for perhaps there is no other.
+    fn next_move(&mut self, now: Instant) -> Instant {
+        let pause = if self.moves == 0 { Duration::ZERO } else { PASSING_MIN * 2_u32.saturating_pow(self.moves - 1) };
+        self.moves = self.moves.saturating_add(1);
+        now.plus(pause.min(MOVE_MAX))
     }
 }
 
@@ -197,21 +222,25 @@ impl Book {
         entry.denied = None;
         entry.wanted = None;
         entry.avoid.clear();
+        entry.moves = 0;
         entry.word = Some((now, Word::Permitted));
         self.changed = true;
         true
     }
 
-    /// Denied. A live grant is not harmed: it was only to be replaced.
-    pub fn denied(&mut self, now: Instant, resource: ResourceId, reasons: Vec<String>, retry_after: Duration) {
+    /// Denied. A live grant is not harmed: it was only to be replaced. What is refused for a passing reason is asked for
+    /// again as long as a packet waits.
+    pub fn denied(&mut self, now: Instant, resource: ResourceId, denial: Denial) {
         let entry = self.entries.entry(resource).or_default();
         entry.asking = None;
         entry.avoid.clear();
-        let passing = retry_after < DENY_HOLD;
-        entry.word = Some((now, Word::Denied(reasons)));
+        let passing = denial.passing;
+        let again = now.plus(denial.retry_after.max(PASSING_MIN));
+        entry.word = Some((now, Word::Denied(denial.reasons)));
         match &entry.grant {
+            None if passing && entry.wanted.is_some_and(|at| now.since(at) < RETRY_FOR) => entry.due = again,
             Some(held) if passing || held.moving.is_none() => {
-                entry.due = now.plus(retry_after.max(Duration::from_secs(1)));
+                entry.due = again;
                 if held.moving.is_none_or(|end| end <= entry.due) && self.tunnel_is_well(resource) {
                     self.entry(resource).due = Instant::NEVER;
                 }
@@ -219,7 +248,8 @@ impl Book {
             _ => {
                 entry.grant = None;
                 entry.wanted = None;
-                entry.denied = Some(now.plus(retry_after.max(DENY_HOLD)));
+                let hold = if passing { PASSING_MIN } else { DENY_HOLD };
+                entry.denied = Some(now.plus(denial.retry_after.max(hold)));
             }
         }
         self.changed = true;
@@ -328,9 +358,9 @@ impl Book {
     /// What the engine says of a tunnel; true: a handshake should be forced, to see whether the far end is there.
     pub fn observe(&mut self, now: Instant, pairing: PairingId, seen: Seen) -> bool {
         let Some(tunnel) = self.tunnels.get_mut(&pairing) else { return false };
-        let before = tunnel.is_alive();
+        let before = (tunnel.is_alive(), tunnel.is_doubtful());
         let probe = tunnel.observe(now, seen);
-        self.changed |= before != tunnel.is_alive();
+        self.changed |= before != (tunnel.is_alive(), tunnel.is_doubtful());
         probe
     }
 
@@ -354,13 +384,14 @@ impl Book {
                 continue;
             }
             // A tunnel that was given up: the next gateway, as long as this grant is worth it.
-            if let Some(tunnel) = self.tunnels.get_mut(&held.pairing)
-                && tunnel.take_given_up()
+            if let Some(tunnel) = self.tunnels.get(&held.pairing)
+                && tunnel.is_given_up()
                 && entry.asking.is_none()
+                && entry.due == Instant::NEVER
                 && held.moving.is_none()
             {
                 entry.avoid.insert(tunnel.gateway);
-                entry.due = now;
+                entry.due = entry.next_move(now);
             }
         }
     }
@@ -429,6 +460,11 @@ impl Book {
     /// All grants, by resource.
     pub fn grants(&self) -> impl Iterator<Item = (&ResourceId, &Held)> {
         self.entries.iter().filter_map(|(r, e)| e.grant.as_ref().map(|g| (r, g)))
+    }
+
+    /// Tunnels whose far end may be gone.
+    pub fn doubtful(&self) -> BTreeSet<PairingId> {
+        self.tunnels.iter().filter(|(_, t)| t.is_doubtful()).map(|(id, _)| *id).collect()
     }
 
     /// All tunnels.

@@ -58,7 +58,8 @@ pub struct Plan {
 
 /// Makes the plan.
 pub fn plan(place: &Place, catalogue: &Catalogue, book: &Book, now: Instant) -> Plan {
-    let mut plan = Plan { routes: Routes { own: place.own.clone(), ..Routes::default() }, ..Plan::default() };
+    let routes = Routes { own: place.own.clone(), doubtful: book.doubtful(), ..Routes::default() };
+    let mut plan = Plan { routes, ..Plan::default() };
     for entry in catalogue.entries() {
         let mut named = CatalogueEntry { addresses: Vec::new(), suffixes: Vec::new(), ..entry.clone() };
         for address in catalogue.addresses(entry) {
@@ -180,7 +181,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connect::{Permit, Request};
+    use crate::connect::{Denial, Permit, Request};
     use crate::testkit::{entry, gateway, grant, pairing, resource};
     use model::revision::Revision;
     use std::time::Duration;
@@ -303,7 +304,8 @@ mod tests {
         assert!(book.permitted(NOW, resource(1), permit));
         book.ask(NOW, resource(2));
         book.request(NOW).unwrap();
-        book.denied(NOW, resource(2), vec!["no".to_owned()], Duration::ZERO);
+        let denial = Denial { reasons: vec!["no".to_owned()], retry_after: Duration::ZERO, passing: false };
+        book.denied(NOW, resource(2), denial);
         let at = |now| {
             let plan = plan(&place(), &catalogue, &book, now);
             (plan.routes.entries[&prefix("10.77.64.1")][0].state, plan.routes.entries[&prefix("10.77.64.2")][0].state)

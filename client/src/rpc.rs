@@ -1,7 +1,7 @@
 //! What do client and controller say to each other? The only place of this program that knows the wire's types.
 
 use crate::catalogue::{Delta, Session};
-use model::grant::{CatalogueAddress, CatalogueEntry, PairingOffer};
+use model::grant::{CatalogueAddress, CatalogueEntry, Ending, PairingOffer};
 use model::ids::{GrantId, PairingId, ResourceId};
 use model::key::{Psk, PublicKey};
 use model::limits::{
@@ -12,7 +12,7 @@ use model::revision::Revision;
 use model::secret::Secret;
 use model::time::Instant;
 use node::channel::MESSAGE_MAX;
-use proto::convert::{WireError, array, bounded, display_name, id, required, wrong};
+use proto::convert::{WireError, array, bounded, display_name, ending, id, required, wrong};
 use proto::v1;
 use proto::v1::connect_reply::Result as Outcome;
 use proto::v1::device_update::What;
@@ -51,8 +51,8 @@ pub enum Update {
         grant: GrantId,
         /// To what.
         resource: ResourceId,
-        /// Why, for a person.
-        reason: String,
+        /// Why.
+        ending: Ending,
     },
     /// A grant lives on.
     Renewed {
@@ -84,6 +84,8 @@ pub enum Answer {
         reasons: Vec<String>,
         /// When to ask again.
         retry_after: Duration,
+        /// Nobody's will: the same question may be answered otherwise in a moment.
+        passing: bool,
     },
 }
 
@@ -208,7 +210,7 @@ fn read_update(message: v1::DeviceUpdate, now: Instant) -> Result<Update, WireEr
         What::GrantEnded(e) => Update::Ended {
             grant: id("grant", &e.grant)?,
             resource: id("resource", &e.resource)?,
-            reason: readable(&e.reason),
+            ending: ending(e.ending),
         },
         What::GrantRenewed(r) => {
             Update::Renewed { grant: id("grant", &r.grant)?, until: now.plus(Duration::from_millis(r.ends_in_ms)) }
@@ -234,7 +236,7 @@ fn read_answer(reply: v1::ConnectReply) -> Result<Answer, WireError> {
         }
         Outcome::Deny(d) => {
             let reasons = d.reasons.iter().take(REASONS_MAX).map(|r| readable(r)).collect();
-            Ok(Answer::Deny { reasons, retry_after: Duration::from_millis(d.retry_after_ms) })
+            Ok(Answer::Deny { reasons, retry_after: Duration::from_millis(d.retry_after_ms), passing: d.passing })
         }
     }
 }
@@ -298,7 +300,7 @@ mod tests {
 
     #[test]
     fn reasons_are_bounded() {
-        let deny = v1::Deny { reasons: vec!["x".repeat(10_000); 1_000], retry_after_ms: 1 };
+        let deny = v1::Deny { reasons: vec!["x".repeat(10_000); 1_000], retry_after_ms: 1, passing: false };
         let answer = read_answer(v1::ConnectReply { result: Some(Outcome::Deny(deny)) }).unwrap();
         let Answer::Deny { reasons, .. } = answer else { panic!("permitted") };
         assert_eq!((reasons.len(), reasons[0].len()), (REASONS_MAX, REASON_CHARS_MAX));

@@ -2,7 +2,7 @@
 //!
 //! A pairing's PSK is no part of its record: the controller seals it and hands it back at [`crate::Ledger::restore`].
 
-use model::grant::{Grant, Pairing};
+use model::grant::{Ending, Grant, Pairing};
 use model::ids::{DeviceId, GatewayId, GrantId, PairingId, ResourceId, SessionId, UserId};
 use model::key::{Psk, PublicKey};
 use model::net::Rule;
@@ -225,6 +225,26 @@ pub enum Cause {
     /// The organisation's state was restored from a backup.
     #[error("the controller was restored from a backup")]
     Restored,
+}
+
+impl From<Cause> for Ending {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Expired => Self::Expired,
+            Cause::Returned => Self::Returned,
+            Cause::Replaced => Self::Replaced,
+            Cause::Session => Self::Session,
+            Cause::User => Self::User,
+            Cause::Device => Self::Device,
+            Cause::Policy => Self::Policy,
+            Cause::Resource => Self::Resource,
+            Cause::Gateway => Self::Gateway,
+            Cause::Unreached => Self::Unreached,
+            Cause::Refused => Self::Refused,
+            Cause::Administrator => Self::Administrator,
+            Cause::Restored => Self::Restored,
+        }
+    }
 }
 
 /// Whole milliseconds, saturating.

@@ -76,6 +76,41 @@ pub struct CatalogueEntry {
     pub ports: Vec<(Protocol, PortRange)>,
 }
 
+/// Why a grant ended, as a client is told. Its text for people is the client's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It ended; nothing more is known.
+    Ended,
+    /// Its life ran out.
+    Expired,
+    /// The client gave it back.
+    Returned,
+    /// A new grant took its place.
+    Replaced,
+    /// The session ended.
+    Session,
+    /// The user was disabled or deleted.
+    User,
+    /// The device was revoked.
+    Device,
+    /// It is not permitted any more.
+    Policy,
+    /// The resource was changed or deleted.
+    Resource,
+    /// The gateway was removed, or has other addresses now.
+    Gateway,
+    /// The gateway started anew: the grant lives on, its tunnel does not.
+    Restarted,
+    /// The gateway did not answer the controller.
+    Unreached,
+    /// The gateway's own checks refused it.
+    Refused,
+    /// An administrator ended it.
+    Administrator,
+    /// The organisation's state was restored from a backup.
+    Restored,
+}
+
 /// The far end of a new pairing, as the client needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PairingOffer {

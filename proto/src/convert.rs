@@ -1,7 +1,7 @@
 //! How does a message off the wire become a checked word of `model`, and back?
 
 use crate::v1;
-use model::grant::{CatalogueAddress, CatalogueEntry, Grant, Pairing};
+use model::grant::{CatalogueAddress, CatalogueEntry, Ending, Grant, Pairing};
 use model::key::{Psk, PublicKey};
 use model::limits::{LIST_MAX, NAME_MAX, RULES_PER_GRANT_MAX};
 use model::net::{HostName, PortRange, Prefix, Protocol, Rule, Target};
@@ -104,6 +104,54 @@ impl TryFrom<v1::Prefix> for Prefix {
         let length = u8::try_from(p.length).map_err(|_| wrong("prefix.length", "is too large"))?;
         Self::new(address("prefix.address", &p.address)?, length).map_err(|e| wrong("prefix", e))
     }
+}
+
+impl From<Ending> for v1::GrantEnding {
+    fn from(e: Ending) -> Self {
+        match e {
+            Ending::Ended => Self::Unspecified,
+            Ending::Expired => Self::Expired,
+            Ending::Returned => Self::Returned,
+            Ending::Replaced => Self::Replaced,
+            Ending::Session => Self::Session,
+            Ending::User => Self::User,
+            Ending::Device => Self::Device,
+            Ending::Policy => Self::Policy,
+            Ending::Resource => Self::Resource,
+            Ending::Gateway => Self::Gateway,
+            Ending::Restarted => Self::Restarted,
+            Ending::Unreached => Self::Unreached,
+            Ending::Refused => Self::Refused,
+            Ending::Administrator => Self::Administrator,
+            Ending::Restored => Self::Restored,
+        }
+    }
+}
+impl From<v1::GrantEnding> for Ending {
+    fn from(e: v1::GrantEnding) -> Self {
+        match e {
+            v1::GrantEnding::Unspecified => Self::Ended,
+            v1::GrantEnding::Expired => Self::Expired,
+            v1::GrantEnding::Returned => Self::Returned,
+            v1::GrantEnding::Replaced => Self::Replaced,
+            v1::GrantEnding::Session => Self::Session,
+            v1::GrantEnding::User => Self::User,
+            v1::GrantEnding::Device => Self::Device,
+            v1::GrantEnding::Policy => Self::Policy,
+            v1::GrantEnding::Resource => Self::Resource,
+            v1::GrantEnding::Gateway => Self::Gateway,
+            v1::GrantEnding::Restarted => Self::Restarted,
+            v1::GrantEnding::Unreached => Self::Unreached,
+            v1::GrantEnding::Refused => Self::Refused,
+            v1::GrantEnding::Administrator => Self::Administrator,
+            v1::GrantEnding::Restored => Self::Restored,
+        }
+    }
+}
+
+/// Why a grant ended. Of what a later release may say, one thing is certain: it ended.
+pub fn ending(wire: i32) -> Ending {
+    v1::GrantEnding::try_from(wire).map_or(Ending::Ended, Into::into)
 }
 
 impl From<SocketAddr> for v1::Endpoint {
@@ -315,4 +363,21 @@ impl TryFrom<v1::ResourceAddress> for CatalogueAddress {
 /// Milliseconds, saturating.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ending_comes_through_and_what_is_not_known_is_an_ending_still() {
+        let known: Vec<Ending> = (1..100).map(ending).take_while(|e| *e != Ending::Ended).collect();
+        assert_eq!((known.len(), known.last()), (14, Some(&Ending::Restored)));
+        for (number, of) in (1..).zip(known) {
+            assert_eq!(i32::from(v1::GrantEnding::from(of)), number);
+        }
+        for unknown in [0, 15, -1, i32::MAX] {
+            assert_eq!(ending(unknown), Ending::Ended);
+        }
+    }
 }

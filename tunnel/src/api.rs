@@ -7,7 +7,7 @@ use model::net::{HostName, PortRange, Prefix, Protocol};
 use model::packet::{Frame, Local, Train};
 use model::pool::Pool;
 use model::time::Instant;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +83,9 @@ pub struct Routes {
     pub own: Vec<IpAddr>,
     /// Longest prefix wins; several resources may share a prefix with different ports.
     pub entries: BTreeMap<Prefix, Vec<RouteEntry>>,
+    /// Tunnels whose far end may be gone: what opens a flow through them is kept, too, and sent again should another tunnel
+    /// take over.
+    pub doubtful: BTreeSet<PairingId>,
 }
 
 /// One resource at one prefix.
@@ -279,4 +282,6 @@ pub struct PeerStatus {
     pub received: u64,
     /// Bytes of IP sent.
     pub sent: u64,
+    /// When the first IP packet was sent after the last authenticated packet came; none: all is answered.
+    pub unanswered_since: Option<Instant>,
 }

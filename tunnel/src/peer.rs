@@ -303,6 +303,7 @@ impl Tunnel {
             Opened::Packet(packet) => Some(packet),
         };
         self.status.last_received = Some(now);
+        self.status.unanswered_since = None;
         self.status.received = self.status.received.saturating_add(packet.as_ref().map_or(0, |p| p.len() as u64));
         let mut handshake = None;
         if let Some(Message::Data(index, counter)) = Message::read(datagram) {
@@ -328,6 +329,7 @@ impl Tunnel {
         self.endpoint = Some(from);
         self.status.last_handshake = Some(now);
         self.status.last_received = Some(now);
+        self.status.unanswered_since = None;
     }
 
     /// Begins a handshake unless one is under way.
@@ -366,6 +368,9 @@ impl Tunnel {
     fn seal(&mut self, now: Instant, packet: &[u8], out: &mut Vec<Train>) -> bool {
         let Some(Ok(bytes)) = self.wire.as_mut().map(|w| w.encapsulate(now, packet)) else { return false };
         self.status.sent = self.status.sent.saturating_add(packet.len() as u64);
+        if !packet.is_empty() {
+            self.status.unanswered_since.get_or_insert(now);
+        }
         self.transmit(now, bytes, out);
         true
     }

@@ -11,13 +11,14 @@ use crate::icmp::{self, Limiter, Reason};
 use crate::reset;
 use crate::site::Replies;
 use model::ids::{DeviceId, GrantId, ID_LEN, PairingId, ResourceId};
-use model::limits::{DENY_HOLD, WAITING_MAX, WAITING_PACKETS_MAX, WAITING_QUEUES_MAX};
+use model::limits::{WAITING_MAX, WAITING_PACKETS_MAX, WAITING_QUEUES_MAX};
 use model::net::{Prefix, Protocol};
 use model::packet::Frame;
 use model::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// What the engine does with a packet from the TUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,8 @@ struct State {
     table: Table,
     waiting: BTreeMap<ResourceId, Queue>,
     wanted: BTreeMap<ResourceId, Instant>,
+    /// What was sent through tunnels in doubt.
+    kept: BTreeMap<PairingId, Queue>,
     errors: Limiter,
 }
 
@@ -60,6 +63,8 @@ enum Way {
     Shut(Drop),
 }
 
+/// How often one resource is asked for at most, as long as packets for it come.
+const WANT_EVERY: Duration = Duration::from_secs(1);
 /// A client has one device, itself.
 const SELF: DeviceId = DeviceId::from_bytes([0; ID_LEN]);
 
@@ -115,6 +120,7 @@ impl ClientPath {
                 }
             }
         }
+        state.send_kept(now, new, &self.counters, out, replies);
     }
 
     /// Ends idle flows, answers packets that waited too long. Returns when it wants to be called next.
@@ -122,6 +128,7 @@ impl ClientPath {
         let mut state = self.state();
         let ended = state.table.expire(now);
         out.events.extend(ended.into_iter().map(Event::FlowEnded));
+        state.kept.retain(|_, q| now.since(q.since) < WAITING_MAX);
         let late: Vec<ResourceId> =
             state.waiting.iter().filter(|(_, q)| now.since(q.since) >= WAITING_MAX).map(|(r, _)| *r).collect();
         for queue in late.iter().filter_map(|r| state.waiting.remove(r)).collect::<Vec<_>>() {
@@ -199,6 +206,9 @@ impl State {
         match look(routes, now, packet.destination, packet.protocol(), packet.destination_port()) {
             Way::Open(pairing, grant) => {
                 self.carry(now, known, &key, (pairing, grant), packet, out)?;
+                if routes.doubtful.contains(&pairing) {
+                    self.keep(now, pairing, bytes, packet);
+                }
                 Ok(Some(pairing))
             }
             Way::Ask(resource) => self.wait(now, resource, bytes, out).map(|()| None),
@@ -257,26 +267,61 @@ impl State {
         if !self.waiting.contains_key(&resource) && self.waiting.len() >= WAITING_QUEUES_MAX {
             return Err(Drop::WaitingQueues);
         }
-        let queue = self.waiting.entry(resource).or_insert_with(|| Queue { since: now, packets: Vec::new() });
-        if queue.packets.len() >= WAITING_PACKETS_MAX {
-            return Err(Drop::WaitingFull);
-        }
-        queue.packets.push(bytes.to_vec());
-        // Once until the state changes; again after a while, should the question have been lost.
-        if self.wanted.get(&resource).is_none_or(|at| now.since(*at) >= DENY_HOLD) {
+        // Once until the state changes; again after a while, should the question have been lost or nobody have answered.
+        if self.wanted.get(&resource).is_none_or(|at| now.since(*at) >= WANT_EVERY) {
             if self.wanted.len() >= WAITING_QUEUES_MAX {
-                self.wanted.retain(|_, at| now.since(*at) < DENY_HOLD);
+                self.wanted.retain(|_, at| now.since(*at) < WANT_EVERY);
             }
             if self.wanted.len() < WAITING_QUEUES_MAX {
                 self.wanted.insert(resource, now);
                 out.events.push(Event::Want(resource));
             }
         }
+        let queue = self.waiting.entry(resource).or_insert_with(|| Queue { since: now, packets: Vec::new() });
+        if queue.packets.len() >= WAITING_PACKETS_MAX {
+            return Err(Drop::WaitingFull);
+        }
+        queue.packets.push(bytes.to_vec());
         Ok(())
     }
 
+    /// Keeps a packet that opens a flow, because the tunnel that it goes through is in doubt. Later packets of a connection
+    /// are of no use: another gateway cannot continue it.
+    fn keep(&mut self, now: Instant, pairing: PairingId, bytes: &[u8], packet: &Packet) {
+        if segment(packet).is_some_and(|t| !t.opens()) {
+            return;
+        }
+        let queue = self.kept.entry(pairing).or_insert_with(|| Queue { since: now, packets: Vec::new() });
+        if queue.packets.len() < WAITING_PACKETS_MAX {
+            queue.packets.push(bytes.to_vec());
+        }
+    }
+
+    /// Sends what was kept where another tunnel leads now; forgets it where the doubt is over.
+    fn send_kept(&mut self, now: Instant, new: &Routes, counters: &Counters, out: &mut Out, replies: &mut Replies) {
+        for (old, queue) in std::mem::take(&mut self.kept) {
+            let mut rest = Vec::new();
+            for bytes in queue.packets {
+                let Ok(packet) = Packet::parse(&bytes) else { continue };
+                match look(new, now, packet.destination, packet.protocol(), packet.destination_port()) {
+                    Way::Open(pairing, _) if pairing == old => rest.push(bytes),
+                    Way::Open(..) => {
+                        if let Verdict::Send(pairing) = self.send(now, new, &bytes, &packet, counters, out) {
+                            replies.push((pairing, bytes));
+                        }
+                    }
+                    Way::Ask(_) | Way::Shut(_) => {}
+                }
+            }
+            if new.doubtful.contains(&old) && !rest.is_empty() {
+                self.kept.insert(old, Queue { since: queue.since, packets: rest });
+            }
+        }
+    }
+
     /// Tells the local sender in the destination's name. A connection that was established does not end by an ICMP error,
-    /// so it gets RST too.
+    /// and Linux does not let one end a connection attempt whose `connect` is just returning from sending the SYN (the
+    /// next one leaves a second later): so TCP gets RST, too.
     fn answer(
         &mut self,
         now: Instant,
@@ -291,7 +336,7 @@ impl State {
             return counters.count(Drop::IcmpRate);
         }
         out.tun.push(Frame::packet(error));
-        if segment(packet).is_some_and(|t| !t.opens()) {
+        if segment(packet).is_some() {
             out.tun.extend(reset::answer(packet).map(Frame::packet));
         }
     }

@@ -2,10 +2,9 @@
 //! routes that lead into it.
 
 use super::{Agent, Inner};
-use crate::connect::{Permit, Request};
+use crate::connect::{Denial, Permit, Request};
 use crate::rpc::{self, Answer};
-use grant::record::Cause;
-use model::grant::PairingOffer;
+use model::grant::{Ending, PairingOffer};
 use model::ids::{GrantId, ResourceId};
 use model::key::PrivateKey;
 use model::time::Instant;
@@ -15,8 +14,6 @@ use tunnel::{Change, Peer, PeerId, PeerKind};
 
 /// Keeps a NAT's entry for the tunnel: the usual shortest life of one is 30 s (RFC 4787 REQ-5 asks for 2 min).
 const KEEPALIVE: Duration = Duration::from_secs(25);
-/// What the controller says when a gateway restarted.
-const RESTARTED: &str = "the gateway started anew";
 
 /// An answer of the controller, on its way back to the task.
 pub(super) struct Answered {
@@ -27,9 +24,32 @@ pub(super) struct Answered {
 }
 
 /// Did a grant end without anybody's will, so that its flows may wait for the next one? What is not known was willed.
-pub(super) fn moves(reason: &str) -> bool {
-    let causes = [Cause::Expired, Cause::Replaced, Cause::Gateway, Cause::Unreached, Cause::Restored];
-    reason == RESTARTED || causes.iter().any(|c| c.to_string() == reason)
+pub(super) const fn moves(ending: Ending) -> bool {
+    matches!(
+        ending,
+        Ending::Expired | Ending::Replaced | Ending::Gateway | Ending::Restarted | Ending::Unreached | Ending::Restored
+    )
+}
+
+/// For people.
+pub(super) const fn reason(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Ended => "it ended",
+        Ending::Expired => "its time is over",
+        Ending::Returned => "given back by this machine",
+        Ending::Replaced => "replaced by a newer grant",
+        Ending::Session => "the session ended",
+        Ending::User => "the user was disabled",
+        Ending::Device => "the device was revoked",
+        Ending::Policy => "no longer permitted",
+        Ending::Resource => "the resource was changed or deleted",
+        Ending::Gateway => "the gateway was removed or changed",
+        Ending::Restarted => "the gateway started anew",
+        Ending::Unreached => "the gateway did not answer",
+        Ending::Refused => "refused by the gateway's own checks",
+        Ending::Administrator => "ended by an administrator",
+        Ending::Restored => "the controller was restored from a backup",
+    }
 }
 
 impl Agent {
@@ -60,7 +80,9 @@ impl Agent {
                 self.book.failed(now, resource, why);
                 self.link.nudge();
             }
-            Ok(Answer::Deny { reasons, retry_after }) => self.book.denied(now, resource, reasons, retry_after),
+            Ok(Answer::Deny { reasons, retry_after, passing }) => {
+                self.book.denied(now, resource, Denial { reasons, retry_after, passing });
+            }
             Ok(Answer::Permit { grant, pairing, offer, prefixes, ends_in }) => {
                 let gateway = offer.as_ref().map(|o| o.gateway);
                 if let Some(offer) = offer
@@ -116,11 +138,17 @@ mod tests {
 
     #[test]
     fn what_somebody_willed_does_not_move() {
-        for cause in [Cause::Session, Cause::User, Cause::Device, Cause::Policy, Cause::Resource, Cause::Administrator]
-        {
-            assert!(!moves(&cause.to_string()), "{cause}");
-        }
-        assert!(!moves("a reason of a later release"));
-        assert!(moves(RESTARTED) && moves(&Cause::Unreached.to_string()));
+        let willed = [
+            Ending::Session,
+            Ending::User,
+            Ending::Device,
+            Ending::Policy,
+            Ending::Resource,
+            Ending::Administrator,
+            Ending::Refused,
+            Ending::Ended,
+        ];
+        assert!(!willed.into_iter().any(moves));
+        assert!(moves(Ending::Restarted) && moves(Ending::Unreached));
     }
 }

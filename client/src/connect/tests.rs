@@ -15,6 +15,12 @@ fn permit(number: u32, new: bool, until: Instant) -> Permit {
     }
 }
 
+/// As the controller answers: what is to be asked again before 30 s is refused for a passing reason.
+fn denial(reasons: Vec<String>, retry_after: Duration) -> Denial {
+    Denial { reasons, retry_after, passing: retry_after == PASSING }
+}
+
+const PASSING: Duration = Duration::from_secs(5);
 const LONG: Instant = at(3_600_000);
 
 /// Resource 1 granted at 0 by grant 1 through tunnel 1, alive.
@@ -29,7 +35,7 @@ fn connected() -> Book {
 }
 
 fn shaken(ms: u64) -> Seen {
-    Seen { handshake: Some(at(ms)), received: Some(at(ms)), sent: 0 }
+    Seen { handshake: Some(at(ms)), received: Some(at(ms)), unanswered: None }
 }
 
 #[test]
@@ -61,13 +67,13 @@ fn a_deny_holds_for_packets_and_not_for_a_person() {
     let mut book = Book::default();
     book.want(at(0), resource(1));
     book.request(at(0)).unwrap();
-    book.denied(at(10), resource(1), vec!["log in again".to_owned()], Duration::from_secs(1));
+    book.denied(at(10), resource(1), denial(vec!["log in again".to_owned()], Duration::from_secs(1)));
     assert_eq!(book.standing(&resource(1)), Standing::Denied(at(30_010)));
     book.want(at(20_000), resource(1));
     assert_eq!(book.request(at(20_000)), None);
     book.ask(at(20_000), resource(1));
     assert!(book.request(at(20_000)).is_some());
-    book.denied(at(20_000), resource(1), vec!["log in again".to_owned()], Duration::from_secs(90));
+    book.denied(at(20_000), resource(1), denial(vec!["log in again".to_owned()], Duration::from_secs(90)));
     book.handle_timeout(at(60_000));
     book.want(at(60_000), resource(1));
     assert_eq!(book.request(at(60_000)), None, "the controller's own time counts when it is longer");
@@ -156,7 +162,7 @@ fn with_no_other_gateway_the_late_one_is_still_welcome_and_asked_again() {
     book.permitted(at(0), resource(1), permit(1, true, LONG));
     book.handle_timeout(at(3_000));
     book.request(at(3_000)).unwrap();
-    book.denied(at(3_100), resource(1), vec!["no gateway".to_owned()], Duration::from_secs(5));
+    book.denied(at(3_100), resource(1), denial(vec!["no gateway".to_owned()], Duration::from_secs(5)));
     assert!(book.grant(&resource(1)).is_some());
     let again = book.request(at(8_100)).unwrap();
     assert_eq!(again.avoid, vec![], "the same gateway with a fresh tunnel");
@@ -164,36 +170,90 @@ fn with_no_other_gateway_the_late_one_is_still_welcome_and_asked_again() {
     assert_eq!(book.standing(&resource(1)), Standing::Connected);
 }
 
-#[test]
-fn silence_under_traffic_is_probed_and_then_the_gateway_is_left() {
-    let mut book = connected();
-    let talk = |sent, received| Seen { handshake: Some(at(50)), received: Some(at(received)), sent };
-    assert!(!book.observe(at(1_000), pairing(1), talk(100, 50)));
-    assert!(!book.observe(at(2_000), pairing(1), talk(200, 1_500)), "answered");
-    assert!(!book.observe(at(3_000), pairing(1), talk(300, 1_500)));
-    assert!(!book.observe(at(4_900), pairing(1), talk(400, 1_500)));
-    assert!(book.observe(at(5_000), pairing(1), talk(400, 1_500)), "2 s of silence: probe");
-    assert_eq!(book.standing(&resource(1)), Standing::Connected, "not lost yet");
-    book.handle_timeout(at(8_000));
-    assert_eq!(book.standing(&resource(1)), Standing::Connecting);
-    assert_eq!(book.request(at(8_000)).unwrap().avoid, [gateway(1)]);
+/// Lets the tunnel of [`connected`] be asked, without an answer, until it is given up; says when that is.
+fn silenced(book: &mut Book) -> u64 {
+    let silent = Seen { handshake: Some(at(50)), received: Some(at(60)), unanswered: Some(at(1_000)) };
+    let given_up = (1_000..5_000).step_by(10).find(|ms| {
+        book.observe(at(*ms), pairing(1), silent);
+        book.handle_timeout(at(*ms));
+        book.standing(&resource(1)) != Standing::Connected
+    });
+    given_up.unwrap()
 }
 
 #[test]
-fn one_way_traffic_that_answers_the_probe_is_left_alone() {
+fn silence_under_traffic_is_probed_and_then_the_gateway_is_left() {
     let mut book = connected();
-    let mut probes = 0;
-    let mut handshake = 50;
-    for second in 1..60 {
-        let seen = Seen { handshake: Some(at(handshake)), received: Some(at(handshake)), sent: second * 100 };
-        if book.observe(at(second * 1_000), pairing(1), seen) {
-            probes += 1;
-            handshake = second * 1_000 + 20;
-        }
-        book.handle_timeout(at(second * 1_000));
-        assert_eq!(book.standing(&resource(1)), Standing::Connected);
+    let talk =
+        |sent, received| Seen { handshake: Some(at(50)), received: Some(at(received)), unanswered: Some(at(sent)) };
+    assert!(!book.observe(at(1_000), pairing(1), talk(900, 60)));
+    assert!(!book.observe(at(1_600), pairing(1), talk(1_550, 1_500)), "answered");
+    assert!(book.take_changed() && book.doubtful().is_empty());
+    assert_eq!(book.next_deadline(), at(2_050));
+    assert!(book.observe(at(2_050), pairing(1), talk(1_550, 1_500)), "half a second of silence: probe");
+    assert_eq!(book.standing(&resource(1)), Standing::Connected, "not lost yet");
+    assert!(book.take_changed());
+    assert_eq!(book.doubtful(), BTreeSet::from([pairing(1)]));
+    book.handle_timeout(at(3_100));
+    assert_eq!(book.standing(&resource(1)), Standing::Connecting);
+    assert_eq!(book.request(at(3_100)).unwrap().avoid, [gateway(1)]);
+}
+
+#[test]
+fn everything_that_went_through_a_lost_tunnel_moves() {
+    let mut book = connected();
+    for number in [2, 3] {
+        book.want(at(100), resource(number));
+        book.request(at(100)).unwrap();
+        book.permitted(at(110), resource(number), permit(number, false, LONG));
     }
-    assert!((2..=6).contains(&probes), "{probes}");
+    // One is just being asked for, and its answer will join the tunnel that is lost by then.
+    book.ask(at(900), resource(3));
+    assert_eq!(book.request(at(900)).unwrap().held, [pairing(1)]);
+    let now = silenced(&mut book);
+    let asked: Vec<ResourceId> = std::iter::from_fn(|| book.request(at(now))).map(|r| r.resource).collect();
+    assert_eq!(asked, [resource(1), resource(2)]);
+    book.permitted(at(now + 10), resource(3), permit(4, false, LONG));
+    book.handle_timeout(at(now + 10));
+    let last = book.request(at(now + 10)).unwrap();
+    assert_eq!((last.resource, last.avoid), (resource(3), vec![gateway(1)]));
+}
+
+#[test]
+fn a_lost_tunnel_is_asked_about_ever_more_rarely_as_long_as_there_is_no_other() {
+    let mut book = connected();
+    let lost = silenced(&mut book);
+    let mut asked = Vec::new();
+    for ms in (lost..lost + 120_000).step_by(100) {
+        book.handle_timeout(at(ms));
+        if book.request(at(ms)).is_some() {
+            // Whole seconds: the pause begins with the next look.
+            asked.push((ms - lost) / 1_000);
+            book.failed(at(ms), resource(1), "no link".to_owned());
+        }
+    }
+    assert_eq!(asked, [0, 1, 3, 7, 15, 31, 61, 91]);
+}
+
+#[test]
+fn a_passing_refusal_is_asked_again_while_a_packet_waits_and_holds_a_second_after() {
+    let mut book = Book::default();
+    let none = || Denial { reasons: vec!["no gateway".to_owned()], retry_after: Duration::from_secs(1), passing: true };
+    book.want(at(0), resource(1));
+    for second in 0..10 {
+        assert!(book.request(at(second * 1_000)).is_some(), "{second}");
+        book.denied(at(second * 1_000), resource(1), none());
+        assert_eq!(book.standing(&resource(1)), Standing::Connecting);
+    }
+    assert!(book.request(at(10_000)).is_some());
+    book.denied(at(10_000), resource(1), none());
+    assert_eq!(book.standing(&resource(1)), Standing::Denied(at(11_000)));
+    book.handle_timeout(at(11_000));
+    book.want(at(11_000), resource(1));
+    assert!(book.request(at(11_000)).is_some());
+    // A refusal that somebody willed holds, however soon the controller would be asked again.
+    book.denied(at(11_100), resource(1), Denial { passing: false, ..none() });
+    assert_eq!(book.standing(&resource(1)), Standing::Denied(at(41_100)));
 }
 
 #[test]
@@ -204,7 +264,7 @@ fn a_gateway_restart_moves_the_flows_to_the_next_grant() {
     assert_eq!(book.standing(&resource(1)), Standing::Connecting);
     let request = book.request(at(1_000)).unwrap();
     assert_eq!((request.held, request.avoid), (vec![], vec![]));
-    book.denied(at(1_100), resource(1), vec!["no gateway".to_owned()], Duration::from_secs(5));
+    book.denied(at(1_100), resource(1), denial(vec!["no gateway".to_owned()], Duration::from_secs(5)));
     assert!(book.grant(&resource(1)).is_some());
     assert!(book.request(at(6_100)).is_some());
     book.permitted(at(6_200), resource(1), permit(2, true, LONG));
@@ -241,7 +301,7 @@ fn a_real_deny_ends_the_moving() {
     let mut book = connected();
     book.ended(at(1_000), grant(1), "the gateway started anew", false);
     book.request(at(1_000)).unwrap();
-    book.denied(at(1_100), resource(1), vec!["outside office hours".to_owned()], DENY_HOLD);
+    book.denied(at(1_100), resource(1), denial(vec!["outside office hours".to_owned()], DENY_HOLD));
     assert!(book.grant(&resource(1)).is_none());
     assert_eq!(book.standing(&resource(1)), Standing::Denied(at(31_100)));
 }

@@ -65,6 +65,8 @@ pub enum Reply {
         reasons: Vec<String>,
         /// When to ask again.
         retry_after: Duration,
+        /// Nobody's will: the same question may be answered otherwise in a moment.
+        passing: bool,
     },
 }
 
@@ -107,14 +109,16 @@ impl Arrangements {
             reason: reasons.join("; "),
         };
         self.record_deny(denied).await;
-        Reply::Deny { reasons, retry_after: DENY_HOLD }
+        Reply::Deny { reasons, retry_after: DENY_HOLD, passing: false }
     }
 
     async fn arrange(&self, directory: &Directory, wish: &Wish, ground: &Ground<'_>) -> Attempt {
         let Some(org) = &directory.org else { return Attempt::Unreached };
         let rules = match ground.rules(directory, &org.record.pool) {
             Ok(rules) => rules,
-            Err(why) => return Attempt::Done(Reply::Deny { reasons: vec![why], retry_after: DENY_HOLD }),
+            Err(why) => {
+                return Attempt::Done(Reply::Deny { reasons: vec![why], retry_after: DENY_HOLD, passing: false });
+            }
         };
         let mut candidates = self.awaited_candidates(directory, wish, ground).await.into_iter().peekable();
         while let Some(gateway) = candidates.next() {
@@ -322,5 +326,5 @@ impl Arrangements {
 }
 
 fn passing(why: &str) -> Reply {
-    Reply::Deny { reasons: vec![format!("{why}; try again in a moment")], retry_after: SOON }
+    Reply::Deny { reasons: vec![format!("{why}; try again in a moment")], retry_after: SOON, passing: true }
 }

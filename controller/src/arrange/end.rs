@@ -64,7 +64,7 @@ impl Arrangements {
         }
         for (device, grants) in &revocation.clients {
             for (grant, resource) in grants {
-                let news = DeviceNews::Ended { grant: *grant, resource: *resource, reason: cause.to_string() };
+                let news = DeviceNews::Ended { grant: *grant, resource: *resource, ending: cause.into() };
                 self.lines.tell_device(*device, news);
             }
         }

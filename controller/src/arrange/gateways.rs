@@ -7,6 +7,7 @@ use crate::judge::{self, Verdict};
 use crate::store::{Commit, CommitError};
 use grant::record::{Cause, GrantRecord, Live};
 use grant::revoke::Selector;
+use model::grant::Ending;
 use model::ids::{GatewayId, GrantId};
 use model::net::HostName;
 use model::pool::NatPool;
@@ -84,8 +85,8 @@ impl Arrangements {
             commit = self.forget_pairings(commit, &restarted.pairings)?;
             for (device, grants) in &restarted.clients {
                 for (grant, resource) in grants {
-                    let reason = "the gateway started anew".to_owned();
-                    self.lines.tell_device(*device, DeviceNews::Ended { grant: *grant, resource: *resource, reason });
+                    let ending = Ending::Restarted;
+                    self.lines.tell_device(*device, DeviceNews::Ended { grant: *grant, resource: *resource, ending });
                 }
             }
         }

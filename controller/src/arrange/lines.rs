@@ -2,6 +2,7 @@
 //! starts again with a snapshot.
 
 use grant::sync::Update;
+use model::grant::Ending;
 use model::ids::{DeviceId, GatewayId, GrantId, ResourceId};
 use model::revision::Revision;
 use model::time::Instant;
@@ -40,8 +41,8 @@ pub enum DeviceNews {
         grant: GrantId,
         /// To what.
         resource: ResourceId,
-        /// Why, for the person.
-        reason: String,
+        /// Why.
+        ending: Ending,
     },
     /// A grant lives on.
     Renewed {

@@ -262,8 +262,12 @@ impl DevicesRpc {
             let directory = self.organisation.now();
             let update = match news {
                 DeviceNews::Look => self.delta(&directory, device, &mut told).await,
-                DeviceNews::Ended { grant, resource, reason } => {
-                    let ended = v1::GrantEnded { grant: grant.to_string(), resource: resource.to_string(), reason };
+                DeviceNews::Ended { grant, resource, ending } => {
+                    let ended = v1::GrantEnded {
+                        grant: grant.to_string(),
+                        resource: resource.to_string(),
+                        ending: v1::GrantEnding::from(ending).into(),
+                    };
                     Some(v1::DeviceUpdate { revision: Some(told.revision.into()), what: Some(What::GrantEnded(ended)) })
                 }
                 DeviceNews::Renewed { grant, ends_in } => {
@@ -404,8 +408,8 @@ fn write(reply: Reply) -> Outcomes {
                 .collect(),
             ends_in_ms: millis(ends_in),
         }),
-        Reply::Deny { reasons, retry_after } => {
-            Outcomes::Deny(v1::Deny { reasons, retry_after_ms: millis(retry_after) })
+        Reply::Deny { reasons, retry_after, passing } => {
+            Outcomes::Deny(v1::Deny { reasons, retry_after_ms: millis(retry_after), passing })
         }
     }
 }

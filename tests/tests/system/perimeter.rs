@@ -1,8 +1,10 @@
 //! Does the whole path work: an organisation, two laptops, a gateway, and services behind it?
 
-use crate::support::{SOON, probe, world};
-use umbra_tests::lab::{Finished, Name, World};
-use umbra_tests::perimeter::{Perimeter, Plan, admin, admin_json, umbra};
+use crate::support::{SOON, options, probe, world};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use umbra_tests::lab::{Finished, Impairment, Name, Options, World};
+use umbra_tests::perimeter::{Perimeter, Plan, admin, admin_json, log_in, umbra};
 use umbra_tests::service::Services;
 
 fn start(world: &World, plan: &Plan) -> (Services, Perimeter) {
@@ -13,6 +15,21 @@ fn start(world: &World, plan: &Plan) -> (Services, Perimeter) {
 
 fn page(world: &World, from: Name, name: &str) -> Finished {
     probe(world, from, &["http", &format!("http://{name}.corp.example/")])
+}
+
+/// What a denied user's own programs say of the vault, and how soon.
+fn fails_at_once(world: &World, when: &str) {
+    let curl =
+        ["curl", "-sS", "--max-time", "10", "-o", "/dev/null", "-w", "%{time_total}", "http://vault.corp.example/"];
+    let finished = world.host(Name::Laptop).run(&curl, SOON).unwrap();
+    let took: f64 = finished.stdout.trim().parse().unwrap_or(f64::MAX);
+    println!("{when}: curl failed after {took} s: {}", finished.stderr.trim());
+    assert!(!finished.success() && took < 1.0, "{when}: {finished:?}");
+    let started = Instant::now();
+    let finished = world.host(Name::Laptop).run(&["nc", "-w", "10", "vault.corp.example", "80"], SOON).unwrap();
+    let took = started.elapsed();
+    println!("{when}: nc failed after {took:?}");
+    assert!(!finished.success() && took < Duration::from_secs(1), "{when}, {took:?}: {finished:?}");
 }
 
 #[test]
@@ -36,6 +53,13 @@ fn who_may_gets_in_and_who_may_not_does_not() {
     // Visible, and denied with the reason that `why` repeats.
     let denied = page(&world, Name::Laptop, "vault");
     assert!(!denied.success(), "{denied:?}");
+    for round in 0..3 {
+        // A fresh log-in forgets the deny: the first connection waits for the decision, the next ones for nothing.
+        log_in(&world, Name::Laptop).unwrap();
+        for attempt in 0..3 {
+            fails_at_once(&world, &format!("round {round}, attempt {attempt}"));
+        }
+    }
     let why = world.host(Name::Laptop).run(&["umbra", "why", "vault"], SOON).unwrap();
     assert_eq!(why.status.code(), Some(3), "denied by policy: {why:?}");
     assert!(why.stdout.contains("the vault is closed"), "{why:?}");
@@ -45,6 +69,31 @@ fn who_may_gets_in_and_who_may_not_does_not() {
     assert!(listed.stdout.contains("web") && !listed.stdout.contains("wiki"), "{listed:?}");
     let hidden = page(&world, Name::Laptop2, "wiki");
     assert!(!hidden.success(), "{hidden:?}");
+}
+
+#[test]
+fn up_answers_when_the_controller_does() {
+    let slow = Impairment { delay: Duration::from_millis(150), ..Impairment::default() };
+    let far = Options { impaired: BTreeMap::from([(Name::Laptop, slow)]), ..options() };
+    let world = World::start(&far).unwrap_or_else(|error| panic!("{error}"));
+    let (_services, mut perimeter) = start(&world, &Plan { laptops: vec![Name::Laptop], ..Plan::default() });
+    umbra(&world, Name::Laptop, &["down"]).unwrap();
+    umbra(&world, Name::Laptop, &["up"]).unwrap();
+    let status = umbra(&world, Name::Laptop, &["status", "--json"]).unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+    assert!(status["controller"]["last_word_ms_ago"].is_u64(), "{status}");
+    log_in(&world, Name::Laptop).unwrap();
+
+    // Without a controller it says so, and goes on trying.
+    umbra(&world, Name::Laptop, &["down"]).unwrap();
+    perimeter.controller.kill9().unwrap();
+    let refused = world.host(Name::Laptop).run(&["umbra", "up"], SOON).unwrap();
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    assert!(refused.stderr.contains("goes on trying") && refused.stderr.contains("no answer"), "{refused:?}");
+    let mark = perimeter.clients[&Name::Laptop].mark();
+    perimeter.controller.restart().unwrap();
+    perimeter.clients[&Name::Laptop].wait_for_line_after(mark, "connected to the controller", SOON).unwrap();
+    log_in(&world, Name::Laptop).unwrap();
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn routes(net: &Net, granted: bool) -> Change {
         if granted { RouteState::Granted { pairing: pairing(), grant: grant_id(), until } } else { RouteState::Ask };
     let entry = RouteEntry { resource: resource(), ports: vec![(Protocol::Udp, PortRange::ALL)], state };
     let entries = BTreeMap::from([(host(virtual_address()), vec![entry])]);
-    Change::Routes(Arc::new(Routes { own: vec![device().into()], entries }))
+    Change::Routes(Arc::new(Routes { own: vec![device().into()], entries, ..Routes::default() }))
 }
 
 fn tunnel() -> Change {
@@ -237,7 +237,7 @@ fn another_source_inside_the_tunnel_is_dropped_at_the_gateway() {
         state: RouteState::Granted { pairing: pairing(), grant: grant_id(), until: Instant::NEVER },
     };
     let entries = BTreeMap::from([(host(virtual_address()), vec![entry])]);
-    net.apply(1, Change::Routes(Arc::new(Routes { own: vec![neighbour.into()], entries })));
+    net.apply(1, Change::Routes(Arc::new(Routes { own: vec![neighbour.into()], entries, ..Routes::default() })));
     net.tun(1, &udp4(neighbour, LAPTOP_PORT, virtual_address(), SERVICE_PORT, b"x"));
     net.run();
     assert!(net.taken(0).is_empty());
