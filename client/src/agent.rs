@@ -34,7 +34,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tunnel::{Change, Event, PeerId};
 
 /// No wait is longer: the timer's clock stops in suspend, the lease clock does not, and a tunnel under traffic is suspected
@@ -105,6 +105,7 @@ pub struct Agent {
     dirty: bool,
     waiters: Vec<Waiter>,
     logins: Vec<LoginWaiter>,
+    arrivals: Vec<(Instant, oneshot::Sender<Result<(), String>>)>,
     inner: mpsc::Sender<Inner>,
     inner_in: Option<mpsc::Receiver<Inner>>,
 }
@@ -157,6 +158,7 @@ impl Agent {
             dirty: true,
             waiters: Vec::new(),
             logins: Vec::new(),
+            arrivals: Vec::new(),
             inner,
             inner_in: Some(inner_in),
         })

@@ -1,7 +1,7 @@
 //! When does the client ask for access, and what came of it? Requests, grants, denials and tunnels, in virtual time.
 //!
-//! One request per resource at a time. A deny holds for at least 30 s, one for a passing reason for 1 s; a person may ask at once. A tunnel that does not
-//! shake hands, or that fell silent under traffic, is replaced: make before break.
+//! One request per resource at a time. A deny holds for at least 30 s, one for a passing reason for 1 s; a person may ask at
+//! once. A tunnel that does not shake hands, or that fell silent under traffic, is replaced: make before break.
 
 mod tunnel;
 
@@ -240,9 +240,13 @@ impl Book {
         match &entry.grant {
             None if passing && entry.wanted.is_some_and(|at| now.since(at) < RETRY_FOR) => entry.due = again,
             Some(held) if passing || held.moving.is_none() => {
+                let moving = held.moving;
                 entry.due = again;
-                if held.moving.is_none_or(|end| end <= entry.due) && self.tunnel_is_well(resource) {
+                if moving.is_none_or(|end| end <= again) && self.tunnel_is_well(resource) {
                     self.entry(resource).due = Instant::NEVER;
+                } else if moving.is_none() {
+                    let entry = self.entry(resource);
+                    entry.due = entry.next_move(now).max(again);
                 }
             }
             _ => {

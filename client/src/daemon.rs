@@ -14,7 +14,6 @@ use host::{keyfile, nft};
 use model::ids::NodeId;
 use model::limits::STREAM_QUEUE_MAX;
 use model::time::Clock as _;
-use node::Link;
 use node::boot::{self, BootError, Node, Setup};
 use node::identity::{Identity, IdentityError, Seen};
 use proto::join::{JoinFile, JoinKind};
@@ -36,8 +35,6 @@ const DOWN_FILE: &str = "down";
 const TROUBLE: &str = "UMBRA_CLIENT_TROUBLE";
 /// How often a start that failed is tried again: another network may be there.
 const RETRY: Duration = Duration::from_secs(30);
-/// How long `up` waits for the first connection to the controller: some attempts of [`model::limits::SILENCE_MAX`].
-const FIRST_CONTACT_MAX: Duration = Duration::from_secs(10);
 /// How long answers that are under way may take before the process starts anew.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -117,17 +114,18 @@ struct Daemon<'a> {
 struct Running {
     orders: mpsc::Sender<Order>,
     agent: tokio::task::JoinHandle<()>,
-    link: Arc<Link>,
     answer: wire::UpReply,
 }
 
 impl Running {
     /// Answers `up` when the controller does, for what a person does next needs it.
     fn answer(&self, reply: Reply<wire::UpReply>, answer: wire::UpReply) {
-        let link = Arc::clone(&self.link);
+        let orders = self.orders.clone();
         tokio::spawn(async move {
-            let reached = link.channel_within(FIRST_CONTACT_MAX).await;
-            let _ = reply.send(reached.map(|_| answer).map_err(|why| {
+            let (arrived, answered) = oneshot::channel();
+            let _ = orders.send(Order::Arrive(arrived)).await;
+            let arrived = answered.await.unwrap_or_else(|_| Err("it was told to go down".to_owned()));
+            let _ = reply.send(arrived.map(|()| answer).map_err(|why| {
                 Status::unavailable(format!(
                     "this machine is up and goes on trying, but {why}; `umbra status` tells when it is connected"
                 ))
@@ -403,7 +401,6 @@ async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Resul
     let takeover = (!options.no_dns).then(|| Takeover::new(&options.resolv_conf, &options.state, &identity.pool));
     tokio::spawn(Arc::clone(&link).run());
     tokio::spawn(boot::keep_svid(identity.clone(), options.state.clone(), Arc::clone(&link), svid));
-    let followed = Arc::clone(&link);
     let parts =
         Parts { runtime: Arc::clone(&runtime), link, overlay, identity, seen, names: Arc::clone(&names), takeover };
     let agent = Agent::new(parts).await?;
@@ -414,5 +411,5 @@ async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Resul
         }
     });
     let agent = tokio::spawn(agent.run(inbox.events, orders_in));
-    Ok(Running { orders, agent, link: followed, answer })
+    Ok(Running { orders, agent, answer })
 }

@@ -20,6 +20,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(15);
 /// How long a log-in waits for the link to the controller: as long as a restart of the controller may take, or the first
 /// connection over a slow path.
 const LINK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long `up` waits for the first word of the controller: some attempts of [`model::limits::SILENCE_MAX`].
+const ARRIVAL_MAX: Duration = Duration::from_secs(10);
 /// How long a log-in waits until the catalogue shows it.
 const LOGIN_SHOWN_MAX: Duration = Duration::from_secs(3);
 
@@ -49,6 +51,8 @@ pub enum Order {
     Connect(String, Reply<local::ConnectReply>),
     /// The last word on a resource.
     Why(String, Reply<local::WhyReply>),
+    /// Tell when the controller's catalogue is here, or why it is not after a while.
+    Arrive(oneshot::Sender<Result<(), String>>),
     /// What is true right now.
     Status(Reply<local::StatusReply>),
     /// The address of a name below a suffix, its route set.
@@ -89,6 +93,10 @@ impl Agent {
             Order::List(reply) => drop(reply.send(Ok(self.list()))),
             Order::Connect(name, reply) => self.connect(&name, reply),
             Order::Why(name, reply) => self.why(&name, reply),
+            Order::Arrive(reply) if self.arrivals.len() < LOCAL_WAITERS_MAX => {
+                self.arrivals.push((self.runtime.now(), reply));
+            }
+            Order::Arrive(reply) => drop(reply.send(Err("too many commands wait already".to_owned()))),
             Order::Status(reply) => drop(reply.send(Ok(self.status()))),
             Order::Address(name, reply) => self.look_up(name, reply),
             Order::Stop => {}
@@ -212,6 +220,17 @@ impl Agent {
                     let answer = self.why_reply(self.name_of(&resource), self.book.word(&resource), true);
                     drop(reply.send(Ok(answer)));
                 }
+            }
+        }
+        let here = self.stream.is_some() && self.asked.is_none();
+        for (since, reply) in std::mem::take(&mut self.arrivals) {
+            if here {
+                let _ = reply.send(Ok(()));
+            } else if now.since(since) >= ARRIVAL_MAX {
+                let silent = || "the controller does not say what there is".to_owned();
+                let _ = reply.send(Err(self.link.channel().err().unwrap_or_else(silent)));
+            } else {
+                self.arrivals.push((since, reply));
             }
         }
         let shown = self.catalogue.session().map(|s| s.id.to_string());
