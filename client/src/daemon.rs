@@ -352,6 +352,7 @@ async fn start(options: &DaemonArgs, join: Option<(JoinFile, String)>) -> Result
         device: options.device.clone(),
         port: options.port,
         state: options.state.clone(),
+        probe_every: options.probe_every,
     };
     let (node, enrolled) = match join {
         Some((file, name)) => {

@@ -5,7 +5,7 @@
 
 use host::entropy;
 use model::ids::NodeId;
-use model::limits::{CA_LIFE, ENROL_BYTES_MAX, SVID_LIFE};
+use model::limits::{CA_LIFE, ENROL_BYTES_MAX};
 use model::net::HostName;
 use model::secret::Secret;
 use model::time::WallMs;
@@ -140,21 +140,28 @@ impl Ca {
         &self.certificate
     }
 
-    /// A certificate of [`SVID_LIFE`] for a node, over the request's key and nothing else of the request.
-    pub fn issue(&self, node: NodeId, request: &RequestKey, now: WallMs) -> Result<Svid, CaError> {
-        self.sign(node, &usable_key(&request.spki)?, request.hash, now)
+    /// A certificate of this life for a node, over the request's key and nothing else of the request.
+    pub fn issue(&self, node: NodeId, request: &RequestKey, now: WallMs, life: Duration) -> Result<Svid, CaError> {
+        self.sign(node, &usable_key(&request.spki)?, request.hash, now, life)
     }
 
     /// A certificate for the controller itself, with a fresh key.
-    pub fn issue_own(&self, now: WallMs) -> Result<OwnSvid, CaError> {
+    pub fn issue_own(&self, now: WallMs, life: Duration) -> Result<OwnSvid, CaError> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         let hash = crate::directory::sha256(&key.subject_public_key_info());
-        let svid = self.sign(NodeId::Controller, &key, hash, now)?;
+        let svid = self.sign(NodeId::Controller, &key, hash, now, life)?;
         Ok(OwnSvid { svid, key: Secret::new(key.serialize_der()) })
     }
 
-    fn sign(&self, node: NodeId, key: &impl PublicKeyData, key_hash: [u8; 32], now: WallMs) -> Result<Svid, CaError> {
-        let mut params = params(now, SVID_LIFE)?;
+    fn sign(
+        &self,
+        node: NodeId,
+        key: &impl PublicKeyData,
+        key_hash: [u8; 32],
+        now: WallMs,
+        life: Duration,
+    ) -> Result<Svid, CaError> {
+        let mut params = params(now, life)?;
         params.subject_alt_names = vec![SanType::URI(node.spiffe(&self.trust_domain).try_into()?)];
         if node == NodeId::Controller {
             params.subject_alt_names.push(SanType::DnsName(CONTROLLER_NAME.try_into()?));
@@ -165,7 +172,7 @@ impl Ca {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let leaf = params.signed_by(key, &self.issuer)?;
-        Ok(Svid { chain: vec![leaf.der().to_vec()], key_hash, expires: now.plus(SVID_LIFE) })
+        Ok(Svid { chain: vec![leaf.der().to_vec()], key_hash, expires: now.plus(life) })
     }
 }
 
@@ -179,6 +186,7 @@ impl std::fmt::Debug for Ca {
 mod tests {
     use super::*;
     use model::ids::DeviceId;
+    use model::limits::SVID_LIFE;
     use x509_parser::prelude::{GeneralName, X509Certificate};
 
     const NOW: WallMs = WallMs(1_700_000_000_000);
@@ -199,7 +207,8 @@ mod tests {
     fn a_certificate_says_what_the_controller_says_and_nothing_of_the_request() {
         let (ca, _) = ca();
         let node = NodeId::Device(DeviceId::from_bytes([3; 10]));
-        let svid = ca.issue(node, &request_key(&request(&["controller.umbra.internal"])).unwrap(), NOW).unwrap();
+        let svid =
+            ca.issue(node, &request_key(&request(&["controller.umbra.internal"])).unwrap(), NOW, SVID_LIFE).unwrap();
         let (_, leaf) = X509Certificate::from_der(&svid.chain[0]).unwrap();
         let (_, root) = X509Certificate::from_der(ca.certificate()).unwrap();
         leaf.verify_signature(Some(root.public_key())).unwrap();
@@ -217,7 +226,7 @@ mod tests {
         let key = request_key(&request(&[])).unwrap();
         let node = NodeId::Device(DeviceId::from_bytes([3; 10]));
         let serial = || {
-            let svid = ca.issue(node, &key, NOW).unwrap();
+            let svid = ca.issue(node, &key, NOW, SVID_LIFE).unwrap();
             X509Certificate::from_der(&svid.chain[0]).unwrap().1.raw_serial().to_vec()
         };
         assert_ne!(serial(), serial());
@@ -227,7 +236,7 @@ mod tests {
     fn a_stored_authority_goes_on_and_the_controller_has_both_names() {
         let (first, key) = ca();
         let again = Ca::load(&"corp.example".parse().unwrap(), first.certificate(), &key).unwrap();
-        let own = again.issue_own(NOW).unwrap();
+        let own = again.issue_own(NOW, SVID_LIFE).unwrap();
         let (_, leaf) = X509Certificate::from_der(&own.svid.chain[0]).unwrap();
         let (_, root) = X509Certificate::from_der(first.certificate()).unwrap();
         leaf.verify_signature(Some(root.public_key())).unwrap();

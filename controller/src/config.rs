@@ -1,11 +1,30 @@
-//! Where does the controller keep things?
+//! Where does the controller keep things, and how long do they last?
 
+use model::limits::{REVIEW_EVERY, SESSION_LIFE, SVID_LIFE};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where state lies when nothing else is said.
 pub const STATE: &str = "/var/lib/umbra/controller";
 /// Where administrators' commands go when nothing else is said.
 pub const SOCKET: &str = "/run/umbra/controller.sock";
+
+/// How long things last, and how often they are looked at: options of `serve`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// A log-in.
+    pub session: Duration,
+    /// A certificate.
+    pub svid: Duration,
+    /// Every live grant is decided again after this, without a reason.
+    pub review: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { session: SESSION_LIFE, svid: SVID_LIFE, review: REVIEW_EVERY }
+    }
+}
 
 /// The state folder of one controller. What belongs together is below `org`, which `init` makes in one step.
 #[derive(Debug, Clone, PartialEq, Eq)]

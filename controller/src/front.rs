@@ -13,7 +13,7 @@ use crate::store::{Commit, Record};
 use host::nft;
 use model::ids::{JoinKeyId, NodeId};
 use model::key::PublicKey;
-use model::limits::{PROVISIONAL_LIFE, PROVISIONAL_MAX, RPC_MESSAGE_MAX, SVID_LIFE};
+use model::limits::{PROVISIONAL_LIFE, PROVISIONAL_MAX, RPC_MESSAGE_MAX};
 use model::pool::{CONTROL_PORT, ENROL_PORT, Pool};
 use model::secret::Secret;
 use model::time::Instant;
@@ -254,11 +254,14 @@ impl Front {
 fn own_svid(organisation: &Organisation) -> Result<(Arc<SvidSlot>, Duration), FrontError> {
     let (chain, key) = fresh_svid(organisation)?;
     let slot = SvidSlot::new(chain, &key).map_err(|e| FrontError::Tls(e.to_string()))?;
-    Ok((Arc::new(slot), SVID_LIFE / 2))
+    Ok((Arc::new(slot), organisation.timing.svid / 2))
 }
 
 fn fresh_svid(organisation: &Organisation) -> Result<(Vec<CertificateDer<'static>>, SvidKey), FrontError> {
-    let own = organisation.ca.issue_own(organisation.wall()).map_err(|e| FrontError::Tls(e.to_string()))?;
+    let own = organisation
+        .ca
+        .issue_own(organisation.wall(), organisation.timing.svid)
+        .map_err(|e| FrontError::Tls(e.to_string()))?;
     let key = SvidKey::from_pkcs8(own.key.expose()).map_err(|e| FrontError::Tls(e.to_string()))?;
     Ok((own.svid.chain.into_iter().map(CertificateDer::from).collect(), key))
 }

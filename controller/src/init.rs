@@ -317,7 +317,7 @@ pub(crate) mod tests {
         assert_eq!(org.key, public_key(&organisation.key));
         assert_eq!(org.zones, ["corp.example".parse().unwrap(), "corp.internal".parse().unwrap()]);
         assert!(now.users.is_empty(), "a fresh organisation has no account");
-        organisation.ca.issue_own(organisation.wall()).unwrap();
+        organisation.ca.issue_own(organisation.wall(), organisation.timing.svid).unwrap();
         assert_eq!(organisation.store.verify_audit().await.unwrap().last, 1);
         let key = *organisation.key.expose();
         drop(organisation);

@@ -4,7 +4,7 @@ use crate::audit::{Entry, Outcome};
 use crate::authn::SharedFailures;
 use crate::authz::Caller;
 use crate::ca::{Ca, CaError};
-use crate::config::StatePaths;
+use crate::config::{StatePaths, Timing};
 use crate::directory::change::{self, Draft, Refusal};
 use crate::directory::{Directory, Org, Reader, SealedSecret, StartError};
 use crate::seal::{SealError, Sealer};
@@ -34,6 +34,8 @@ pub struct Organisation {
     pub key: Arc<PrivateKey>,
     /// Failed log-ins.
     pub failures: SharedFailures,
+    /// How long things last.
+    pub timing: Timing,
 }
 
 /// Why an organisation cannot be opened.
@@ -106,6 +108,7 @@ impl Organisation {
             ca: Arc::new(ca),
             key: Arc::new(Secret::new(key)),
             failures: SharedFailures::default(),
+            timing: Timing::default(),
         })
     }
 

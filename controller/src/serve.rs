@@ -4,7 +4,7 @@ pub use crate::cli::ServeArgs;
 
 use crate::arrange::restore::RestoreError;
 use crate::arrange::{Arrangements, Arranger, NoGateways};
-use crate::config::StatePaths;
+use crate::config::{StatePaths, Timing};
 use crate::front::{Front, FrontError, FrontOptions};
 use crate::local;
 use crate::organisation::{LoadError, Organisation};
@@ -45,7 +45,8 @@ pub enum ServeError {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<(), ServeError> {
-    let organisation = Organisation::open(paths, Options::default(), Arc::new(SystemClock::new())).await?;
+    let mut organisation = Organisation::open(paths, Options::default(), Arc::new(SystemClock::new())).await?;
+    organisation.timing = Timing { session: args.session_life, svid: args.svid_life, review: args.review_every };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = async move {
         tokio::select! {
@@ -86,7 +87,7 @@ async fn serve_network(organisation: &Organisation, args: &ServeArgs) -> Result<
     };
     let (front, inbox) = Front::open(organisation.clone(), &options).await?;
     tracing::info!(port = front.runtime().udp.local_port(), dark = options.dark, "listening");
-    tokio::spawn(Arc::clone(&arrangements).review_forever());
+    tokio::spawn(Arc::clone(&arrangements).review_forever(organisation.timing.review));
     let served = Arc::clone(&arrangements);
     tokio::spawn(async move {
         if let Err(error) = front.serve(inbox, served, connections).await {

@@ -4,10 +4,11 @@ use crate::gate::Status;
 use clap::{Args, Parser, Subcommand};
 use host::nft::AllowIn;
 use model::net::Prefix;
-use node::cli::{ADMIN_GROUP, Exit, Failure, Output, start_log};
+use node::cli::{ADMIN_GROUP, Exit, Failure, Output, interval, start_log};
 use node::local::Program;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 
@@ -55,6 +56,9 @@ pub struct Up {
     /// forwarded port). May be repeated.
     #[arg(long = "endpoint", env = "UMBRA_GATEWAY_ENDPOINTS", value_name = "HOST:PORT", value_delimiter = ',', value_parser = endpoint)]
     pub endpoints: Vec<String>,
+    /// How often the connection to the controller is probed and grants are renewed at least, from 1s to 60s.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = interval)]
+    pub probe_every: Duration,
     /// The TUN device's name.
     #[arg(long, default_value = "umbra-gw")]
     pub device: String,

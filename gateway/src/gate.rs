@@ -70,6 +70,8 @@ pub struct Place {
     pub identity: Identity,
     /// Where clients reach it, `HOST:PORT`, beside the address that the controller sees.
     pub endpoints: Vec<String>,
+    /// How often it asks for renewal, at least.
+    pub renew_every: Duration,
 }
 
 /// What the task holds.
@@ -82,6 +84,7 @@ pub struct Gate {
     seen: Seen,
     hello: Hello,
     endpoints: Vec<String>,
+    renew_every: Duration,
     stream: Option<Stream>,
     standing: Standing,
     sent: BTreeMap<u64, Instant>,
@@ -107,7 +110,7 @@ impl Gate {
     /// A gate that admits nothing yet.
     pub fn new(place: Place, seen: Seen, scope: Scope, boot: u64) -> Result<Self, ConntrackError> {
         let nat: NatPool = scope.nat;
-        let Place { runtime, link, overlay, identity, endpoints } = place;
+        let Place { runtime, link, overlay, identity, endpoints, renew_every } = place;
         let (status, _) = watch::channel(Status {
             gateway: identity.node.to_string(),
             fingerprint: identity.fingerprint.clone(),
@@ -123,6 +126,7 @@ impl Gate {
             table: Table::new(scope, seen.floor()),
             hello: Hello { seen: seen.floor(), nat, endpoints: Vec::new(), boot },
             endpoints,
+            renew_every,
             seen,
             stream: None,
             standing: Standing { site: Vec::new(), confirmed: false, names: Vec::new() },
@@ -218,7 +222,7 @@ impl Gate {
         }
         let since = now.since(self.last_renew);
         let due = self.renew_soon || self.table.renewal_due(now);
-        if self.stream.is_some() && (since >= PROBE_EVERY || (due && since >= RENEW_MIN)) {
+        if self.stream.is_some() && (since >= self.renew_every || (due && since >= RENEW_MIN)) {
             self.renew();
         }
     }

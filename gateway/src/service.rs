@@ -42,6 +42,7 @@ pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
         device: options.device.clone(),
         port: options.port,
         state: options.state.clone(),
+        probe_every: options.probe_every,
     };
     let (node, nat, undo) = match prepare(options, &setup, output).await {
         Ok(prepared) => prepared,
@@ -202,6 +203,7 @@ async fn serve(options: &Up, node: Node, nat: NatPool) -> Result<()> {
         overlay,
         identity: identity.clone(),
         endpoints: options.endpoints.clone(),
+        renew_every: options.probe_every,
     };
     let gate = Gate::new(place, seen, scope, boot)?;
     let status = gate.status();

@@ -150,6 +150,14 @@ pub const POLICY_PROBLEMS_MAX: usize = 100;
 pub const REASONS_MAX: usize = 16;
 /// Life of a session when none is configured.
 pub const SESSION_LIFE: Duration = Duration::from_secs(12 * 3600);
+/// Longest life of a session that can be configured.
+pub const SESSION_LIFE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Shortest interval or life that can be configured.
+pub const INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// How often every grant is decided again without a reason, unless configured.
+pub const REVIEW_EVERY: Duration = Duration::from_secs(5);
+/// Longest interval between such reviews, or between probes of the control link, that can be configured.
+pub const INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// Failed log-ins of one user, or from one device, within [`LOGIN_WINDOW`], after which both wait.
 pub const LOGIN_FAILURES_MAX: u32 = 10;
 /// See [`LOGIN_FAILURES_MAX`].

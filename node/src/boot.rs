@@ -12,7 +12,6 @@ use host::clock::SystemClock;
 use host::udp::{Udp, UdpError};
 use model::ids::NodeId;
 use model::key::PrivateKey;
-use model::limits::SVID_LIFE;
 use model::net::Prefix;
 use model::pool::{CONTROL_PORT, Pool};
 use model::secret::Secret;
@@ -71,6 +70,8 @@ pub struct Setup {
     pub port: u16,
     /// Where the identity is kept.
     pub state: PathBuf,
+    /// How often the control link is probed.
+    pub probe_every: Duration,
 }
 
 /// A node whose packet path runs.
@@ -109,7 +110,7 @@ pub async fn join(setup: &Setup, file: &JoinFile, name: &str) -> Result<(Node, E
     enrolled.identity.save(&setup.state)?;
     packets.overlay.delete_route(controller).await?;
     packets.overlay.delete_address(IpAddr::V6(source)).await?;
-    let node = finish(enrolled.identity.clone(), packets).await?;
+    let node = finish(enrolled.identity.clone(), packets, setup.probe_every).await?;
     Ok((node, enrolled))
 }
 
@@ -126,7 +127,7 @@ pub async fn resume(setup: &Setup) -> Result<Node, BootError> {
         endpoints: resolve_endpoints(&identity.endpoints).await,
         keepalive: Some(Duration::from_secs(25)),
     }));
-    finish(identity, packets).await
+    finish(identity, packets, setup.probe_every).await
 }
 
 async fn open_packets(setup: &Setup, pool: Pool, key: Arc<PrivateKey>) -> Result<Packets, BootError> {
@@ -144,7 +145,7 @@ async fn open_packets(setup: &Setup, pool: Pool, key: Arc<PrivateKey>) -> Result
     Ok(Packets { runtime, inbox, overlay })
 }
 
-async fn finish(identity: Identity, packets: Packets) -> Result<Node, BootError> {
+async fn finish(identity: Identity, packets: Packets, probe_every: Duration) -> Result<Node, BootError> {
     let Packets { runtime, inbox, overlay } = packets;
     let own = IpAddr::V6(identity.v6);
     overlay.add_address(own).await?;
@@ -157,7 +158,7 @@ async fn finish(identity: Identity, packets: Packets) -> Result<Node, BootError>
         domain: identity.trust_domain.clone(),
         tls: node_config(&identity.ca_der(), Arc::clone(&svid)).map_err(IdentityError::from)?,
     };
-    let link = Link::new(Arc::clone(&runtime), target, identity.endpoints.clone());
+    let link = Link::new(Arc::clone(&runtime), target, identity.endpoints.clone(), probe_every);
     Ok(Node { identity, runtime, inbox, overlay, link, svid })
 }
 
@@ -176,13 +177,14 @@ pub async fn keep_svid(mut identity: Identity, folder: PathBuf, link: Arc<Link>,
     }
 }
 
+/// Half of what is left: a fresh certificate is renewed at half of its life.
 fn remaining_half(identity: &Identity) -> Duration {
     use model::time::Clock as _;
     let leaf = identity.svid_chain.first().map(|l| CertificateDer::from(l.clone()));
     let end = leaf.and_then(|l| crate::svid::read_leaf(&identity.trust_domain, &l).ok()).map_or(0, |f| f.not_after);
     let now = SystemClock::new().wall().0 / 1_000;
     let left = Duration::from_secs(u64::try_from(end.saturating_sub(now)).unwrap_or(0));
-    left.saturating_sub(SVID_LIFE / 2).max(Duration::from_secs(1))
+    (left / 2).max(Duration::from_millis(500))
 }
 
 async fn renew_svid(identity: &mut Identity, folder: &Path, link: &Link, slot: &SvidSlot) -> Result<(), String> {

@@ -10,7 +10,9 @@ pub mod output;
 
 pub use output::Output;
 
+use model::limits::{INTERVAL_MAX, INTERVAL_MIN};
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 /// Members of this group of the machine may give its programs orders, as root may.
 pub const ADMIN_GROUP: &str = "umbra";
@@ -92,6 +94,38 @@ pub fn host_name(otherwise: &str) -> String {
         .unwrap_or_else(|| otherwise.to_owned())
 }
 
+/// A duration as people write it: `500ms`, `90s`, `15m`, `1h`, `7d`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{}` is not a duration (expected forms: 500ms, 90s, 15m, 1h, 7d)", text.escape_default());
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let ms: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// A duration within bounds, for options.
+pub fn duration_within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let wanted = duration(text)?;
+    if wanted < least || wanted > most {
+        let s = |d: Duration| output::span(u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        return Err(format!("it must be from {} to {}", s(least), s(most)));
+    }
+    Ok(wanted)
+}
+
+/// An interval that can be configured, from [`INTERVAL_MIN`] to [`INTERVAL_MAX`].
+pub fn interval(text: &str) -> Result<Duration, String> {
+    duration_within(text, INTERVAL_MIN, INTERVAL_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,5 +139,19 @@ mod tests {
         assert_eq!(exit(tonic::Status::deadline_exceeded("x")), Exit::NotConnected);
         assert_eq!(exit(tonic::Status::internal("x")), Exit::Failed);
         assert_eq!(Failure::from(tonic::Status::unavailable("the client starts")).text, "the client starts");
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them_and_kept_within_bounds() {
+        let ms = |text| duration(text).map(|d| d.as_millis());
+        assert_eq!(
+            (ms("500ms"), ms("90s"), ms("15m"), ms("1h"), ms("7d")),
+            (Ok(500), Ok(90_000), Ok(900_000), Ok(3_600_000), Ok(604_800_000))
+        );
+        for bad in ["", "1", "h", "1y", "-1s", "99999999999999999999s", "1 h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert!(interval("1s").is_ok() && interval("60s").is_ok());
+        assert!(interval("999ms").is_err() && interval("2m").is_err());
     }
 }

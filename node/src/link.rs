@@ -38,15 +38,17 @@ pub struct Link {
     runtime: Arc<Runtime>,
     target: RwLock<Target>,
     endpoints: Vec<String>,
+    probe_every: Duration,
     state: watch::Sender<LinkState>,
     nudge: Notify,
 }
 
 impl Link {
     /// A link to `target`, through the tunnel whose far end is at one of `endpoints` (`HOST:PORT`).
-    pub fn new(runtime: Arc<Runtime>, target: Target, endpoints: Vec<String>) -> Arc<Self> {
+    /// It is probed each `probe_every`.
+    pub fn new(runtime: Arc<Runtime>, target: Target, endpoints: Vec<String>, probe_every: Duration) -> Arc<Self> {
         let (state, _) = watch::channel(LinkState::default());
-        Arc::new(Self { runtime, target: RwLock::new(target), endpoints, state, nudge: Notify::new() })
+        Arc::new(Self { runtime, target: RwLock::new(target), endpoints, probe_every, state, nudge: Notify::new() })
     }
 
     /// Follows the state.
@@ -110,6 +112,10 @@ impl Link {
 
 impl Far for Link {
     type Channel = Channel;
+
+    fn probe_every(&self) -> Duration {
+        self.probe_every
+    }
 
     fn connect(&self) -> impl Future<Output = Result<Channel, String>> + Send + 'static {
         let target = self.target.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();

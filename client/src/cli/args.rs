@@ -3,6 +3,7 @@
 use clap::{Args as Options, Parser, Subcommand};
 use host::nft::AllowIn;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Umbra's client: opens tunnels to what you may reach, and to nothing else.
 #[derive(Debug, Parser)]
@@ -58,6 +59,9 @@ pub struct DaemonArgs {
     /// The TUN device's name.
     #[arg(long, default_value = "umbra0")]
     pub device: String,
+    /// How often the connection to the controller is probed, from 1s to 60s.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = node::cli::interval)]
+    pub probe_every: Duration,
     /// The one UDP port; 0 lets the system choose.
     #[arg(long, env = "UMBRA_PORT", default_value_t = 0)]
     pub port: u16,

@@ -17,8 +17,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-/// How often every grant is decided again without a reason.
-const REVIEW_EVERY: Duration = Duration::from_secs(5);
 /// How often ends by time are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 
@@ -46,12 +44,12 @@ fn heads(directory: &Directory) -> [u64; 8] {
 }
 
 impl Arrangements {
-    /// Reviews for as long as the program runs.
-    pub async fn review_forever(self: Arc<Self>) {
+    /// Reviews for as long as the program runs: what changed at once, and all of it each `every`.
+    pub async fn review_forever(self: Arc<Self>, every: Duration) {
         let mut reader = self.reader.clone();
         let mut seen = heads(&self.directory());
         let mut expire = tokio::time::interval(EXPIRE_EVERY);
-        let mut every = tokio::time::interval(REVIEW_EVERY);
+        let mut every = tokio::time::interval(every);
         self.review(&self.directory()).await;
         loop {
             tokio::select! {

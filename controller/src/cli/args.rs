@@ -3,7 +3,9 @@
 use crate::config;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use host::nft::AllowIn;
+use model::limits::{INTERVAL_MIN, SESSION_LIFE_MAX, SVID_LIFE};
 use model::net::{HostName, Prefix};
+use node::cli::{duration, duration_within, interval};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,6 +72,15 @@ pub struct ServeArgs {
     /// With --dark: a port that stays open, as tcp:22 or udp:6000-6010. May be repeated.
     #[arg(long, value_name = "PROTOCOL:PORTS")]
     pub allow_in: Vec<AllowIn>,
+    /// How long a log-in lasts, from 1s to 90d.
+    #[arg(long, env = "UMBRA_CONTROLLER_SESSION_LIFE", value_name = "DURATION", default_value = "12h", value_parser = session_life)]
+    pub session_life: Duration,
+    /// How long a node's certificate lasts, from 1s to 1h; it is renewed at half of that.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = svid_life)]
+    pub svid_life: Duration,
+    /// How often every live grant is decided again without a reason, from 1s to 60s.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = interval)]
+    pub review_every: Duration,
     /// Only administrators' calls: no network.
     #[arg(long, hide = true)]
     pub local_only: bool,
@@ -343,19 +354,10 @@ pub(super) enum AuditCommand {
     Verify,
 }
 
-/// A duration as people write it: `500ms`, `90s`, `15m`, `1h`, `7d`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{}` is not a duration (expected forms: 500ms, 90s, 15m, 1h, 7d)", text.escape_default());
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let ms: u64 = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(wrong)
+fn session_life(text: &str) -> Result<Duration, String> {
+    duration_within(text, INTERVAL_MIN, SESSION_LIFE_MAX)
+}
+
+fn svid_life(text: &str) -> Result<Duration, String> {
+    duration_within(text, INTERVAL_MIN, SVID_LIFE)
 }

@@ -304,14 +304,3 @@ async fn a_controller_that_is_not_there_is_told_apart() {
     let failure = command(folder.path(), "serve").await.unwrap_err();
     assert!(failure.text.contains("umbra-controller init"), "{failure:?}");
 }
-
-#[test]
-fn durations_are_read_as_people_write_them() {
-    use std::time::Duration;
-    for (text, ms) in [("500ms", 500), ("90s", 90_000), ("15m", 900_000), ("1h", 3_600_000), ("7d", 604_800_000)] {
-        assert_eq!(args::duration(text), Ok(Duration::from_millis(ms)), "{text}");
-    }
-    for bad in ["", "1", "h", "-1h", "1.5h", "1 h", "99999999999999999999h", "18446744073709551615d"] {
-        assert!(args::duration(bad).is_err(), "{bad}");
-    }
-}

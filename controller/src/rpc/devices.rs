@@ -13,7 +13,7 @@ use crate::rpc::nodes::caller_of;
 use model::grant::CatalogueEntry;
 use model::ids::{DeviceId, ResourceId, SessionId};
 use model::key::PublicKey;
-use model::limits::{DATA_KEYS_MAX, LIST_MAX, SESSION_LIFE, STREAM_QUEUE_MAX, SUFFIX_NAMES_MAX};
+use model::limits::{DATA_KEYS_MAX, LIST_MAX, STREAM_QUEUE_MAX, SUFFIX_NAMES_MAX};
 use model::net::HostName;
 use model::revision::Revision;
 use model::secret::Secret;
@@ -118,7 +118,7 @@ impl DevicesRpc {
                 user: user.record.id,
                 device,
                 created: wall,
-                ends: wall.plus(SESSION_LIFE),
+                ends: wall.plus(self.organisation.timing.session),
                 ended: false,
             };
             draft.create(&fresh, &session)?;

@@ -250,7 +250,12 @@ impl Enrolment for EnrolmentRpc {
             Refusal::Store(_) | Refusal::Busy(_) => Status::unavailable(e.to_string()),
             other => Status::failed_precondition(other.to_string()),
         })?;
-        let svid = self.organisation.ca.issue(enrolled.node, &wish.request, self.organisation.wall());
+        let svid = self.organisation.ca.issue(
+            enrolled.node,
+            &wish.request,
+            self.organisation.wall(),
+            self.organisation.timing.svid,
+        );
         let svid = svid.map_err(|e| Status::internal(e.to_string()))?;
         let pool = self.organisation.org().map_err(|e| Status::internal(e.to_string()))?.pool;
         self.newcomers.promote(&self.organisation, &wish.key, enrolled.node, enrolled.address).await;

@@ -54,7 +54,7 @@ impl Nodes for NodesRpc {
         let node = self.enrolled(&caller_of(&request)?)?;
         let csr = request.into_inner().csr;
         let key = ca::request_key(&csr).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let svid = self.organisation.ca.issue(node, &key, self.organisation.wall());
+        let svid = self.organisation.ca.issue(node, &key, self.organisation.wall(), self.organisation.timing.svid);
         let svid = svid.map_err(|e| Status::internal(e.to_string()))?;
         Ok(Response::new(v1::RenewSvidReply { chain: svid.chain }))
     }

@@ -4,7 +4,7 @@
 //! doubled each time), and into a session that the controller has forgotten. So nothing here waits for one: each nudge (a
 //! handshake completed, so the far end is there now) begins another attempt beside it, and the first that connects wins.
 
-use model::limits::{PROBE_EVERY, SILENCE_MAX};
+use model::limits::SILENCE_MAX;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -21,6 +21,8 @@ const ATTEMPTS_MAX: usize = 3;
 pub(super) trait Far {
     /// A connection.
     type Channel: Send + 'static;
+    /// How often a connection is probed.
+    fn probe_every(&self) -> Duration;
     /// One attempt to connect; it may take for ever.
     fn connect(&self) -> impl Future<Output = Result<Self::Channel, String>> + Send + 'static;
     /// A question to the controller; it may take for ever.
@@ -87,7 +89,7 @@ async fn reach<F: Far>(far: &F, nudge: &Notify) -> (Result<F::Channel, String>, 
 async fn hold<F: Far>(far: &F, nudge: &Notify, channel: &F::Channel) -> String {
     loop {
         let mut limit = tokio::select! {
-            () = sleep(PROBE_EVERY) => SILENCE_MAX,
+            () = sleep(far.probe_every()) => SILENCE_MAX,
             () = nudge.notified() => NUDGED_PROBE_MAX,
         };
         let mut end = Instant::now() + limit;
@@ -200,6 +202,9 @@ mod tests {
 
     impl Far for World {
         type Channel = Instant;
+        fn probe_every(&self) -> Duration {
+            model::limits::PROBE_EVERY
+        }
 
         fn connect(&self) -> impl Future<Output = Result<Instant, String>> + Send + 'static {
             let world = self.clone();

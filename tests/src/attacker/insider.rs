@@ -7,6 +7,7 @@
 use super::{hex_bytes, hex_text};
 use anyhow::{Context as _, anyhow, bail};
 use model::key::{PrivateKey, Psk, PublicKey};
+use model::limits::PROBE_EVERY;
 use model::time::Clock as _;
 use node::boot::{self, Setup};
 use proto::convert::array;
@@ -60,7 +61,13 @@ pub fn hold(state: &Path, resource: &str) -> anyhow::Result<()> {
 
 /// As a client does it: the control tunnel, then one question.
 async fn ask(state: &Path, resource: &str, key: &PublicKey) -> anyhow::Result<(boot::Node, Offer)> {
-    let setup = Setup { role: Role::Client, device: "umbra0".to_owned(), port: 0, state: state.to_owned() };
+    let setup = Setup {
+        role: Role::Client,
+        device: "umbra0".to_owned(),
+        port: 0,
+        state: state.to_owned(),
+        probe_every: PROBE_EVERY,
+    };
     let node = boot::resume(&setup).await?;
     tokio::spawn(Arc::clone(&node.link).run());
     let mut link = node.link.watch();
