@@ -65,6 +65,8 @@ pub struct Plan {
     pub resource_options: Vec<String>,
     /// All programs answer nothing at all outside.
     pub dark: bool,
+    /// Further options of `umbra-controller serve`.
+    pub serve_options: Vec<String>,
 }
 
 impl Default for Plan {
@@ -74,6 +76,7 @@ impl Default for Plan {
             laptops: vec![Name::Laptop, Name::Laptop2],
             resource_options: Vec::new(),
             dark: true,
+            serve_options: Vec::new(),
         }
     }
 }
@@ -207,6 +210,7 @@ pub fn serve(world: &World, plan: &Plan) -> Result<Daemon, StepError> {
     if plan.dark {
         command.arg("--dark");
     }
+    command.args(&plan.serve_options);
     let daemon = world.host(Name::Controller).start("controller", command)?;
     daemon.wait_for_line("the controller runs", STEP)?;
     Ok(daemon)

@@ -128,6 +128,7 @@ impl Agent {
             session: self
                 .catalogue
                 .session()
+                .filter(|s| s.ends > self.runtime.now())
                 .map(|s| local::Session { user: s.user.clone(), ends_in_ms: self.left(s.ends) }),
             pairings: self.pairing_statuses(),
             grants: self

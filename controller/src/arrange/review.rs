@@ -4,7 +4,7 @@
 use super::state::{Arrangements, REVIEWS_MAX, Review};
 use crate::audit::Denied;
 use crate::directory::{
-    Device, Directory, Gateway, NodeState, PolicyRevision, Resource, Session, Site, SuffixName, User,
+    Device, Directory, Fact, Gateway, NodeState, PolicyRevision, Resource, Session, Site, SuffixName, User,
 };
 use crate::judge::{self, Verdict};
 use crate::store::{Commit, Record as _};
@@ -50,6 +50,7 @@ impl Arrangements {
         let mut seen = heads(&self.directory());
         let mut expire = tokio::time::interval(EXPIRE_EVERY);
         let mut every = tokio::time::interval(every);
+        let mut looked = self.clock.wall();
         self.review(&self.directory()).await;
         loop {
             tokio::select! {
@@ -69,7 +70,18 @@ impl Arrangements {
                     }
                     self.lines.tell_all_devices();
                 }
-                _ = expire.tick() => self.expire().await,
+                _ = expire.tick() => {
+                    self.expire().await;
+                    let wall = self.clock.wall();
+                    let directory = self.directory();
+                    // A session that ends by time changes no record, but what its device may see.
+                    let over = |s: &Fact<Session>| s.record.ends > looked && s.record.ends <= wall;
+                    if directory.sessions.values().any(over) {
+                        self.review(&directory).await;
+                        self.lines.tell_all_devices();
+                    }
+                    looked = wall;
+                }
                 _ = every.tick() => {
                     let directory = self.directory();
                     self.review(&directory).await;

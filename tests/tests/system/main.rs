@@ -19,6 +19,7 @@ mod failover;
 mod families;
 mod hostile;
 mod kills;
+mod lives;
 mod measure;
 mod network;
 mod perimeter;

@@ -1,0 +1,49 @@
+//! What ends or turns over by itself: log-ins and certificates.
+
+use crate::support::{SOON, probe, world};
+use crate::talk::{Talk, until};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use umbra_tests::lab::{Name, World};
+use umbra_tests::perimeter::{Perimeter, Plan};
+use umbra_tests::service::Services;
+
+/// The keys and certificates of a node now, as one word.
+fn identity(world: &World, host: Name, path: &str) -> String {
+    let finished = world.host(host).run(&["sha256sum", path], SOON).unwrap();
+    assert!(finished.success(), "{finished:?}");
+    finished.stdout
+}
+
+#[test]
+fn certificates_turn_over_under_a_connection_and_a_session_ends_by_itself() {
+    let world = world();
+    let _services = Services::start(&world).unwrap();
+    let options = ["--session-life", "12s", "--svid-life", "2s", "--review-every", "1s"].map(str::to_owned);
+    let plan = Plan { laptops: vec![Name::Laptop], serve_options: options.to_vec(), ..Plan::default() };
+    let _perimeter = Perimeter::start(&world, &plan).unwrap_or_else(|error| panic!("{error}"));
+    let mut talk = Talk::open(&world, Name::Laptop, "web.corp.example:7");
+
+    // Each node renews at half of what is left, so within a second; the connection goes on meanwhile.
+    for (host, path) in
+        [(Name::Laptop, "/var/lib/umbra/client/identity.json"), (Name::Gateway, "/var/lib/umbra/gateway/identity.json")]
+    {
+        let mut seen = BTreeSet::new();
+        until("three certificates", SOON, || {
+            seen.insert(identity(&world, host, path));
+            seen.len() >= 3
+        });
+    }
+    assert!(talk.answers(), "a connection lives through new certificates: {}", talk.last_words());
+
+    until("the end of the session", SOON, || {
+        !probe(&world, Name::Laptop, &["--patience=1000", "http", "http://web.corp.example/"]).success()
+    });
+    assert_eq!(talk.hear(Duration::ZERO), None);
+    until("the end of the connection", SOON, || !talk.answers());
+    until("a person being told what to do", SOON, || {
+        world.host(Name::Laptop).run(&["umbra", "status"], SOON).unwrap().stdout.contains("umbra login")
+    });
+    let list = world.host(Name::Laptop).run(&["umbra", "ls"], SOON).unwrap();
+    assert!(!list.stdout.contains("web"), "the catalogue goes with the session: {list:?}");
+}
