@@ -41,9 +41,7 @@ fn certificates_turn_over_under_a_connection_and_a_session_ends_by_itself() {
     });
     assert_eq!(talk.hear(Duration::ZERO), None);
     until("the end of the connection", SOON, || !talk.answers());
-    until("a person being told what to do", SOON, || {
-        world.host(Name::Laptop).run(&["umbra", "status"], SOON).unwrap().stdout.contains("umbra login")
-    });
-    let list = world.host(Name::Laptop).run(&["umbra", "ls"], SOON).unwrap();
-    assert!(!list.stdout.contains("web"), "the catalogue goes with the session: {list:?}");
+    let said = |words: &[&str]| world.host(Name::Laptop).run(words, SOON).unwrap().stdout;
+    until("a person being told what to do", SOON, || said(&["umbra", "status"]).contains("umbra login"));
+    until("the catalogue going with the session", SOON, || !said(&["umbra", "ls"]).contains("web"));
 }
