@@ -22,6 +22,10 @@ pub(crate) fn facts_read(policy: &Policy) -> Result<BTreeSet<Fact>, String> {
             _ => false,
         };
     }
+    // Most policies have no condition, and Cedar's way into JSON and back is what takes the time of a revision.
+    if !policy.has_non_scope_constraint() {
+        return Ok(facts);
+    }
     let json = policy.to_json().map_err(|e| e.to_string())?;
     // Explicit stack: no recursion over what a stranger wrote.
     let mut todo: Vec<&Value> = json.get("conditions").into_iter().collect();
@@ -48,6 +52,9 @@ pub(crate) fn facts_read(policy: &Policy) -> Result<BTreeSet<Fact>, String> {
 
 /// Whether the conditions of a policy, its head aside, name a group or a tag: only then do they need memberships.
 pub(crate) fn condition_asks_memberships(policy: &Policy) -> Result<bool, String> {
+    if !policy.has_non_scope_constraint() {
+        return Ok(false);
+    }
     let mut json = policy.to_json().map_err(|e| e.to_string())?;
     if let Some(map) = json.as_object_mut() {
         for side in ["principal", "resource"] {

@@ -30,7 +30,7 @@ pub use index::{Counted, Counter, Unique};
 pub use join_key::{JoinKey, JoinKeyState, Redeemed};
 pub use name::{Name, NameError};
 pub use org::{Org, OwnerToken, SealedSecret};
-pub use policy::{PastPolicy, PolicyFile, PolicyRevision};
+pub use policy::{Compiler, PastPolicy, PolicyFile, PolicyRevision};
 pub use reader::{Reader, StartError};
 pub use resource::{Resource, SuffixName};
 pub use session::Session;
@@ -86,6 +86,8 @@ pub struct Directory {
     pub policy: Option<Fact<PolicyRevision>>,
     /// The same, compiled. `None` with a policy in force: it does not compile with this release, and all is denied.
     pub compiled: Option<Arc<::policy::PolicySet>>,
+    /// Compiles policies for it.
+    pub compiler: Compiler,
     /// Counters.
     pub counters: Table<String, Counter>,
     /// The token of `init`.
@@ -175,7 +177,7 @@ impl Directory {
             JoinKey::KIND => self.join_keys.put(key, item)?,
             PolicyRevision::KIND => {
                 self.policy = newer(self.policy.take(), key, item)?;
-                self.compiled = self.policy.as_ref().and_then(|fact| compile(&fact.record));
+                self.compiled = self.policy.as_ref().and_then(|fact| compile(&self.compiler, &fact.record));
             }
             Counter::KIND => self.counters.put(key, item)?,
             OwnerToken::KIND => self.owner_token = newer(self.owner_token.take(), key, item)?,
@@ -204,7 +206,7 @@ impl Directory {
             JoinKey::KIND => self.join_keys.delete(key, revision),
             PolicyRevision::KIND => {
                 self.policy = self.policy.take().filter(|fact| fact.revision > revision);
-                self.compiled = self.policy.as_ref().and_then(|fact| compile(&fact.record));
+                self.compiled = self.policy.as_ref().and_then(|fact| compile(&self.compiler, &fact.record));
             }
             OwnerToken::KIND => self.owner_token = self.owner_token.take().filter(|fact| fact.revision > revision),
             set if is_unique(set) && self.taken.get(key).is_some_and(|held| *held <= revision) => {
@@ -247,10 +249,9 @@ fn newer<R: Record>(held: Option<Fact<R>>, key: &Key, item: &Item) -> Result<Opt
     }
 }
 
-fn compile(revision: &PolicyRevision) -> Option<Arc<::policy::PolicySet>> {
-    let files: Vec<_> = revision.files.iter().map(|f| (f.name.as_str(), f.text.as_str())).collect();
-    match ::policy::compile(&files) {
-        Ok(set) => Some(Arc::new(set)),
+fn compile(compiler: &Compiler, revision: &PolicyRevision) -> Option<Arc<::policy::PolicySet>> {
+    match compiler.compile(&revision.files) {
+        Ok(set) => Some(set),
         Err(problems) => {
             let first = problems.first().map(ToString::to_string).unwrap_or_default();
             tracing::error!(first, "the policy in force does not compile with this release: everything is denied");

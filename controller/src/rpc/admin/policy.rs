@@ -2,10 +2,11 @@
 
 use super::{AdminRpc, changed};
 use crate::authz::Caller;
-use crate::directory::{Directory, Draft, PastPolicy, PolicyFile, PolicyRevision, Refusal};
+use crate::directory::{Compiler, Directory, Draft, PastPolicy, PolicyFile, PolicyRevision, Refusal};
 use model::limits::POLICY_HISTORY_MAX;
 use policy::{Names, PolicySet, Warning};
 use proto::admin as wire;
+use std::sync::Arc;
 
 /// The names that policies can mean.
 fn names(directory: &Directory) -> Names {
@@ -27,13 +28,14 @@ fn finding(warning: &Warning) -> wire::PolicyFinding {
     wire::PolicyFinding { file: warning.file.clone(), line: line(warning.line), reason: warning.text.clone() }
 }
 
-/// Compiles, off the threads that serve others: it is work.
-async fn compile(files: Vec<PolicyFile>) -> Result<Result<PolicySet, Vec<policy::Problem>>, Refusal> {
-    let work = move || {
-        let files: Vec<_> = files.iter().map(|f| (f.name.as_str(), f.text.as_str())).collect();
-        policy::compile(&files)
-    };
-    tokio::task::spawn_blocking(work).await.map_err(|e| Refusal::Failed(format!("the policy compiler stopped: {e}")))
+/// Compiles, off the threads that serve others: it is work. The directory's compiler remembers it for when it is applied.
+async fn compile(
+    compiler: Compiler,
+    files: Vec<PolicyFile>,
+) -> Result<Result<Arc<PolicySet>, Vec<policy::Problem>>, Refusal> {
+    tokio::task::spawn_blocking(move || compiler.compile(&files))
+        .await
+        .map_err(|e| Refusal::Failed(format!("the policy compiler stopped: {e}")))
 }
 
 fn files(message: wire::PolicyFiles) -> Vec<PolicyFile> {
@@ -42,7 +44,7 @@ fn files(message: wire::PolicyFiles) -> Vec<PolicyFile> {
 
 impl AdminRpc {
     async fn examine(&self, files: Vec<PolicyFile>) -> Result<wire::PolicyVerdict, Refusal> {
-        let set = match compile(files).await? {
+        let set = match compile(self.organisation.now().compiler.clone(), files).await? {
             Ok(set) => set,
             Err(problems) => {
                 let finding = |p: &policy::Problem| wire::PolicyFinding {
