@@ -18,7 +18,7 @@ const STEP: Duration = Duration::from_secs(20);
 /// How long after the confirmation everybody is still watched, in microseconds.
 const AFTER: i64 = 300_000;
 /// A flow that stands still for longer was disturbed, in microseconds; a machine may be busy for some time.
-const GAP_MAX: i64 = 500_000;
+const GAP_MAX: i64 = 1_000_000;
 /// How often a laptop is asked whether its catalogue is there again.
 const LOOKS_MAX: usize = 200;
 
