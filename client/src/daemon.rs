@@ -10,6 +10,7 @@ use crate::dns::{self, Asker, Takeover};
 use crate::local::{self, Desk};
 use crate::names::{Names, Zone};
 use anyhow::{Context as _, Result, bail};
+use host::netlink::{Holder, hold_blackholes, remove_blackholes};
 use host::{keyfile, nft};
 use model::ids::NodeId;
 use model::limits::STREAM_QUEUE_MAX;
@@ -214,10 +215,15 @@ impl Daemon<'_> {
         }
     }
 
-    /// Undoes what a killed program of ours left.
+    /// Undoes what a killed program of ours left. Its blackhole routes stay if this machine comes up again at once:
+    /// nothing may follow the default route in between.
     async fn tidy(&self) {
         if let Err(error) = nft::remove(PROGRAM).await {
             tracing::debug!(%error, "no firewall tables could be removed");
+        }
+        let comes_up = !self.down_file().exists() && Identity::load(&self.options.state).is_ok();
+        if !comes_up && let Err(error) = remove_blackholes(Holder::Client).await {
+            tracing::debug!(%error, "no blackhole routes could be removed");
         }
         dns::restore(&self.options.resolv_conf, &self.options.state);
     }
@@ -343,6 +349,9 @@ impl Daemon<'_> {
                 tracing::warn!(%error, "the firewall tables could not be removed");
             }
         }
+        if let Err(error) = remove_blackholes(Holder::Client).await {
+            tracing::warn!(%error, "the blackhole routes could not be removed");
+        }
     }
 }
 
@@ -383,6 +392,7 @@ async fn resume(setup: &Setup) -> Result<Node, BootError> {
 async fn guard(options: &DaemonArgs, node: &Node) -> Result<()> {
     let tun = node.overlay.name().to_owned();
     let pool = node.identity.pool;
+    hold_blackholes(Holder::Client, &[pool.v4(), pool.v6()]).await?;
     nft::Guard { program: PROGRAM.into(), tun: tun.clone(), overlay: vec![pool.v4(), pool.v6()] }.apply().await?;
     nft::Client { program: PROGRAM.into(), tun: tun.clone() }.apply().await?;
     if options.dark {

@@ -5,6 +5,7 @@ use crate::gate::{Gate, Place, Status};
 use anyhow::{Context as _, Result, anyhow, bail};
 use grant::verified::Scope;
 use host::forwarding::Forwarding;
+use host::netlink::{Holder, hold_blackholes, remove_blackholes};
 use host::nft;
 use host::{entropy, keyfile};
 use model::ids::NodeId;
@@ -78,6 +79,9 @@ async fn forget_shield(options: &Up) {
     if let Err(error) = removed {
         tracing::debug!(%error, "no firewall tables could be removed");
     }
+    if let Err(error) = remove_blackholes(Holder::Gateway).await {
+        tracing::debug!(%error, "no blackhole routes could be removed");
+    }
 }
 
 async fn start(options: &Up, setup: &Setup, output: &mut Output) -> Result<Node> {
@@ -91,7 +95,7 @@ async fn start(options: &Up, setup: &Setup, output: &mut Output) -> Result<Node>
             let text = std::str::from_utf8(text.expose()).context("the join file is no text")?;
             let file = JoinFile::parse(text, JoinKind::Gateway, wall)?;
             confirm(options, &file)?;
-            shield(options, file.pool).await?;
+            shield(options, file.pool, None).await?;
             let (node, enrolled) = boot::join(setup, &file, &options.name).await?;
             let Identity { node: name, fingerprint, .. } = &node.identity;
             tracing::info!(%fingerprint, pending = enrolled.pending, "joined");
@@ -102,13 +106,19 @@ async fn start(options: &Up, setup: &Setup, output: &mut Output) -> Result<Node>
             return Ok(node);
         }
     }
-    shield(options, Identity::load(&options.state)?.pool).await?;
+    let identity = Identity::load(&options.state)?;
+    let nat = match identity.node {
+        NodeId::Gateway(id) => Some(nat_pool(options.nat_v4, id.as_bytes())?),
+        _ => None,
+    };
+    shield(options, identity.pool, nat).await?;
     Ok(boot::resume(setup).await?)
 }
 
 /// Before there is a device, an address or a socket: what must not be seen outside is guarded first, and a dark gateway
-/// is dark while it joins, too.
-async fn shield(options: &Up, pool: Pool) -> Result<()> {
+/// is dark while it joins, too. The NAT pools follow from the gateway's id, which is not known before it has joined.
+async fn shield(options: &Up, pool: Pool, nat: Option<NatPool>) -> Result<()> {
+    stand_beneath(pool, nat).await?;
     let (program, tun) = (PROGRAM.to_owned(), options.device.clone());
     nft::Guard { program: program.clone(), tun: tun.clone(), overlay: vec![pool.v4(), pool.v6()] }.apply().await?;
     if options.dark {
@@ -116,6 +126,13 @@ async fn shield(options: &Up, pool: Pool) -> Result<()> {
         nft::Dark { program, tun, udp_port: options.port, allow_in }.apply().await?;
     }
     Ok(())
+}
+
+/// Replies to grants' addresses and what is for the overlay go nowhere while there is no TUN.
+async fn stand_beneath(pool: Pool, nat: Option<NatPool>) -> Result<()> {
+    let nat = nat.iter().flat_map(|nat| [nat.v4, nat.v6]);
+    let held: Vec<Prefix> = [pool.v4(), pool.v6()].into_iter().chain(nat).collect();
+    Ok(hold_blackholes(Holder::Gateway, &held).await?)
 }
 
 /// One line for a person; a gateway whose output nobody takes does not start.
@@ -161,12 +178,16 @@ impl Undo {
         if let Err(error) = nft::remove(PROGRAM).await {
             tracing::error!(%error, "the firewall tables could not be removed");
         }
+        if let Err(error) = remove_blackholes(Holder::Gateway).await {
+            tracing::error!(%error, "the blackhole routes could not be removed");
+        }
     }
 }
 
 async fn take_host(options: &Up, node: &Node, nat: NatPool) -> Result<Undo> {
     let tun = node.overlay.name().to_owned();
     let pool = node.identity.pool;
+    stand_beneath(pool, Some(nat)).await?;
     nft::Guard { program: PROGRAM.into(), tun: tun.clone(), overlay: vec![pool.v4(), pool.v6()] }.apply().await?;
     nft::Gateway { program: PROGRAM.into(), tun: tun.clone(), nat_pools: vec![nat.v4, nat.v6] }.apply().await?;
     if options.dark {

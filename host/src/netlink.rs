@@ -2,13 +2,16 @@
 //!
 //! A value speaks for the network namespace of the thread that opened it.
 
+mod blackhole;
 mod watch;
 
+pub use blackhole::{Holder, hold_blackholes, remove_blackholes};
 pub use watch::{Change, Watch};
 
 use crate::checks::CheckError;
 use crate::sysctl::{self, SysctlError};
 use model::net::Prefix;
+use nlink::netlink::messages::RouteMessage;
 use nlink::netlink::types::route::RouteType;
 use nlink::{Ipv4Address, Ipv4Route, Ipv6Address, Ipv6Route};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -176,14 +179,18 @@ impl Netlink {
 
     /// Every route, of every table but the local one.
     pub async fn routes(&self) -> Result<Vec<RouteEntry>, NetlinkError> {
+        let routes = self.dump_routes().await?;
+        Ok(routes.iter().filter(|route| route.table_id() != TABLE_LOCAL).map(route_entry).collect())
+    }
+
+    async fn dump_routes(&self) -> Result<Vec<RouteMessage>, NetlinkError> {
         let mut tries = 1;
-        let routes = loop {
+        loop {
             match self.0.get_routes().await {
                 Err(error) if error.is_dump_interrupted() && tries < DUMP_TRIES => tries += 1,
-                done => break done.map_err(failed("list the routes"))?,
+                done => return done.map_err(failed("list the routes")),
             }
-        };
-        Ok(routes.iter().filter(|route| route.table_id() != TABLE_LOCAL).map(route_entry).collect())
+        }
     }
 
     /// Every address.
@@ -246,7 +253,7 @@ fn checked(route: Route) -> Result<Family, NetlinkError> {
     }
 }
 
-fn route_entry(route: &nlink::netlink::messages::RouteMessage) -> RouteEntry {
+fn route_entry(route: &RouteMessage) -> RouteEntry {
     let any: IpAddr = if route.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     RouteEntry {
         destination: Prefix::containing(route.destination().copied().unwrap_or(any), route.dst_len()),

@@ -12,7 +12,7 @@ mod guard;
 
 pub use client::Client;
 pub use dark::{AllowIn, Dark};
-pub use gateway::Gateway;
+pub use gateway::{Gateway, MARK};
 pub use guard::Guard;
 
 use crate::checks::CheckError;

@@ -151,6 +151,7 @@ fn a_stopped_gateway_leaves_its_host_as_it_was_and_comes_back() {
     reached(&world);
     let during = state_of(&world, Name::Gateway);
     assert!(during[0].starts_with('1') && during[2].contains("umbra-gateway"), "{during:?}");
+    assert!(during[4].contains("blackhole 198.18.") && during[5].contains("blackhole"), "{during:?}");
     let gateway = perimeter.gateways.get_mut(&Name::Gateway).unwrap();
     let ended = gateway.stop(SOON).unwrap();
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
@@ -168,6 +169,11 @@ fn a_killed_client_comes_back_and_a_stopped_one_leaves_nothing() {
     let (_services, mut perimeter) = start(&world, &one_laptop());
     reached(&world);
     let client = perimeter.clients.get_mut(&Name::Laptop).unwrap();
+    client.kill9().unwrap();
+    let dead = state_of(&world, Name::Laptop);
+    for (routes, family) in dead[4..6].iter().zip(["IPv4", "IPv6"]) {
+        assert!(routes.contains("blackhole"), "{family}: virtual addresses follow the default route: {routes}");
+    }
     client.restart().unwrap();
     client.wait_for_line("the daemon runs", SOON).unwrap();
     println!("back after {:?}", reached(&world));
