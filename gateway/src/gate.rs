@@ -14,22 +14,27 @@ use model::ids::{GrantId, NodeId};
 use model::limits::{PROBE_EVERY, RENEWALS_REMEMBERED_MAX, RESOLVING_MAX, STREAM_QUEUE_MAX};
 use model::net::HostName;
 use model::pool::NatPool;
+use model::revision::Revision;
 use model::time::Instant;
 use node::identity::Seen;
 use node::overlay::Overlay;
 use node::{Identity, Link, Runtime};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tunnel::{Change, Event, PeerId};
 
 /// Two requests are at least this far apart.
 const RENEW_MIN: Duration = Duration::from_millis(100);
 /// No wait is longer: the timer's clock stops in suspend, the lease clock does not.
 const WAIT_MAX: Duration = Duration::from_millis(500);
+/// How long the kernel is left alone after it refused to delete an entry.
+const LINGER_RETRY: Duration = Duration::from_secs(1);
+/// How often names under which clients reach this gateway are looked up again.
+const ENDPOINTS_EVERY: Duration = Duration::from_secs(60);
 /// How often own addresses are read again and counters are reported.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
@@ -83,20 +88,38 @@ pub struct Gate {
     table: Table,
     seen: Seen,
     hello: Hello,
-    endpoints: Vec<String>,
+    endpoints: watch::Receiver<Vec<SocketAddr>>,
     renew_every: Duration,
     stream: Option<Stream>,
+    opening: Option<oneshot::Receiver<Result<Stream, String>>>,
+    open_again: Instant,
     standing: Standing,
     sent: BTreeMap<u64, Instant>,
     seq: u64,
     last_renew: Instant,
     renew_soon: bool,
     resolving: BTreeSet<(HostName, bool)>,
+    /// Names to be told of that wait for their turn; at most those of the site.
+    unreported: BTreeSet<(HostName, bool)>,
     resolver: Resolver,
     flows: Vec<Flow>,
-    lingering: BTreeSet<IpAddr>,
-    owed: Option<Vec<GrantId>>,
+    ending: Ending,
     status: watch::Sender<Status>,
+}
+
+/// What has to happen before the newest state is acknowledged.
+#[derive(Default)]
+struct Ending {
+    /// NAT addresses of ended grants that the kernel may still track.
+    lingering: BTreeSet<IpAddr>,
+    /// When the kernel is asked again.
+    again: Option<Instant>,
+    /// The newest state of which everything acts here.
+    acting: Option<Revision>,
+    /// The controller has not been told of it on this stream.
+    owed: bool,
+    /// Grants that this gateway's own checks refused, to be told with it.
+    refused: BTreeSet<GrantId>,
 }
 
 /// An answer of the resolver, on its way back to the task.
@@ -125,20 +148,22 @@ impl Gate {
             conntrack: Conntrack::open()?,
             table: Table::new(scope, seen.floor()),
             hello: Hello { seen: seen.floor(), nat, endpoints: Vec::new(), boot },
-            endpoints,
-            renew_every,
+            endpoints: follow_endpoints(endpoints),
+            renew_every: renew_every.min(PROBE_EVERY),
             seen,
             stream: None,
+            opening: None,
+            open_again: Instant(0),
             standing: Standing { site: Vec::new(), confirmed: false, names: Vec::new() },
             sent: BTreeMap::new(),
             seq: 0,
             last_renew: Instant(0),
             renew_soon: false,
             resolving: BTreeSet::new(),
+            unreported: BTreeSet::new(),
             resolver: Resolver::default(),
             flows: Vec::new(),
-            lingering: BTreeSet::new(),
-            owed: None,
+            ending: Ending::default(),
             status,
         })
     }
@@ -160,42 +185,65 @@ impl Gate {
                 message = next(&mut self.stream) => self.on_message(message, &resolved).await,
                 () = tokio::time::sleep(wait) => {}
                 Some(event) = events.recv() => self.on_event(event, &resolved).await,
-                Some(answer) = resolved_in.recv() => self.on_resolved(answer).await,
+                Some(answer) = resolved_in.recv() => {
+                    self.on_resolved(answer).await;
+                    self.report_more(&resolved);
+                }
+                opened = opened(&mut self.opening) => self.on_opened(opened, &resolved),
                 _ = links.changed() => {}
+                Ok(()) = self.endpoints.changed() => self.stream = None,
                 _ = housekeeping.tick() => self.housekeep().await,
             }
             let state = self.link.state();
             if state.generation != generation || state.channel.is_none() {
-                self.stream = None;
+                (self.stream, self.opening) = (None, None);
             }
-            if self.stream.is_none()
-                && let Some(channel) = state.channel
+            if let Some(channel) = state.channel
+                && self.stream.is_none()
+                && self.opening.is_none()
+                && self.runtime.now() >= self.open_again
             {
                 generation = state.generation;
-                self.open(channel, &resolved).await;
+                self.open(channel);
             }
             self.on_time().await;
             self.show(state.trouble);
         }
     }
 
-    async fn open(&mut self, channel: tonic::transport::Channel, resolved: &mpsc::Sender<Resolved>) {
+    /// Begins to open a stream. Beside the task: grants end in time, whatever the controller does.
+    fn open(&mut self, channel: tonic::transport::Channel) {
         self.hello.seen = self.table.seen().max(self.seen.floor());
-        self.hello.endpoints = node::link::resolve_endpoints(&self.endpoints).await;
-        let opening = tokio::time::timeout(PROBE_EVERY, Stream::open(channel, &self.hello));
-        match opening.await {
-            Ok(Ok(stream)) => {
+        self.hello.endpoints = self.endpoints.borrow_and_update().clone();
+        let (hello, (answer, opening)) = (self.hello.clone(), oneshot::channel());
+        tokio::spawn(async move {
+            let opened = match tokio::time::timeout(PROBE_EVERY, Stream::open(channel, &hello)).await {
+                Ok(opened) => opened.map_err(|status| status.message().to_owned()),
+                Err(_) => Err("it did not answer in time".to_owned()),
+            };
+            // Nobody waits for it any more: the stream ends.
+            let _ = answer.send(opened);
+        });
+        self.opening = Some(opening);
+    }
+
+    fn on_opened(&mut self, opened: Result<Stream, String>, resolved: &mpsc::Sender<Resolved>) {
+        self.opening = None;
+        match opened {
+            Ok(stream) => {
                 self.stream = Some(stream);
                 self.sent.clear();
                 self.renew();
+                // What was acknowledged on an earlier stream may not have arrived.
+                self.ending.owed = self.ending.acting.is_some();
+                self.settle();
                 // A controller that began anew knows of no name where it leads, and sends no snapshot for an equal table.
                 self.report_names(resolved);
             }
-            Ok(Err(status)) => {
-                tracing::warn!(why = status.message(), "the controller refused the stream");
-                tokio::time::sleep(RENEW_MIN).await;
+            Err(why) => {
+                tracing::warn!(%why, "the controller did not open the stream");
+                self.open_again = self.runtime.now().plus(RENEW_MIN);
             }
-            Err(_) => tracing::warn!("the controller did not open the stream in time"),
         }
     }
 
@@ -216,10 +264,10 @@ impl Gate {
         if !self.table.handle_timeout(now).is_empty() {
             self.publish().await;
         }
-        if !self.lingering.is_empty() {
+        if self.ending.again.is_some_and(|at| now >= at) {
             self.clear_lingering().await;
-            self.settle();
         }
+        self.settle();
         let since = now.since(self.last_renew);
         let due = self.renew_soon || self.table.renewal_due(now);
         if self.stream.is_some() && (since >= self.renew_every || (due && since >= RENEW_MIN)) {
@@ -287,22 +335,22 @@ impl Gate {
         for (grant, why) in &applied.refused {
             tracing::warn!(%grant, %why, "a grant of the controller was refused by this gateway's own checks");
         }
-        let refused = applied.refused.iter().map(|(id, _)| *id);
-        self.owed.get_or_insert_default().extend(refused);
+        self.ending.refused.extend(applied.refused.iter().map(|(id, _)| *id));
+        (self.ending.acting, self.ending.owed) = (Some(self.table.revision()), true);
         self.settle();
     }
 
-    /// Acknowledges what it owes, once nothing of an ended grant is left on this host.
+    /// Acknowledges what it owes, once nothing of an ended grant is left on this host. What cannot be sent stays owed.
     fn settle(&mut self) {
-        if !self.lingering.is_empty() {
+        let Ending { lingering, acting: Some(revision), owed: true, refused, .. } = &self.ending else { return };
+        if !lingering.is_empty() {
             return;
         }
-        let Some(refused) = self.owed.take() else { return };
-        let revision = self.table.revision();
-        match self.seen.accept(revision) {
+        match self.seen.accept(*revision) {
             Ok(true) => {
-                if let Some(stream) = &self.stream {
-                    stream.ack(revision, &refused);
+                let refused: Vec<GrantId> = refused.iter().copied().collect();
+                if self.stream.as_ref().is_some_and(|stream| stream.ack(*revision, &refused)) {
+                    (self.ending.owed, self.ending.refused) = (false, BTreeSet::new());
                 }
             }
             Ok(false) => tracing::error!(%revision, "an older state was refused"),
@@ -315,7 +363,7 @@ impl Gate {
         let (_, events) = self.runtime.apply(Change::Grants(self.table.view()));
         for event in events {
             match event {
-                Event::GrantClosed { nat, .. } => self.lingering.extend(nat),
+                Event::GrantClosed { nat, .. } => self.ending.lingering.extend(nat),
                 Event::FlowEnded(summary) => self.keep_flow(summary),
                 _ => {}
             }
@@ -325,11 +373,15 @@ impl Gate {
 
     /// Deletes the kernel's connection tracking entries of ended grants; what it cannot delete now, it tries again later.
     async fn clear_lingering(&mut self) {
-        for address in std::mem::take(&mut self.lingering) {
-            if let Err(error) = self.conntrack.delete_by_source(address).await {
-                tracing::error!(%error, "connection tracking entries could not be deleted; the end of the grant is not confirmed");
-                self.lingering.insert(address);
-            }
+        let addresses = std::mem::take(&mut self.ending.lingering);
+        if addresses.is_empty() {
+            return;
+        }
+        self.ending.again = None;
+        if let Err((left, error)) = self.conntrack.delete_by_sources(&addresses).await {
+            tracing::error!(%error, "connection tracking entries could not be deleted; the end of the grant is not confirmed");
+            self.ending.lingering = left;
+            self.ending.again = Some(self.runtime.now().plus(LINGER_RETRY));
         }
     }
 
@@ -344,9 +396,16 @@ impl Gate {
 
     /// Looks every name of the site up, and tells the controller which families it leads to.
     fn report_names(&mut self, resolved: &mpsc::Sender<Resolved>) {
-        for name in self.standing.names.clone() {
-            self.resolve(name.clone(), true, resolved);
-            self.resolve(name, false, resolved);
+        let both = |name: &HostName| [(name.clone(), true), (name.clone(), false)];
+        self.unreported = self.standing.names.iter().flat_map(both).collect();
+        self.report_more(resolved);
+    }
+
+    fn report_more(&mut self, resolved: &mpsc::Sender<Resolved>) {
+        while self.resolving.len() < RESOLVING_MAX
+            && let Some((name, v4)) = self.unreported.pop_first()
+        {
+            self.resolve(name, v4, resolved);
         }
     }
 
@@ -439,6 +498,41 @@ impl Gate {
             s.trouble = trouble;
         });
     }
+}
+
+/// The stream that is being opened, if one is.
+async fn opened(opening: &mut Option<oneshot::Receiver<Result<Stream, String>>>) -> Result<Stream, String> {
+    match opening {
+        Some(opening) => opening.await.unwrap_or_else(|_| Err("it was given up".to_owned())),
+        None => std::future::pending().await,
+    }
+}
+
+/// Where names of this gateway lead, looked up beside the task, again and again: the first answer begins the second
+/// stream at the latest.
+fn follow_endpoints(names: Vec<String>) -> watch::Receiver<Vec<SocketAddr>> {
+    let literal: Vec<SocketAddr> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    let all_literal = literal.len() == names.len();
+    let (found, endpoints) = watch::channel(literal);
+    if !all_literal {
+        tokio::spawn(async move {
+            loop {
+                let now = node::link::resolve_endpoints(&names).await;
+                let new = |old: &mut Vec<SocketAddr>| {
+                    !now.is_empty() && *old != now && {
+                        *old = now;
+                        true
+                    }
+                };
+                found.send_if_modified(new);
+                tokio::select! {
+                    () = tokio::time::sleep(ENDPOINTS_EVERY) => {}
+                    () = found.closed() => return,
+                }
+            }
+        });
+    }
+    endpoints
 }
 
 /// The next message of a stream that may not be there.

@@ -59,6 +59,7 @@ pub struct Stream {
 }
 
 /// What this gateway says of itself first.
+#[derive(Clone)]
 pub struct Hello {
     /// The highest state it ever saw.
     pub seen: Revision,
@@ -109,9 +110,10 @@ impl Stream {
     }
 
     /// All up to `revision` acts; `refused` did not pass this gateway's own checks.
-    pub fn ack(&self, revision: Revision, refused: &[GrantId]) {
+    /// Was it taken?
+    pub fn ack(&self, revision: Revision, refused: &[GrantId]) -> bool {
         let refused = refused.iter().map(ToString::to_string).collect();
-        self.send(UpWhat::Ack(v1::Ack { revision: Some(revision.into()), refused }));
+        self.send(UpWhat::Ack(v1::Ack { revision: Some(revision.into()), refused }))
     }
 
     /// Which families of a name this gateway reaches.
@@ -127,11 +129,14 @@ impl Stream {
         self.send(UpWhat::Report(v1::Report { drops, flows, ..Default::default() }));
     }
 
-    fn send(&self, what: UpWhat) {
-        // A full queue means that the controller does not read: the stream is about to end, and a new one says it all.
-        if self.up.try_send(v1::GatewayUp { what: Some(what) }).is_err() {
+    /// Was it taken? A full queue means that the controller does not read: the stream is about to end, and a new one says
+    /// it all.
+    fn send(&self, what: UpWhat) -> bool {
+        let taken = self.up.try_send(v1::GatewayUp { what: Some(what) }).is_ok();
+        if !taken {
             tracing::debug!("the controller does not read; a message is dropped");
         }
+        taken
     }
 }
 

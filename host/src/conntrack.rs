@@ -4,9 +4,11 @@
 mod own_words;
 
 use crate::checks::{self, CheckError};
+use model::limits::CONNTRACK_ANSWER_MAX;
 use nlink::netlink::netfilter::ConntrackFilter;
 use nlink::netlink::{Connection, Netfilter};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Why entries could not be deleted.
 #[derive(Debug, thiserror::Error)]
@@ -42,17 +44,46 @@ impl Conntrack {
     /// IPv4 is one request where the kernel can filter (6.12). IPv6 is a dump and a request for each entry: the
     /// kernel's own comparison of IPv6 addresses cannot be used.
     pub async fn delete_by_source(&self, address: IpAddr) -> Result<(), ConntrackError> {
-        let deleted = match address {
-            IpAddr::V4(_) => self.0.flush_conntrack_matching(&ConntrackFilter::new().orig_src(address)).await,
-            IpAddr::V6(v6) => own_words::delete_by_source(v6).await,
-        };
-        deleted.map_err(|source| {
-            if source.is_permission_denied() && checks::net_admin().is_err() {
-                return ConntrackError::Machine(CheckError::NoNetAdmin);
-            }
-            ConntrackError::Kernel { address, source }
-        })
+        self.delete_by_sources(&BTreeSet::from([address])).await.map_err(|(_, error)| error)
     }
+
+    /// The same for several addresses, with one walk through the table for all of IPv6. Which may be left, and the first
+    /// refusal. It takes [`CONNTRACK_ANSWER_MAX`] for each family at most.
+    pub async fn delete_by_sources(
+        &self,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<(), (BTreeSet<IpAddr>, ConntrackError)> {
+        let (mut left, mut first) = (BTreeSet::new(), None);
+        for address in addresses.iter().filter(|address| address.is_ipv4()) {
+            let filter = ConntrackFilter::new().orig_src(*address);
+            if let Err(error) = in_time(self.0.flush_conntrack_matching(&filter)).await {
+                left.insert(*address);
+                first = first.or(Some((*address, error)));
+            }
+        }
+        let v6 = |address: &IpAddr| if let IpAddr::V6(v6) = address { Some(*v6) } else { None };
+        let sources: BTreeSet<Ipv6Addr> = addresses.iter().filter_map(v6).collect();
+        if let Some(one) = sources.first()
+            && let Err(error) = in_time(own_words::delete_by_source(&sources)).await
+        {
+            first = first.or(Some((IpAddr::V6(*one), error)));
+            left.extend(sources.into_iter().map(IpAddr::V6));
+        }
+        match first {
+            None => Ok(()),
+            Some((_, source)) if source.is_permission_denied() && checks::net_admin().is_err() => {
+                Err((left, ConntrackError::Machine(CheckError::NoNetAdmin)))
+            }
+            Some((address, source)) => Err((left, ConntrackError::Kernel { address, source })),
+        }
+    }
+}
+
+/// A kernel whose answer is lost must not hold up the caller.
+async fn in_time(asked: impl Future<Output = nlink::Result<()>>) -> nlink::Result<()> {
+    tokio::time::timeout(CONNTRACK_ANSWER_MAX, asked)
+        .await
+        .unwrap_or_else(|_| Err(nlink::netlink::Error::invalid_message("the kernel did not answer in time")))
 }
 
 #[cfg(test)]

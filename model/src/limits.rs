@@ -350,3 +350,5 @@ pub const GUARDED_PREFIXES_MAX: usize = 64;
 pub const PEER_SWEEP_MAX: usize = 1_024;
 /// Sessions of one tunnel answered and not confirmed; boringtun keeps eight sessions in all.
 pub const UNCONFIRMED_SESSIONS_MAX: usize = 4;
+/// How long the kernel may take to answer about connection tracking entries.
+pub const CONNTRACK_ANSWER_MAX: Duration = Duration::from_millis(500);

@@ -14,6 +14,7 @@ use model::limits::{ENDPOINTS_MAX, SILENCE_MAX};
 use model::time::Instant;
 use pace::Far;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -41,6 +42,9 @@ pub struct Link {
     probe_every: Duration,
     state: watch::Sender<LinkState>,
     nudge: Notify,
+    /// Handshakes with the controller, and how many there were at the last failure.
+    handshakes: AtomicU64,
+    tried: AtomicU64,
 }
 
 impl Link {
@@ -48,7 +52,16 @@ impl Link {
     /// It is probed each `probe_every`.
     pub fn new(runtime: Arc<Runtime>, target: Target, endpoints: Vec<String>, probe_every: Duration) -> Arc<Self> {
         let (state, _) = watch::channel(LinkState::default());
-        Arc::new(Self { runtime, target: RwLock::new(target), endpoints, probe_every, state, nudge: Notify::new() })
+        Arc::new(Self {
+            runtime,
+            target: RwLock::new(target),
+            endpoints,
+            probe_every,
+            state,
+            nudge: Notify::new(),
+            handshakes: AtomicU64::new(0),
+            tried: AtomicU64::new(0),
+        })
     }
 
     /// Follows the state.
@@ -92,6 +105,7 @@ impl Link {
     /// A handshake with the controller completed. When it began it, it restarted or we roamed: see whether the connection
     /// inside still lives. When there is none, this is the moment to make it, whoever began.
     pub fn shaken(&self, theirs: bool) {
+        self.handshakes.fetch_add(1, Ordering::Relaxed);
         if theirs || self.state.borrow().channel.is_none() {
             self.nudge();
         }
@@ -151,10 +165,12 @@ impl Far for Link {
         self.runtime.apply(Change::ForceHandshake(PeerId::Node(NodeId::Controller)));
     }
 
-    async fn failed(&self, why: String, there: bool) {
+    async fn failed(&self, why: String) {
         tracing::warn!(%why, "the controller cannot be reached");
         self.state.send_modify(|s| s.trouble = Some(why));
-        if there {
+        // A handshake since the last failure: the endpoint in use is the right one.
+        let handshakes = self.handshakes.load(Ordering::Relaxed);
+        if self.tried.swap(handshakes, Ordering::Relaxed) != handshakes {
             return;
         }
         self.refresh_endpoints().await;

@@ -5,6 +5,7 @@
 
 use nlink::netlink::message::NlMsgError;
 use nlink::netlink::{AttrIter, Error, MessageBuilder, MessageIter, NetlinkSocket, Protocol};
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
 /// `NFNL_SUBSYS_CTNETLINK << 8` with `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE` (linux/netfilter/nfnetlink*.h).
@@ -14,6 +15,8 @@ const DELETE: u16 = 0x102;
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const DUMP: u16 = 0x300;
+/// `NLM_F_DUMP_INTR`: what is told is not one moment's table.
+const INTERRUPTED: u16 = 0x10;
 /// `CTA_TUPLE_ORIG`, inside it `CTA_TUPLE_IP`, inside that `CTA_IP_V6_SRC`; `CTA_ZONE`, `CTA_ID`.
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_IP: u16 = 1;
@@ -32,12 +35,12 @@ struct Named {
     id: Option<Vec<u8>>,
 }
 
-/// Deletes every IPv6 entry whose original source is `source`. One that cannot be deleted keeps no other alive; the
-/// first refusal is told.
-pub async fn delete_by_source(source: Ipv6Addr) -> nlink::Result<()> {
+/// Deletes every IPv6 entry whose original source is one of `sources`, in one walk through the table. One that cannot
+/// be deleted keeps no other alive; the first refusal is told.
+pub async fn delete_by_source(sources: &BTreeSet<Ipv6Addr>) -> nlink::Result<()> {
     let socket = NetlinkSocket::new(Protocol::Netfilter)?;
     let mut refused = Ok(());
-    for entry in list(&socket, source).await? {
+    for entry in list(&socket, sources).await? {
         refused = refused.and(delete(&socket, &entry).await);
     }
     refused
@@ -50,31 +53,38 @@ fn request(socket: &NetlinkSocket, kind: u16, flags: u16) -> MessageBuilder {
     message
 }
 
-async fn list(socket: &NetlinkSocket, source: Ipv6Addr) -> nlink::Result<Vec<Named>> {
+async fn list(socket: &NetlinkSocket, sources: &BTreeSet<Ipv6Addr>) -> nlink::Result<Vec<Named>> {
     socket.send(&request(socket, GET, DUMP).finish()).await?;
     let mut found = Vec::new();
     loop {
         let datagram = socket.recv_unicast().await?;
         for message in MessageIter::new(&datagram) {
             let (header, body) = message?;
+            if header.nlmsg_flags & INTERRUPTED != 0 {
+                return Err(Error::invalid_message("the connection tracking table changed while it was read"));
+            }
             if header.is_done() {
-                return Ok(found);
+                // The end carries what went wrong on the way, if anything did.
+                return match body.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
+                    Some(code) if code != 0 => Err(Error::from_errno(code)),
+                    _ => Ok(found),
+                };
             }
             if header.is_error() {
                 refusal(body)?;
             }
-            found.extend(body.get(FAMILY_LEN..).and_then(|attributes| read(attributes, source)));
+            found.extend(body.get(FAMILY_LEN..).and_then(|attributes| read(attributes, sources)));
         }
     }
 }
 
-/// The entry, if it is one of `source`.
-fn read(attributes: &[u8], source: Ipv6Addr) -> Option<Named> {
+/// The entry, if it is one of `sources`.
+fn read(attributes: &[u8], sources: &BTreeSet<Ipv6Addr>) -> Option<Named> {
     let find = |attributes, wanted: u16| AttrIter::new(attributes).find(|(kind, _)| *kind == wanted).map(|(_, v)| v);
     let tuple = find(attributes, TUPLE_ORIG)?;
-    let from = find(find(tuple, TUPLE_IP)?, IP_V6_SRC)?;
+    let from: [u8; 16] = find(find(tuple, TUPLE_IP)?, IP_V6_SRC)?.try_into().ok()?;
     let owned = |kind| find(attributes, kind).map(<[u8]>::to_vec);
-    (from == source.octets()).then(|| Named { tuple: tuple.to_vec(), zone: owned(ZONE), id: owned(ID) })
+    sources.contains(&Ipv6Addr::from(from)).then(|| Named { tuple: tuple.to_vec(), zone: owned(ZONE), id: owned(ID) })
 }
 
 async fn delete(socket: &NetlinkSocket, entry: &Named) -> nlink::Result<()> {

@@ -16,6 +16,8 @@ const NUDGED_PROBE_MAX: Duration = Duration::from_millis(800);
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Attempts to connect at once; the controller takes `RPC_CONNECTIONS_PER_NODE_MAX`, and an old one may not be over yet.
 const ATTEMPTS_MAX: usize = 3;
+/// Failures in a row through a living tunnel (a port that is not open yet) after which no handshake shortens the pause.
+const REFUSED_MAX: u32 = 8;
 
 /// The far end and what is to be done about it.
 pub(super) trait Far {
@@ -31,33 +33,44 @@ pub(super) trait Far {
     fn up(&self, channel: &Self::Channel);
     /// It is over: a handshake is to be forced.
     fn down(&self, why: String);
-    /// There was none. `there`: a handshake completed meanwhile, so that the endpoint in use is the right one; else the next
-    /// is to be tried.
-    fn failed(&self, why: String, there: bool) -> impl Future<Output = ()> + Send;
+    /// There was none.
+    fn failed(&self, why: String) -> impl Future<Output = ()> + Send;
 }
 
 /// Keeps a connection for ever.
 pub(super) async fn keep<F: Far>(far: &F, nudge: &Notify) {
     let mut pause = RETRY.0;
+    // Failures in a row although the tunnel was there: our handshakes nudge us, so these alone would make a loop.
+    let mut refused = 0_u32;
     loop {
         let (reached, nudged) = reach(far, nudge).await;
-        match reached {
+        let there = match reached {
             Ok(channel) => {
-                pause = RETRY.0;
                 far.up(&channel);
-                let why = hold(far, nudge, &channel).await;
+                let (why, answered) = hold(far, nudge, &channel).await;
                 drop(channel);
                 far.down(why);
+                if answered {
+                    (pause, refused) = (RETRY.0, 0);
+                    continue;
+                }
+                true
             }
             Err(why) => {
-                // The tunnel is there and the port is not yet: soon.
-                pause = if nudged { RETRY.0 } else { pause };
-                far.failed(why, nudged).await;
-                // A nudge ends the pause: the controller came back by itself.
-                let came = timeout(jittered(pause), nudge.notified()).await.is_ok();
-                pause = if came { RETRY.0 } else { (pause * 2).min(RETRY.1) };
+                far.failed(why).await;
+                nudged
             }
+        };
+        refused = if there { refused.saturating_add(1) } else { 0 };
+        if refused > REFUSED_MAX {
+            sleep(jittered(RETRY.1)).await;
+            continue;
         }
+        // The tunnel is there and the port is not yet: soon.
+        pause = if there { RETRY.0 } else { pause };
+        // A nudge ends the pause: the controller came back by itself.
+        let came = timeout(jittered(pause), nudge.notified()).await.is_ok();
+        pause = if came { RETRY.0 } else { (pause * 2).min(RETRY.1) };
     }
 }
 
@@ -85,8 +98,9 @@ async fn reach<F: Far>(far: &F, nudge: &Notify) -> (Result<F::Channel, String>, 
     }
 }
 
-/// Probes until an answer fails to come; why it did.
-async fn hold<F: Far>(far: &F, nudge: &Notify, channel: &F::Channel) -> String {
+/// Probes until an answer fails to come; why it did, and whether any came.
+async fn hold<F: Far>(far: &F, nudge: &Notify, channel: &F::Channel) -> (String, bool) {
+    let mut answered = false;
     loop {
         let mut limit = tokio::select! {
             () = sleep(far.probe_every()) => SILENCE_MAX,
@@ -104,8 +118,9 @@ async fn hold<F: Far>(far: &F, nudge: &Notify, channel: &F::Channel) -> String {
             }
         };
         if let Err(why) = answer {
-            return why;
+            return (why, answered);
         }
+        answered = true;
     }
 }
 
@@ -250,7 +265,7 @@ mod tests {
             self.force();
         }
 
-        async fn failed(&self, _: String, _: bool) {
+        async fn failed(&self, _: String) {
             self.force();
         }
     }
@@ -265,6 +280,51 @@ mod tests {
             }
         }
         assert!(worst <= Duration::from_millis(1_000), "{worst:?}");
+    }
+
+    /// A controller whose tunnel answers at once and whose port, or TLS, refuses for ever.
+    struct Refusing {
+        nudge: Arc<Notify>,
+        attempts: Arc<Mutex<u32>>,
+        connects: bool,
+    }
+
+    impl Far for Refusing {
+        type Channel = ();
+        fn probe_every(&self) -> Duration {
+            Duration::from_secs(1)
+        }
+        fn connect(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
+            *self.attempts.lock().unwrap() += 1;
+            let (nudge, connects) = (Arc::clone(&self.nudge), self.connects);
+            async move {
+                nudge.notify_one();
+                sleep(Duration::from_millis(20)).await;
+                if connects { Ok(()) } else { Err("the certificate is not valid yet".to_owned()) }
+            }
+        }
+        async fn probe(&self, (): &()) -> Result<(), String> {
+            Err("denied".to_owned())
+        }
+        fn up(&self, (): &()) {}
+        fn down(&self, _: String) {
+            self.nudge.notify_one();
+        }
+        async fn failed(&self, _: String) {
+            self.nudge.notify_one();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_through_a_living_tunnel_makes_no_storm() {
+        for connects in [false, true] {
+            let (nudge, attempts) = (Arc::new(Notify::new()), Arc::new(Mutex::new(0)));
+            let far = Refusing { nudge: Arc::clone(&nudge), attempts: Arc::clone(&attempts), connects };
+            let minute = Duration::from_secs(60);
+            assert!(timeout(minute, keep(&far, &nudge)).await.is_err(), "it is kept for ever");
+            let made = *attempts.lock().unwrap();
+            assert!((30..=150).contains(&made), "{made} attempts in a minute");
+        }
     }
 
     #[tokio::test(start_paused = true)]
