@@ -29,7 +29,12 @@ pub fn main() -> ExitCode {
     // Prints help and version with 0, errors of usage with 2.
     let args = Args::parse();
     let mut output = Output::new("umbra", args.json);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    // A command makes one call: threads would take longer to start than it lasts.
+    let mut builder = match args.command {
+        Command::Daemon(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder.worker_threads(2).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return output.fail(&Failure::failed(format!("no threads to run in: {error}"))),

@@ -36,7 +36,12 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let mut output = Output::new("umbra-controller", args.json);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // A command makes one call: threads would take longer to start than it lasts.
+    let mut builder = match args.command {
+        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Init(_) | Command::Admin(_) => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return output.fail(&Failure::failed(format!("no threads to run in: {error}"))),
     };
