@@ -393,7 +393,9 @@ async fn guard(options: &DaemonArgs, node: &Node) -> Result<()> {
     let tun = node.overlay.name().to_owned();
     let pool = node.identity.pool;
     hold_blackholes(Holder::Client, &[pool.v4(), pool.v6()]).await?;
-    nft::Guard { program: PROGRAM.into(), tun: tun.clone(), overlay: vec![pool.v4(), pool.v6()] }.apply().await?;
+    // Tracked: another firewall on this machine lets answers of gateways in by their connection.
+    let (overlay, untracked_port) = (vec![pool.v4(), pool.v6()], None);
+    nft::Guard { program: PROGRAM.into(), tun: tun.clone(), overlay, untracked_port }.apply().await?;
     nft::Client { program: PROGRAM.into(), tun: tun.clone() }.apply().await?;
     if options.dark {
         let (udp_port, allow_in) = (node.runtime.udp.local_port(), options.allow_in.clone());

@@ -182,9 +182,8 @@ impl Front {
         let udp = host::udp::Udp::bind(options.port)?;
         let overlay_nets = vec![pool.v4(), pool.v6()];
         // Before there is an address: what must not be seen outside is guarded first.
-        nft::Guard { program: PROGRAM.into(), tun: options.device.clone(), overlay: overlay_nets.clone() }
-            .apply()
-            .await?;
+        let (tun, overlay, untracked_port) = (options.device.clone(), overlay_nets.clone(), Some(udp.local_port()));
+        nft::Guard { program: PROGRAM.into(), tun, overlay, untracked_port }.apply().await?;
         let (tun, overlay) = Overlay::open(&options.device).await?;
         if let Some(local) = overlay.collisions(&overlay_nets).await?.first() {
             return Err(FrontError::Collision(*local));

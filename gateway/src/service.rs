@@ -120,7 +120,9 @@ async fn start(options: &Up, setup: &Setup, output: &mut Output) -> Result<Node>
 async fn shield(options: &Up, pool: Pool, nat: Option<NatPool>) -> Result<()> {
     stand_beneath(pool, nat).await?;
     let (program, tun) = (PROGRAM.to_owned(), options.device.clone());
-    nft::Guard { program: program.clone(), tun: tun.clone(), overlay: vec![pool.v4(), pool.v6()] }.apply().await?;
+    let overlay = vec![pool.v4(), pool.v6()];
+    let untracked_port = Some(options.port).filter(|port| *port != 0);
+    nft::Guard { program: program.clone(), tun: tun.clone(), overlay, untracked_port }.apply().await?;
     if options.dark {
         let allow_in = options.allow_in.clone();
         nft::Dark { program, tun, udp_port: options.port, allow_in }.apply().await?;
@@ -188,10 +190,12 @@ async fn take_host(options: &Up, node: &Node, nat: NatPool) -> Result<Undo> {
     let tun = node.overlay.name().to_owned();
     let pool = node.identity.pool;
     stand_beneath(pool, Some(nat)).await?;
-    nft::Guard { program: PROGRAM.into(), tun: tun.clone(), overlay: vec![pool.v4(), pool.v6()] }.apply().await?;
-    nft::Gateway { program: PROGRAM.into(), tun: tun.clone(), nat_pools: vec![nat.v4, nat.v6] }.apply().await?;
+    let (overlay, nat_pools) = (vec![pool.v4(), pool.v6()], vec![nat.v4, nat.v6]);
+    let udp_port = node.runtime.udp.local_port();
+    let untracked_port = Some(udp_port);
+    nft::Guard { program: PROGRAM.into(), tun: tun.clone(), overlay, untracked_port }.apply().await?;
+    nft::Gateway { program: PROGRAM.into(), tun: tun.clone(), nat_pools, udp_port }.apply().await?;
     if options.dark {
-        let udp_port = node.runtime.udp.local_port();
         nft::Dark { program: PROGRAM.into(), tun, udp_port, allow_in: options.allow_in.clone() }.apply().await?;
     } else {
         nft::remove_dark(PROGRAM).await?;

@@ -9,6 +9,7 @@ mod client;
 mod dark;
 mod gateway;
 mod guard;
+mod timeouts;
 
 pub use client::Client;
 pub use dark::{AllowIn, Dark};

@@ -12,6 +12,8 @@ use std::net::IpAddr;
 
 /// `NFT_MSG_NEWTABLE` (linux/netfilter/nf_tables.h).
 const NEW_TABLE: u8 = 0;
+/// `NFT_MSG_NEWOBJ`.
+const NEW_OBJECT: u8 = 18;
 /// `NFTA_TABLE_NAME`.
 const TABLE_NAME: u16 = 1;
 /// `NLM_F_CREATE`, without `NLM_F_EXCL`.
@@ -47,6 +49,12 @@ impl Batch {
     pub fn replace(mut self, name: &str, family: Family) -> Self {
         self = self.remove(name, family);
         self.transaction = self.transaction.add_table(name, family);
+        self
+    }
+
+    /// A named object of a kind that the library does not know, in a table of this batch; its attributes in bytes.
+    pub fn object(mut self, family: Family, attributes: Vec<u8>) -> Self {
+        self.transaction = self.transaction.raw(RawMessage::new(NEW_OBJECT, family).flags(CREATE).attrs(attributes));
         self
     }
 
@@ -112,14 +120,18 @@ fn value(prefix: &Prefix) -> Value {
     Value::Prefix(prefix.address(), prefix.bits())
 }
 
-/// A netlink attribute: length, type, text with its zero, padded to four bytes (netlink(7)).
-fn string_attribute(kind: u16, text: &str) -> Vec<u8> {
-    let len = u16::try_from(text.len().saturating_add(5)).unwrap_or(u16::MAX);
+/// A netlink attribute with a text and its zero.
+pub fn string_attribute(kind: u16, text: &str) -> Vec<u8> {
+    attribute(kind, &[text.as_bytes(), &[0]].concat())
+}
+
+/// A netlink attribute: length, type, content, padded to four bytes (netlink(7)).
+pub fn attribute(kind: u16, content: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(content.len().saturating_add(4)).unwrap_or(u16::MAX);
     let mut bytes = Vec::with_capacity(usize::from(len).saturating_add(3));
     bytes.extend_from_slice(&len.to_ne_bytes());
     bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(text.as_bytes());
-    bytes.push(0);
+    bytes.extend_from_slice(content);
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes
 }

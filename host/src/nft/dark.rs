@@ -13,6 +13,12 @@ use std::str::FromStr;
 
 /// Neighbour discovery and router advertisements: solicitations and advertisements, 133 to 136 (RFC 4861, section 4).
 const DISCOVERY: [u8; 4] = [133, 134, 135, 136];
+/// "Packet too big" (RFC 4443, section 3.2).
+const TOO_BIG: u8 = 2;
+/// Offsets in an ICMPv6 error whose packet has no extension headers, bytes: what follows that packet's IPv6 header, and its
+/// UDP source port (RFC 4443, section 3.2; RFC 8200, section 3).
+const ERROR_NEXT_HEADER: u32 = 8 + 6;
+const ERROR_SOURCE_PORT: u32 = 8 + 40;
 /// Offset of the hop limit in the IPv6 header, bytes (RFC 8200, section 3).
 const HOP_LIMIT_OFFSET: u32 = 7;
 /// What a discovery packet has that no router passed on (RFC 4861, section 6.1).
@@ -81,7 +87,9 @@ impl Dark {
         for (server, client) in [(67_u16, 68_u16), (547, 546)] {
             rules.push(accept_rule([Match::eq(Field::UdpSport, server), Match::eq(Field::UdpDport, client)]));
         }
+        // By number, not as answers: it may be left out of connection tracking.
         rules.push(accept_rule([Match::eq(Field::UdpDport, self.udp_port)]));
+        rules.push(too_big_rule(self.udp_port));
         for allowed in &self.allow_in {
             let field = match allowed.protocol {
                 Protocol::Tcp => Field::TcpDport,
@@ -103,5 +111,19 @@ fn discovery_rule(kind: u8) -> RuleSpec {
         .then(Match::eq(Field::Icmp6Type, kind))
         .then(Expr::Payload { dreg, base: PayloadBase::Network, offset: HOP_LIMIT_OFFSET, len: 1 })
         .then(Expr::Cmp { sreg, op: CmpOp::Eq, data: vec![HOP_LIMIT_ON_LINK] })
+        .then(Verdict::Accept)
+}
+
+/// A router's word that a datagram of ours was too big; IPv4 routers cut it and say nothing. Connection tracking does not
+/// know what it is about.
+fn too_big_rule(port: u16) -> RuleSpec {
+    let (sreg, dreg) = (Register::R0, Register::R0);
+    let base = PayloadBase::Transport;
+    RuleSpec::new()
+        .then(Match::eq(Field::Icmp6Type, TOO_BIG))
+        .then(Expr::Payload { dreg, base, offset: ERROR_NEXT_HEADER, len: 1 })
+        .then(Expr::Cmp { sreg, op: CmpOp::Eq, data: vec![17] })
+        .then(Expr::Payload { dreg, base, offset: ERROR_SOURCE_PORT, len: 2 })
+        .then(Expr::Cmp { sreg, op: CmpOp::Eq, data: port.to_be_bytes().to_vec() })
         .then(Verdict::Accept)
 }

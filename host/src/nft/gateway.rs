@@ -1,11 +1,12 @@
 //! What may a gateway forward? From the TUN to the service side, and the replies to that; it is a router for nobody.
 
 use super::batch::{Batch, accept_rule, all, drop_rule, source_in};
+use super::timeouts::Timeout;
 use super::{NftError, interface, prefixes, table};
 use model::net::Prefix;
 use nlink::netlink::nftables::{
-    BaseChain, CtDirection, CtState, Family, FibFlags, FibResult, Field, FilterHook, Match, NatHook, Priority,
-    RuleSpec, Stmt, Value, Verdict,
+    BaseChain, CtDirection, CtState, Family, FibFlags, FibResult, Field, FilterHook, Match, NatHook, NatStatement,
+    Priority, RuleSpec, Stmt, Value, Verdict,
 };
 use nlink::netlink::types::route::RouteType;
 
@@ -13,6 +14,9 @@ use nlink::netlink::types::route::RouteType;
 pub const MARK: u32 = 0x756d_6272;
 /// Behind destination NAT (-100), where a reply has its true destination again, and before routing.
 const AFTER_NAT: Priority = Priority::Custom(-90);
+
+/// A flow that comes with our own port as its source gets one from the other half of all ports.
+const PORTS_MIDDLE: u16 = 32_768;
 
 /// A gateway's forwarding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,11 +27,27 @@ pub struct Gateway {
     pub tun: String,
     /// Where the addresses of grants come from: every packet out of the TUN that is forwarded has such a source.
     pub nat_pools: Vec<Prefix>,
+    /// Our own UDP port: no masqueraded flow may take it, for its answers would be taken for our own.
+    pub udp_port: u16,
 }
 
 impl Gateway {
     /// Sets the table, in place of the program's earlier forwarding. Set it before forwarding is enabled.
+    ///
+    /// A kernel without `ct timeout` objects keeps its own timeouts.
     pub async fn apply(&self) -> Result<(), NftError> {
+        match self.apply_with(&Timeout::all()).await {
+            Err(NftError::Unsupported { table, source }) => {
+                self.apply_with(&[]).await?;
+                let lacking = "this kernel has no `ct timeout` objects (CONFIG_NF_CONNTRACK_TIMEOUT)";
+                tracing::warn!(%table, %source, "{lacking}: quiet flows end when its own timeouts say so");
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    async fn apply_with(&self, timeouts: &[Timeout]) -> Result<(), NftError> {
         let name = table(&self.program, "-forward")?;
         let tun = interface(&self.tun)?;
         prefixes(&self.nat_pools)?;
@@ -35,10 +55,13 @@ impl Gateway {
         let chains = [
             ("spoofed", prerouting(Priority::Raw), self.spoofed(tun)),
             ("transit", prerouting(AFTER_NAT), transit(tun)),
-            ("forward", BaseChain::filter(FilterHook::Forward, Priority::Filter), self.forward(tun)),
+            ("forward", BaseChain::filter(FilterHook::Forward, Priority::Filter), self.forward(tun, timeouts)),
             ("postrouting", BaseChain::nat(NatHook::Postrouting, Priority::SrcNat), self.masquerade(tun)),
         ];
         let mut batch = Batch::open(&name)?.replace(&name, Family::Inet);
+        for timeout in timeouts {
+            batch = batch.object(Family::Inet, timeout.attributes(&name));
+        }
         for (chain, base, rules) in chains {
             batch = batch.chain(&name, Family::Inet, chain, base);
             for rule in rules {
@@ -55,12 +78,16 @@ impl Gateway {
     }
 
     /// Marks what the TUN sends, lets replies back, drops everything else, whatever its interfaces.
-    fn forward(&self, tun: &str) -> Vec<RuleSpec> {
+    fn forward(&self, tun: &str, timeouts: &[Timeout]) -> Vec<RuleSpec> {
         let from_tun = Match::eq(Field::Iifname, tun);
         let mut rules = vec![
             drop_rule([Match::eq(Field::CtState, CtState::INVALID)]),
             drop_rule([from_tun.clone(), Match::eq(Field::Oifname, tun)]),
         ];
+        for timeout in timeouts {
+            let new = Match::eq(Field::CtState, CtState::NEW);
+            rules.push(all([from_tun.clone(), new, timeout.protocol()]).then(timeout.assignment()));
+        }
         for pool in &self.nat_pools {
             rules.push(all([from_tun.clone(), source_in(pool)]).then(Stmt::SetCtMark(MARK)).then(Verdict::Accept));
         }
@@ -69,10 +96,17 @@ impl Gateway {
         rules
     }
 
-    /// The service side sees the gateway's own address.
+    /// The service side sees the gateway's own address, and a port that is not ours.
     fn masquerade(&self, tun: &str) -> Vec<RuleSpec> {
-        let rule = |pool| all([source_in(pool), Match::ne(Field::Oifname, tun)]).then(Stmt::Masquerade);
-        self.nat_pools.iter().map(rule).collect()
+        let ours = Match::eq(Field::UdpSport, self.udp_port);
+        let elsewhere = if self.udp_port < PORTS_MIDDLE { (PORTS_MIDDLE, u16::MAX) } else { (1_024, PORTS_MIDDLE - 1) };
+        let rules = |pool| {
+            let flow = [source_in(pool), Match::ne(Field::Oifname, tun)];
+            let moved = NatStatement::masquerade().ports(elsewhere.0, elsewhere.1);
+            let clash = all(flow.clone()).then(ours.clone()).then(Stmt::Nat(moved));
+            [clash, all(flow).then(Stmt::Masquerade)]
+        };
+        self.nat_pools.iter().flat_map(rules).collect()
     }
 }
 

@@ -1,12 +1,15 @@
 //! What keeps overlay addresses off the outside? Linux answers for any of its addresses on any interface (RFC 1122,
 //! section 3.3.4.2, weak model): these rules drop them, and ARP for them, everywhere but on the TUN and loopback.
+//! What keeps strangers from filling the table of connections? Our own port is left out of it.
 
-use super::batch::{Batch, destination_in, drop_rule, source_in};
+use super::batch::{Batch, all, destination_in, drop_rule, source_in};
 use super::{NftError, interface, prefixes, table};
 use model::net::Prefix;
 use nlink::netlink::nftables::{
-    BaseChain, CmpOp, Expr, Family, Field, FilterHook, Match, PayloadBase, Priority, Register, RuleSpec, Stmt, Verdict,
+    BaseChain, CmpOp, Expr, Family, FibFlags, FibResult, Field, FilterHook, Match, PayloadBase, Priority, Register,
+    RuleSpec, Stmt, Verdict,
 };
+use nlink::netlink::types::route::RouteType;
 use std::net::IpAddr;
 
 /// Offset of the sender's IPv4 address in ARP over Ethernet, bytes (RFC 826: 8 + 6).
@@ -14,7 +17,7 @@ const ARP_SENDER: u32 = 14;
 /// Offset of the address that is asked for (RFC 826: 8 + 6 + 4 + 6).
 const ARP_TARGET: u32 = 24;
 
-/// Which addresses may be seen on the TUN and loopback only.
+/// Which addresses may be seen on the TUN and loopback only, and which port has no connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guard {
     /// Whose tables: `controller`, `gateway`, `client`.
@@ -23,6 +26,10 @@ pub struct Guard {
     pub tun: String,
     /// The organisation's pool.
     pub overlay: Vec<Prefix>,
+    /// Our own UDP port, where anybody may send: its packets make no entries in connection tracking, so that a flood
+    /// leaves room for what is forwarded. `None` tracks them: for a client, where other firewalls let answers in by
+    /// their connection, and as long as the port is not known.
+    pub untracked_port: Option<u16>,
 }
 
 impl Guard {
@@ -43,6 +50,9 @@ impl Guard {
                 }
             }
         }
+        if let Some(port) = self.untracked_port {
+            batch = untrack(batch, &name, tun, port);
+        }
         for (chain, hook) in [("input", FilterHook::Input), ("output", FilterHook::Output)] {
             batch = batch.chain(&name, Family::Arp, chain, BaseChain::filter(hook, Priority::Filter));
             for prefix in &self.overlay {
@@ -55,6 +65,19 @@ impl Guard {
         }
         batch.commit().await
     }
+}
+
+/// What is sent to our port on this machine, and what it sends. A packet that is only passing keeps its connection: it may
+/// go to the same port of somebody else, out of the TUN or through the machine.
+fn untrack(batch: Batch, table: &str, tun: &str, port: u16) -> Batch {
+    let passing = Field::Fib { flags: FibFlags::DADDR, result: FibResult::AddrType };
+    let inward =
+        [Match::ne(Field::Iifname, tun), Match::eq(Field::UdpDport, port), Match::ne(passing, RouteType::Unicast)];
+    let base = BaseChain::filter(FilterHook::Output, Priority::Raw);
+    batch
+        .rule(table, Family::Inet, "prerouting", all(inward).then(Stmt::Notrack))
+        .chain(table, Family::Inet, "output", base)
+        .rule(table, Family::Inet, "output", all([Match::eq(Field::UdpSport, port)]).then(Stmt::Notrack))
 }
 
 /// Drops ARP with an address of the prefix at this offset. A TUN has no ARP: no interface is excepted.

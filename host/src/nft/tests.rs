@@ -2,6 +2,9 @@
 //!
 //! That something does not arrive is shown by a second datagram behind it, which does: cables keep the order.
 
+#[path = "tests/connections.rs"]
+mod connections;
+
 use super::*;
 use crate::forwarding::Forwarding;
 use crate::netlink::{Netlink, Route};
@@ -13,6 +16,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 
 const TUN: &str = "umbra-t0";
+/// Our own UDP port.
+const PORT: u16 = 7443;
 
 fn to(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse().expect("address"), port)
@@ -79,19 +84,30 @@ fn udp_packet(from: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Fram
     let len = u16::try_from(payload.len() + 8).expect("short");
     let mut udp = [from.port().to_be_bytes(), destination.port().to_be_bytes(), len.to_be_bytes(), [0; 2]].concat();
     udp.extend_from_slice(payload);
-    let (IpAddr::V4(source), IpAddr::V4(target)) = (from.ip(), destination.ip()) else {
-        let (IpAddr::V6(source), IpAddr::V6(target)) = (from.ip(), destination.ip()) else { panic!("mixed families") };
-        let ends = [source.octets(), target.octets()].concat();
-        let sum = checksum(&[&ends[..], &u32::from(len).to_be_bytes(), &[0, 0, 0, 17], &udp].concat());
-        udp[6..8].copy_from_slice(&sum.to_be_bytes());
-        let head = [&[0x60, 0, 0, 0][..], &len.to_be_bytes(), &[17, 64]].concat();
-        return Frame::packet([head, ends, udp].concat());
+    ip_packet(17, 6, from.ip(), destination.ip(), udp)
+}
+
+/// A packet of this protocol, whose checksum over pseudo-header and content goes to `sum_at`.
+fn ip_packet(protocol: u8, sum_at: usize, from: IpAddr, destination: IpAddr, mut content: Vec<u8>) -> Frame {
+    let len = u16::try_from(content.len()).expect("short");
+    let ends = match (from, destination) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => [from.octets(), to.octets()].concat(),
+        (IpAddr::V6(from), IpAddr::V6(to)) => [from.octets(), to.octets()].concat(),
+        _ => panic!("mixed families"),
     };
-    let mut head = [&[0x45, 0][..], &(len + 20).to_be_bytes(), &[0, 0, 0, 0, 64, 17, 0, 0]].concat();
-    head.extend([source.octets(), target.octets()].concat());
+    // ICMP alone has no pseudo-header (RFC 792); protocol and length are summed in any order.
+    let pseudo = if protocol == 1 { Vec::new() } else { [&ends[..], &len.to_be_bytes(), &[0, protocol]].concat() };
+    let sum = checksum(&[&pseudo[..], &content].concat());
+    content[sum_at..sum_at + 2].copy_from_slice(&sum.to_be_bytes());
+    if from.is_ipv6() {
+        let head = [&[0x60, 0, 0, 0][..], &len.to_be_bytes(), &[protocol, 64]].concat();
+        return Frame::packet([head, ends, content].concat());
+    }
+    let mut head = [&[0x45, 0][..], &(len + 20).to_be_bytes(), &[0, 0, 0, 0, 64, protocol, 0, 0]].concat();
+    head.extend(ends);
     let sum = checksum(&head);
     head[10..12].copy_from_slice(&sum.to_be_bytes());
-    Frame::packet([head, udp].concat())
+    Frame::packet([head, content].concat())
 }
 
 /// The Internet checksum (RFC 1071).
@@ -134,6 +150,7 @@ fn guard() -> Guard {
         program: "test".to_owned(),
         tun: TUN.to_owned(),
         overlay: vec![prefix("100.70.0.0/16"), prefix("fd00:7::/48")],
+        untracked_port: Some(PORT),
     }
 }
 
@@ -302,7 +319,7 @@ impl Site {
     fn protect(&self) {
         self.gateway.block_on(|| async {
             let nat_pools = vec![prefix("198.18.0.0/15"), prefix("fd00:198::/48")];
-            let table = Gateway { program: "test".to_owned(), tun: TUN.to_owned(), nat_pools };
+            let table = Gateway { program: "test".to_owned(), tun: TUN.to_owned(), nat_pools, udp_port: PORT };
             table.apply().await.expect("apply");
         });
     }
@@ -421,8 +438,8 @@ fn tables_read_as_meant_and_a_refused_batch_changes_nothing() {
     };
     let host = Host::new();
     host.block_on(move || async move {
-        let gateway =
-            Gateway { program: "test".to_owned(), tun: TUN.to_owned(), nat_pools: vec![prefix("198.18.0.0/15")] };
+        let nat_pools = vec![prefix("198.18.0.0/15")];
+        let gateway = Gateway { program: "test".to_owned(), tun: TUN.to_owned(), nat_pools, udp_port: PORT };
         guard().apply().await.expect("guard");
         gateway.apply().await.expect("gateway");
         let rules = listing();
@@ -434,6 +451,12 @@ fn tables_read_as_meant_and_a_refused_batch_changes_nothing() {
             "oifname != \"umbra-t0\" oifname != \"lo\" ip6 saddr fd00:7::/48 counter drop",
             "ip saddr 198.18.0.0/15 oifname != \"umbra-t0\" masquerade",
             "ct state invalid counter drop",
+            "iifname != \"umbra-t0\" udp dport 7443 fib daddr type != unicast notrack",
+            "udp sport 7443 notrack",
+            "oifname != \"umbra-t0\" udp sport 7443 masquerade to :32768-65535",
+            "established : 7440",
+            "unreplied : 300, replied : 300",
+            "iifname \"umbra-t0\" ct state new meta l4proto tcp ct timeout set \"tcp\"",
         ] {
             assert!(rules.contains(expected), "{expected}\n{rules}");
         }
