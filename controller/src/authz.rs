@@ -5,7 +5,7 @@
 //! Which *object* a caller may touch is decided by the RPC itself: a device only ever speaks for itself, because its id
 //! comes from [`Caller`] and never from the message.
 
-use model::ids::{DeviceId, GatewayId};
+use model::ids::{DeviceId, GatewayId, NodeId};
 use std::fmt;
 use std::future::Future;
 use std::net::Ipv6Addr;
@@ -27,6 +27,8 @@ pub enum Caller {
     Gateway(GatewayId),
     /// A machine that knocked and may enrol, by its overlay address, which its WireGuard key hashes to.
     Provisional(Ipv6Addr),
+    /// An enrolled node whose certificate has ended: it may renew it, and nothing else.
+    Late(NodeId),
     /// Nobody who is known.
     Nobody,
 }
@@ -42,6 +44,8 @@ pub enum Role {
     Gateway,
     /// See [`Caller::Provisional`].
     Provisional,
+    /// See [`Caller::Late`].
+    Late,
     /// See [`Caller::Nobody`].
     Nobody,
 }
@@ -54,6 +58,7 @@ impl Caller {
             Self::Device(_) => Role::Device,
             Self::Gateway(_) => Role::Gateway,
             Self::Provisional(_) => Role::Provisional,
+            Self::Late(_) => Role::Late,
             Self::Nobody => Role::Nobody,
         }
     }
@@ -67,12 +72,13 @@ impl fmt::Display for Caller {
             Self::Device(id) => write!(f, "device:{id}"),
             Self::Gateway(id) => write!(f, "gateway:{id}"),
             Self::Provisional(address) => write!(f, "provisional:{address}"),
+            Self::Late(node) => write!(f, "late:{node}"),
             Self::Nobody => f.write_str("nobody"),
         }
     }
 }
 
-use Role::{Admin, Device, Gateway, Provisional};
+use Role::{Admin, Device, Gateway, Late, Provisional};
 
 /// One row a service: its RPCs, and the roles that may call them. No wildcard: a new RPC needs a new word here.
 pub const TABLE: &[(&str, &[&str], &[Role])] = &[
@@ -116,7 +122,7 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
         &[Admin],
     ),
     ("umbra.v1.Enrolment", &["Enroll"], &[Provisional]),
-    ("umbra.v1.Nodes", &["Probe", "RenewSvid"], &[Device, Gateway]),
+    ("umbra.v1.Nodes", &["Probe", "RenewSvid"], &[Device, Gateway, Late]),
     ("umbra.v1.Devices", &["Login", "Logout", "Watch", "Connect", "Disconnect", "NameAddress"], &[Device]),
     ("umbra.v1.Gateways", &["Watch"], &[Gateway]),
 ];
@@ -188,6 +194,7 @@ mod tests {
             Caller::Device(DeviceId::from_bytes([1; 10])),
             Caller::Gateway(GatewayId::from_bytes([1; 10])),
             Caller::Provisional(Ipv6Addr::LOCALHOST),
+            Caller::Late(NodeId::Device(DeviceId::from_bytes([1; 10]))),
             Caller::Nobody,
         ]
     }
@@ -213,6 +220,7 @@ mod tests {
             Role::Device => method.starts_with("/umbra.v1.Devices/") || method.starts_with("/umbra.v1.Nodes/"),
             Role::Gateway => method.starts_with("/umbra.v1.Gateways/") || method.starts_with("/umbra.v1.Nodes/"),
             Role::Provisional => method == "/umbra.v1.Enrolment/Enroll",
+            Role::Late => method.starts_with("/umbra.v1.Nodes/"),
             Role::Nobody => false,
         }
     }

@@ -198,6 +198,10 @@ pub const GROUPS_MAX: usize = 256;
 pub const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Life of an SVID.
 pub const SVID_LIFE: Duration = Duration::from_secs(3600);
+/// How long after its end a certificate may still be renewed, from the node's living, unrevoked tunnel.
+pub const SVID_LATE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long a connection lives that may do nothing but renew.
+pub const LATE_CONNECTION_LIFE: Duration = Duration::from_secs(3);
 /// Shortest time between two requests for a resource that was denied.
 pub const DENY_HOLD: Duration = Duration::from_secs(30);
 

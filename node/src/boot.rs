@@ -15,6 +15,7 @@ use model::key::PrivateKey;
 use model::net::Prefix;
 use model::pool::{CONTROL_PORT, Pool};
 use model::secret::Secret;
+use model::time::Clock as _;
 use proto::join::JoinFile;
 use rustls::pki_types::CertificateDer;
 use std::net::{IpAddr, SocketAddr};
@@ -58,6 +59,12 @@ pub enum BootError {
     #[error("the packet threads cannot be started: {0}")]
     Threads(std::io::Error),
 }
+
+/// Longest pause between two looks at the clock for a certificate's sake.
+const SVID_LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Pause after a renewal that failed, and shortest one between two renewals.
+const SVID_RETRY: Duration = Duration::from_secs(2);
+const SVID_RENEW_MIN: Duration = Duration::from_millis(500);
 
 /// What a program says about itself.
 #[derive(Debug, Clone)]
@@ -164,33 +171,37 @@ async fn finish(identity: Identity, packets: Packets, probe_every: Duration) -> 
 
 /// Keeps the certificate fresh: a new key and SVID at half of the old one's life. Runs for as long as the program.
 pub async fn keep_svid(mut identity: Identity, folder: PathBuf, link: Arc<Link>, slot: Arc<SvidSlot>) {
-    let mut wait = remaining_half(&identity);
+    let mut due = renewal_due(&identity);
     loop {
-        tokio::time::sleep(wait).await;
-        wait = match renew_svid(&mut identity, &folder, &link, &slot).await {
-            Ok(()) => remaining_half(&identity),
+        // In small steps: a timer stops while the machine sleeps, a certificate does not.
+        let wait = u64::try_from(due.saturating_sub(SystemClock::new().wall().0)).unwrap_or(0);
+        if wait > 0 {
+            tokio::time::sleep(Duration::from_millis(wait).min(SVID_LOOK_EVERY)).await;
+            continue;
+        }
+        due = match renew_svid(&mut identity, &folder, &link, &slot).await {
+            Ok(()) => renewal_due(&identity),
             Err(why) => {
                 tracing::warn!(%why, "the certificate could not be renewed yet");
-                Duration::from_secs(10)
+                SystemClock::new().wall().plus(SVID_RETRY).0
             }
         };
     }
 }
 
-/// Half of what is left: a fresh certificate is renewed at half of its life.
-fn remaining_half(identity: &Identity) -> Duration {
-    use model::time::Clock as _;
+/// When half of what is left is over, milliseconds since 1970: a fresh certificate is renewed at half of its life.
+fn renewal_due(identity: &Identity) -> i64 {
     let leaf = identity.svid_chain.first().map(|l| CertificateDer::from(l.clone()));
-    let end = leaf.and_then(|l| crate::svid::read_leaf(&identity.trust_domain, &l).ok()).map_or(0, |f| f.not_after);
-    let now = SystemClock::new().wall().0 / 1_000;
-    let left = Duration::from_secs(u64::try_from(end.saturating_sub(now)).unwrap_or(0));
-    (left / 2).max(Duration::from_millis(500))
+    let end = leaf.and_then(|leaf| crate::svid::end_of(&leaf)).and_then(|s| i64::try_from(s).ok()).unwrap_or(0);
+    let now = SystemClock::new().wall();
+    let left = end.saturating_mul(1_000).saturating_sub(now.0).max(0);
+    now.0.saturating_add((left / 2).max(SVID_RENEW_MIN.as_millis() as i64))
 }
 
 async fn renew_svid(identity: &mut Identity, folder: &Path, link: &Link, slot: &SvidSlot) -> Result<(), String> {
     let key = SvidKey::generate().map_err(|e| e.to_string())?;
     let csr = key.csr().map_err(|e| e.to_string())?;
-    let chain = crate::rpc::renew_svid(link.channel()?, csr).await?;
+    let chain = crate::rpc::renew_svid(link.channel_within(SVID_LOOK_EVERY).await?, csr).await?;
     let leaf = chain.first().ok_or("the answer holds no certificate")?;
     let facts = crate::svid::read_leaf(&identity.trust_domain, &CertificateDer::from(leaf.clone()))
         .map_err(|e| e.to_string())?;

@@ -93,6 +93,12 @@ pub struct SvidFacts {
     pub not_after: i64,
 }
 
+/// When a certificate ends, seconds since the epoch; none if it does not parse or ended before 1970.
+pub fn end_of(leaf: &CertificateDer<'_>) -> Option<u64> {
+    let (_, cert) = X509Certificate::from_der(leaf.as_ref()).ok()?;
+    u64::try_from(cert.validity().not_after.timestamp()).ok()
+}
+
 /// Reads the leaf. Exactly one URI SAN, no CA; anything else is refused.
 pub fn read_leaf(domain: &str, leaf: &CertificateDer<'_>) -> Result<SvidFacts, SvidError> {
     let bad = |why: &str| SvidError::NotAnSvid { domain: domain.to_owned(), why: why.to_owned() };

@@ -3,15 +3,22 @@
 //! X25519MLKEM768 (draft-ietf-tls-ecdhe-mlkem) is the only group offered, so that pre-shared keys that travel here stay
 //! safe from a recording that is broken later. Certificates are replaced while the program runs.
 
-use crate::svid::{SvidError, SvidKey, read_leaf};
+use crate::svid::{SvidError, SvidFacts, SvidKey, read_leaf};
 use model::ids::NodeId;
+use model::limits::SVID_LATE_MAX;
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 /// The DNS name in the controller's certificate; nodes ask for it, and check the SPIFFE id besides.
 pub const CONTROLLER_NAME: &str = "controller.umbra.internal";
@@ -123,13 +130,70 @@ fn finish_client(config: &mut ClientConfig) {
     config.resumption = rustls::client::Resumption::disabled();
 }
 
-/// For the controller's control port: a client certificate of this CA is required.
+/// Takes a certificate that ended not long ago, too: a laptop sleeps longer than its certificate lives. Whoever serves the
+/// connection looks at the end ([`proven_leaf`]) and lets such a node do nothing but renew, from its living tunnel.
+#[derive(Debug)]
+struct LateToo(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for LateToo {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let judged = self.0.verify_client_cert(leaf, intermediates, now);
+        match &judged {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. },
+            )) => {}
+            _ => return judged,
+        }
+        // Everything else about it is judged as it was in its last second.
+        let end = crate::svid::end_of(leaf).map(Duration::from_secs);
+        match end {
+            Some(end) if now.as_secs().saturating_sub(end.as_secs()) <= SVID_LATE_MAX.as_secs() => {
+                self.0.verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(end))
+            }
+            _ => judged,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// For the controller's control port: a client certificate of this CA is required. It may have ended at most
+/// [`SVID_LATE_MAX`] ago.
 pub fn control_server_config(ca: &CertificateDer<'static>, svid: Arc<SvidSlot>) -> Result<Arc<ServerConfig>, TlsError> {
     let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider()).build().map_err(setup)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(setup)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(LateToo(verifier)))
         .with_cert_resolver(svid);
     finish_server(&mut config);
     Ok(Arc::new(config))
@@ -154,9 +218,14 @@ fn finish_server(config: &mut ServerConfig) {
 
 /// The node that a finished handshake proved, read from the leaf alone.
 pub fn proven_peer(domain: &str, chain: Option<&[CertificateDer<'_>]>) -> Result<NodeId, SvidError> {
+    proven_leaf(domain, chain).map(|facts| facts.node)
+}
+
+/// The same, with when its certificate ends.
+pub fn proven_leaf(domain: &str, chain: Option<&[CertificateDer<'_>]>) -> Result<SvidFacts, SvidError> {
     let leaf = chain.and_then(<[_]>::first).ok_or_else(|| SvidError::NotAnSvid {
         domain: domain.to_owned(),
         why: "no certificate was shown".to_owned(),
     })?;
-    read_leaf(domain, leaf).map(|facts| facts.node)
+    read_leaf(domain, leaf)
 }

@@ -5,14 +5,17 @@
 //! loop; every limit of HTTP/2 is set, because the defaults have none.
 
 use crate::authz::{Caller, Guard};
+use host::clock::SystemClock;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use model::ids::NodeId;
 use model::limits::{
-    ENROL_BYTES_MAX, ENROL_CONNECTIONS_MAX, PROBE_EVERY, PROVISIONAL_LIFE, RPC_CONNECTIONS_PER_NODE_MAX,
-    RPC_STREAMS_MAX, SILENCE_MAX, TLS_HANDSHAKE_MAX,
+    ENROL_BYTES_MAX, ENROL_CONNECTIONS_MAX, LATE_CONNECTION_LIFE, PROBE_EVERY, PROVISIONAL_LIFE,
+    RPC_CONNECTIONS_PER_NODE_MAX, RPC_STREAMS_MAX, SILENCE_MAX, TLS_HANDSHAKE_MAX,
 };
 use model::pool::Pool;
-use node::tls::{EXPORTER_LABEL, proven_peer};
+use model::time::Clock as _;
+use node::svid::SvidFacts;
+use node::tls::{EXPORTER_LABEL, proven_leaf};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,16 +79,17 @@ pub async fn serve_control(
             (acceptor.clone(), Arc::clone(&connections), routes.clone(), domain.clone());
         tokio::spawn(async move {
             let Some(tls) = shake_hands(acceptor, stream).await else { return };
-            let Some(node) = same_node(&tls, &domain, &pool, from) else {
+            let Some((node, late)) = same_node(&tls, &domain, &pool, from) else {
                 tracing::warn!(%from, "a connection was refused: its certificate and its tunnel are not of one node");
                 return;
             };
             let caller = match node {
+                node if late => Caller::Late(node),
                 NodeId::Device(id) => Caller::Device(id),
                 NodeId::Gateway(id) => Caller::Gateway(id),
                 NodeId::Controller => Caller::Nobody,
             };
-            let serving = tokio::spawn(serve_one(tls, routes, caller, None, None));
+            let serving = tokio::spawn(serve_one(tls, routes, caller, None, late.then_some(LATE_CONNECTION_LIFE)));
             connections.add(node, serving.abort_handle());
         });
     }
@@ -132,10 +136,12 @@ async fn shake_hands(acceptor: TlsAcceptor, stream: TcpStream) -> Option<TlsStre
     tokio::time::timeout(TLS_HANDSHAKE_MAX, acceptor.accept(stream)).await.ok()?.ok()
 }
 
-fn same_node(tls: &TlsStream<TcpStream>, domain: &str, pool: &Pool, from: SocketAddr) -> Option<NodeId> {
-    let node = proven_peer(domain, tls.get_ref().1.peer_certificates()).ok()?;
+/// The node, and whether its certificate has ended.
+fn same_node(tls: &TlsStream<TcpStream>, domain: &str, pool: &Pool, from: SocketAddr) -> Option<(NodeId, bool)> {
+    let SvidFacts { node, not_after, .. } = proven_leaf(domain, tls.get_ref().1.peer_certificates()).ok()?;
+    let late = not_after < SystemClock::new().wall().0.div_euclid(1_000);
     let address = tunnel::address::address_of_node(pool, &node);
-    (node != NodeId::Controller && from.ip() == IpAddr::V6(address)).then_some(node)
+    (node != NodeId::Controller && from.ip() == IpAddr::V6(address)).then_some((node, late))
 }
 
 async fn serve_one(

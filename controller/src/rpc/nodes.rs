@@ -23,10 +23,10 @@ impl NodesRpc {
     fn enrolled(&self, caller: &Caller) -> Result<NodeId, Status> {
         let directory = self.organisation.now();
         let live = match caller {
-            Caller::Device(id) => {
+            Caller::Device(id) | Caller::Late(NodeId::Device(id)) => {
                 directory.devices.find(id).filter(|d| d.record.state != NodeState::Revoked).map(|_| NodeId::Device(*id))
             }
-            Caller::Gateway(id) => directory
+            Caller::Gateway(id) | Caller::Late(NodeId::Gateway(id)) => directory
                 .gateways
                 .find(id)
                 .filter(|g| g.record.state != NodeState::Revoked)

@@ -41,6 +41,21 @@ fn certificates_turn_over_under_a_connection() {
 }
 
 #[test]
+fn a_node_that_was_gone_longer_than_its_certificate_comes_back() {
+    let (world, _services, mut perimeter) = start(&["--svid-life", "2s"]);
+    let reached = || probe(&world, Name::Laptop, &["--patience=1000", "http", "http://web.corp.example/"]).success();
+    until("the page", SOON, reached);
+    perimeter.clients[&Name::Laptop].kill9().unwrap();
+    perimeter.gateways[&Name::Gateway].kill9().unwrap();
+    // Both are away while their certificates end.
+    let away = world.host(Name::Controller).run(&["sleep", "4"], SOON).unwrap();
+    assert!(away.success(), "{away:?}");
+    perimeter.gateways.get_mut(&Name::Gateway).unwrap().restart().unwrap();
+    perimeter.clients.get_mut(&Name::Laptop).unwrap().restart().unwrap();
+    println!("back after {:?}", until("the page again", SOON, reached));
+}
+
+#[test]
 fn a_session_ends_by_itself() {
     let (world, _services, _perimeter) = start(&["--session-life", "15s", "--review-every", "1s"]);
     let mut talk = Talk::open(&world, Name::Laptop, "web.corp.example:7");
