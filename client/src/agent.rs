@@ -331,7 +331,7 @@ impl Agent {
     fn on_ended(&mut self, now: Instant, grant: GrantId, resource: ResourceId, ending: Ending) {
         let reason = connects::reason(ending);
         tracing::info!(%grant, %resource, reason, "a grant ended");
-        self.book.ended(now, grant, reason, !connects::moves(ending));
+        self.book.ended(now, grant, reason, connects::loss(ending));
         for (_, at, word) in self.departed.values_mut().filter(|(of, _, _)| *of == resource) {
             (*at, *word) = (now, Word::Ended(reason.to_owned()));
         }

@@ -37,6 +37,17 @@ pub struct Request {
     pub avoid: Vec<GatewayId>,
 }
 
+/// What the end of a grant says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Somebody willed it: packets are refused, with the reason.
+    Willed,
+    /// Nobody willed it, and it says nothing of the tunnel: only this grant moves.
+    Grant,
+    /// The gateway is gone, or knows nothing any more: all that goes through the tunnel moves.
+    Gateway,
+}
+
 /// A refusal.
 #[derive(Debug, Clone)]
 pub struct Denial {
@@ -275,17 +286,17 @@ impl Book {
 
     // -- news of the controller --------------------------------------------------------------------------------------
 
-    /// A grant ended. `revoked`: by somebody's will, so packets are refused with the reason; else its flows wait a little
-    /// for the next grant.
-    pub fn ended(&mut self, now: Instant, grant: GrantId, reason: &str, revoked: bool) {
+    /// A grant ended. By somebody's will: packets are refused with the reason; else its flows wait a little for the next
+    /// grant.
+    pub fn ended(&mut self, now: Instant, grant: GrantId, reason: &str, loss: Loss) {
         // One that only moves comes back under its own id.
-        if revoked {
+        if loss == Loss::Willed {
             self.remember(grant);
         }
         let Some(resource) = self.resource_of(grant) else { return };
         let asks = self.entry(resource).asking.is_some();
         let entry = self.entry(resource);
-        if revoked {
+        if loss == Loss::Willed {
             entry.grant = None;
             entry.denied = Some(now.plus(DENY_HOLD));
             entry.due = Instant::NEVER;
@@ -298,7 +309,9 @@ impl Book {
                 entry.due = now;
             }
             entry.word = Some((now, Word::Ended(reason.to_owned())));
-            if let Some(tunnel) = self.tunnels.get_mut(&pairing) {
+            if loss == Loss::Gateway
+                && let Some(tunnel) = self.tunnels.get_mut(&pairing)
+            {
                 tunnel.give_up(now);
             }
         }
@@ -326,7 +339,7 @@ impl Book {
             .map(|g| g.id)
             .collect();
         for grant in gone {
-            self.ended(now, grant, "ended while the controller was not reachable", false);
+            self.ended(now, grant, "ended while the controller was not reachable", Loss::Grant);
         }
     }
 
@@ -466,9 +479,10 @@ impl Book {
         self.entries.iter().filter_map(|(r, e)| e.grant.as_ref().map(|g| (r, g)))
     }
 
-    /// Tunnels whose far end may be gone.
+    /// Tunnels whose far end may be gone, or does not honour a grant any more that was to lead through it.
     pub fn doubtful(&self) -> BTreeSet<PairingId> {
-        self.tunnels.iter().filter(|(_, t)| t.is_doubtful()).map(|(id, _)| *id).collect()
+        let tunnels = self.tunnels.iter().filter(|(_, t)| t.is_doubtful()).map(|(id, _)| *id);
+        tunnels.chain(self.grants().filter(|(_, g)| g.moving.is_some()).map(|(_, g)| g.pairing)).collect()
     }
 
     /// All tunnels.

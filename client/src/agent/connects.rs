@@ -2,7 +2,7 @@
 //! routes that lead into it.
 
 use super::{Agent, Inner};
-use crate::connect::{Denial, Permit, Request};
+use crate::connect::{Denial, Loss, Permit, Request};
 use crate::rpc::{self, Answer};
 use model::grant::{Ending, PairingOffer};
 use model::ids::{GrantId, ResourceId};
@@ -23,12 +23,14 @@ pub(super) struct Answered {
     answer: Result<Answer, String>,
 }
 
-/// Did a grant end without anybody's will, so that its flows may wait for the next one? What is not known was willed.
-pub(super) const fn moves(ending: Ending) -> bool {
-    matches!(
-        ending,
-        Ending::Expired | Ending::Replaced | Ending::Gateway | Ending::Restarted | Ending::Unreached | Ending::Restored
-    )
+/// Did a grant end without anybody's will, so that its flows may wait for the next one, and does its end say that the
+/// gateway is gone? What is not known was willed.
+pub(super) const fn loss(ending: Ending) -> Loss {
+    match ending {
+        Ending::Gateway | Ending::Restarted => Loss::Gateway,
+        Ending::Expired | Ending::Replaced | Ending::Unreached | Ending::Restored => Loss::Grant,
+        _ => Loss::Willed,
+    }
 }
 
 /// For people.
@@ -148,7 +150,13 @@ mod tests {
             Ending::Refused,
             Ending::Ended,
         ];
-        assert!(!willed.into_iter().any(moves));
-        assert!(moves(Ending::Restarted) && moves(Ending::Unreached));
+        assert!(willed.into_iter().all(|ending| loss(ending) == Loss::Willed));
+    }
+
+    #[test]
+    fn only_what_is_about_the_gateway_gives_up_its_tunnel() {
+        assert!([Ending::Restarted, Ending::Gateway].into_iter().all(|ending| loss(ending) == Loss::Gateway));
+        let others = [Ending::Expired, Ending::Replaced, Ending::Unreached, Ending::Restored];
+        assert!(others.into_iter().all(|ending| loss(ending) == Loss::Grant));
     }
 }

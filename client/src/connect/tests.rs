@@ -89,9 +89,9 @@ fn a_later_grant_joins_the_tunnel_that_lives() {
     assert_eq!(book.request(at(100)).unwrap().held, [pairing(1)]);
     assert!(book.permitted(at(110), resource(2), permit(2, false, LONG)));
     assert_eq!(book.standing(&resource(2)), Standing::Connected);
-    book.ended(at(120), grant(1), "over", true);
+    book.ended(at(120), grant(1), "over", Loss::Willed);
     assert_eq!(book.unused(), vec![], "resource 2 still uses it");
-    book.ended(at(130), grant(2), "over", true);
+    book.ended(at(130), grant(2), "over", Loss::Willed);
     assert_eq!(book.unused(), [pairing(1)]);
 }
 
@@ -100,7 +100,7 @@ fn a_tunnel_that_a_request_names_stays_until_the_answer() {
     let mut book = connected();
     book.want(at(100), resource(2));
     book.request(at(100)).unwrap();
-    book.ended(at(110), grant(1), "over", true);
+    book.ended(at(110), grant(1), "over", Loss::Willed);
     assert_eq!(book.unused(), vec![]);
     assert!(book.permitted(at(120), resource(2), permit(2, false, LONG)));
     assert_eq!(book.unused(), vec![]);
@@ -109,7 +109,7 @@ fn a_tunnel_that_a_request_names_stays_until_the_answer() {
 #[test]
 fn a_revoke_denies_with_its_reason() {
     let mut book = connected();
-    book.ended(at(100), grant(1), "ended by an administrator", true);
+    book.ended(at(100), grant(1), "ended by an administrator", Loss::Willed);
     assert!(book.take_changed());
     assert_eq!(book.standing(&resource(1)), Standing::Denied(at(30_100)));
     assert_eq!(book.word(&resource(1)).unwrap().1, Word::Ended("ended by an administrator".to_owned()));
@@ -125,11 +125,11 @@ fn a_permit_that_its_end_overtook_opens_nothing() {
     let mut book = Book::default();
     book.want(at(0), resource(1));
     book.request(at(0)).unwrap();
-    book.ended(at(5), grant(1), "no longer permitted", true);
+    book.ended(at(5), grant(1), "no longer permitted", Loss::Willed);
     assert!(!book.permitted(at(6), resource(1), permit(1, true, LONG)));
     assert!(book.grant(&resource(1)).is_none());
     for number in 0..u32::try_from(ENDED_GRANTS_MAX).unwrap() + 9 {
-        book.ended(at(7), grant(1_000 + number), "x", true);
+        book.ended(at(7), grant(1_000 + number), "x", Loss::Willed);
     }
     assert_eq!(book.ended.len(), ENDED_GRANTS_MAX);
 }
@@ -259,7 +259,7 @@ fn a_passing_refusal_is_asked_again_while_a_packet_waits_and_holds_a_second_afte
 #[test]
 fn a_gateway_restart_moves_the_flows_to_the_next_grant() {
     let mut book = connected();
-    book.ended(at(1_000), grant(1), "the gateway started anew", false);
+    book.ended(at(1_000), grant(1), "the gateway started anew", Loss::Gateway);
     assert!(book.grant(&resource(1)).is_some(), "flows wait for the next grant");
     assert_eq!(book.standing(&resource(1)), Standing::Connecting);
     let request = book.request(at(1_000)).unwrap();
@@ -273,9 +273,28 @@ fn a_gateway_restart_moves_the_flows_to_the_next_grant() {
 }
 
 #[test]
+fn the_end_of_one_grant_says_nothing_of_its_tunnel() {
+    let mut book = connected();
+    book.want(at(100), resource(2));
+    book.request(at(100)).unwrap();
+    book.permitted(at(110), resource(2), permit(2, false, LONG));
+    book.ended(at(1_000), grant(2), "its time is over", Loss::Grant);
+    book.handle_timeout(at(1_000));
+    assert_eq!(book.standing(&resource(1)), Standing::Connected, "the other one's live connections are not touched");
+    assert_eq!(book.standing(&resource(2)), Standing::Connecting);
+    assert_eq!(book.doubtful(), BTreeSet::from([pairing(1)]), "what opens a flow meanwhile is kept");
+    let request = book.request(at(1_000)).unwrap();
+    assert_eq!(request, Request { resource: resource(2), held: vec![pairing(1)], avoid: vec![] });
+    assert_eq!(book.request(at(1_000)), None);
+    assert!(book.permitted(at(1_100), resource(2), permit(3, false, LONG)));
+    assert_eq!(book.standing(&resource(2)), Standing::Connected);
+    assert!(book.doubtful().is_empty());
+}
+
+#[test]
 fn a_grant_that_moved_comes_back_under_its_own_id() {
     let mut book = connected();
-    book.ended(at(1_000), grant(1), "the gateway started anew", false);
+    book.ended(at(1_000), grant(1), "the gateway started anew", Loss::Gateway);
     book.request(at(1_000)).unwrap();
     let again = Permit { pairing: pairing(2), gateway: Some(gateway(1)), ..permit(1, true, LONG) };
     assert!(book.permitted(at(1_100), resource(1), again));
@@ -287,7 +306,7 @@ fn a_grant_that_moved_comes_back_under_its_own_id() {
 #[test]
 fn moving_ends() {
     let mut book = connected();
-    book.ended(at(1_000), grant(1), "the gateway started anew", false);
+    book.ended(at(1_000), grant(1), "the gateway started anew", Loss::Gateway);
     book.request(at(1_000)).unwrap();
     book.failed(at(1_100), resource(1), "no link".to_owned());
     assert!(book.request(at(1_400)).is_some(), "repeated while flows wait");
@@ -299,7 +318,7 @@ fn moving_ends() {
 #[test]
 fn a_real_deny_ends_the_moving() {
     let mut book = connected();
-    book.ended(at(1_000), grant(1), "the gateway started anew", false);
+    book.ended(at(1_000), grant(1), "the gateway started anew", Loss::Gateway);
     book.request(at(1_000)).unwrap();
     book.denied(at(1_100), resource(1), denial(vec!["outside office hours".to_owned()], DENY_HOLD));
     assert!(book.grant(&resource(1)).is_none());
@@ -344,12 +363,12 @@ fn a_snapshot_ends_what_it_does_not_name_but_not_what_is_newer() {
 #[test]
 fn what_is_not_visible_any_more_is_forgotten_with_its_last_word() {
     let mut book = connected();
-    book.ended(at(100), grant(1), "no longer permitted", true);
+    book.ended(at(100), grant(1), "no longer permitted", Loss::Willed);
     let words = book.visible(&BTreeSet::new(), &BTreeSet::new());
     assert_eq!(words, [(resource(1), Word::Ended("no longer permitted".to_owned()))]);
     assert_eq!(book.standing(&resource(1)), Standing::Ready);
     let mut book = connected();
-    book.ended(at(100), grant(1), "no longer permitted", true);
+    book.ended(at(100), grant(1), "no longer permitted", Loss::Willed);
     book.visible(&BTreeSet::from([resource(1)]), &BTreeSet::from([resource(1)]));
     assert_eq!(book.standing(&resource(1)), Standing::Ready, "what changed may be asked for at once");
 }
