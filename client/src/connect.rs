@@ -136,6 +136,8 @@ struct Entry {
 #[derive(Debug)]
 struct Asking {
     held: Vec<PairingId>,
+    /// Only because the tunnel gave no answer: nothing else waits for it.
+    moves: bool,
 }
 
 impl Default for Entry {
@@ -155,6 +157,20 @@ impl Default for Entry {
 }
 
 impl Entry {
+    /// Does somebody wait for an answer, or a packet?
+    fn is_wanted(&self, now: Instant) -> bool {
+        self.wanted.is_some_and(|at| now.since(at) < RETRY_FOR)
+    }
+
+    /// Its tunnel answers again: there is no need for another one.
+    fn stay(&mut self, now: Instant) {
+        self.avoid.clear();
+        self.moves = 0;
+        if !self.is_wanted(now) {
+            self.due = Instant::NEVER;
+        }
+    }
+
     /// When to ask for another tunnel: at once, then ever more rarely, for perhaps there is no other.
     fn next_move(&mut self, now: Instant) -> Instant {
         let pause = if self.moves == 0 { Duration::ZERO } else { PASSING_MIN * 2_u32.saturating_pow(self.moves - 1) };
@@ -201,7 +217,8 @@ impl Book {
         let (resource, entry) = self.entries.iter_mut().find(|(_, e)| e.asking.is_none() && e.due <= now)?;
         let joinable = |(_, t): &(&PairingId, &Tunnel)| t.is_alive() && !entry.avoid.contains(&t.gateway);
         let held: Vec<PairingId> = self.tunnels.iter().filter(joinable).map(|(id, _)| *id).collect();
-        entry.asking = Some(Asking { held: held.clone() });
+        let moves = entry.grant.as_ref().is_some_and(|g| g.moving.is_none()) && !entry.is_wanted(now);
+        entry.asking = Some(Asking { held: held.clone(), moves });
         entry.asked = Some(now);
         entry.due = Instant::NEVER;
         Some(Request { resource: *resource, held, avoid: entry.avoid.iter().copied().collect() })
@@ -209,11 +226,15 @@ impl Book {
 
     // -- answers -----------------------------------------------------------------------------------------------------
 
-    /// Permitted. False: the permit is of no use (it ended already, or names a tunnel that is not there), and it is
-    /// asked for again.
+    /// Permitted. False: the permit is of no use, and is to be given back. It ended already or names a tunnel that is not
+    /// there, then it is asked for again; or the tunnel that it was to replace answers again: its flows stay there.
     pub fn permitted(&mut self, now: Instant, resource: ResourceId, permit: Permit) -> bool {
+        let asking = self.entry(resource).asking.take();
+        if asking.is_some_and(|a| a.moves) && self.is_well(resource, &permit) {
+            self.entry(resource).stay(now);
+            return false;
+        }
         let entry = self.entries.entry(resource).or_default();
-        entry.asking = None;
         let known = permit.gateway.is_some() || self.tunnels.contains_key(&permit.pairing);
         if self.ended.contains(&permit.grant) || !known {
             entry.due = now.plus(RETRY_EVERY);
@@ -377,7 +398,12 @@ impl Book {
         let Some(tunnel) = self.tunnels.get_mut(&pairing) else { return false };
         let before = (tunnel.is_alive(), tunnel.is_doubtful());
         let probe = tunnel.observe(now, seen);
-        self.changed |= before != (tunnel.is_alive(), tunnel.is_doubtful());
+        let after = (tunnel.is_alive(), tunnel.is_doubtful());
+        self.changed |= before != after;
+        if before != after && after == (true, false) {
+            let stays = |e: &&mut Entry| e.grant.as_ref().is_some_and(|g| g.pairing == pairing && g.moving.is_none());
+            self.entries.values_mut().filter(stays).for_each(|entry| entry.stay(now));
+        }
         probe
     }
 
@@ -496,6 +522,15 @@ impl Book {
 
     fn tunnel_is_well(&self, resource: ResourceId) -> bool {
         self.grant(&resource).and_then(|held| self.tunnels.get(&held.pairing)).is_some_and(Tunnel::is_alive)
+    }
+
+    /// Is the grant that is held as good as ever, at another gateway than the permit's? On the same one, the controller ends
+    /// the old grant for the new one.
+    fn is_well(&self, resource: ResourceId, permit: &Permit) -> bool {
+        let Some(held) = self.grant(&resource).filter(|held| held.moving.is_none()) else { return false };
+        let Some(tunnel) = self.tunnels.get(&held.pairing) else { return false };
+        let next = permit.gateway.or_else(|| self.tunnels.get(&permit.pairing).map(|t| t.gateway));
+        tunnel.is_alive() && !tunnel.is_doubtful() && next != Some(tunnel.gateway)
     }
 
     fn resource_of(&self, grant: GrantId) -> Option<ResourceId> {

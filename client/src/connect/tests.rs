@@ -236,6 +236,45 @@ fn a_lost_tunnel_is_asked_about_ever_more_rarely_as_long_as_there_is_no_other() 
 }
 
 #[test]
+fn a_tunnel_that_answers_again_keeps_its_flows() {
+    // Before the next question, which is seconds away.
+    let mut book = connected();
+    let lost = silenced(&mut book);
+    assert_eq!(book.request(at(lost)).unwrap().avoid, [gateway(1)]);
+    book.failed(at(lost + 10), resource(1), "no link".to_owned());
+    book.handle_timeout(at(lost + 20));
+    book.observe(at(lost + 500), pairing(1), shaken(lost + 500));
+    assert_eq!(book.standing(&resource(1)), Standing::Connected);
+    for ms in (lost + 500..lost + 60_000).step_by(100) {
+        book.handle_timeout(at(ms));
+        assert_eq!(book.request(at(ms)), None, "nothing moves");
+    }
+    // With the question on its way: the answer comes too late, and is given back.
+    let mut book = connected();
+    let lost = silenced(&mut book);
+    book.request(at(lost)).unwrap();
+    book.observe(at(lost + 500), pairing(1), shaken(lost + 500));
+    assert!(!book.permitted(at(lost + 600), resource(1), permit(2, true, LONG)));
+    assert_eq!(book.grant(&resource(1)).unwrap().id, grant(1));
+    assert_eq!((book.standing(&resource(1)), book.unused()), (Standing::Connected, vec![]));
+    assert_eq!(book.tunnels().count(), 1);
+    assert_eq!(book.request(at(lost + 60_000)), None);
+    // At the same gateway, the new grant has ended the old one already.
+    let mut book = connected();
+    let lost = silenced(&mut book);
+    book.request(at(lost)).unwrap();
+    book.observe(at(lost + 500), pairing(1), shaken(lost + 500));
+    assert!(book.permitted(at(lost + 600), resource(1), Permit { gateway: Some(gateway(1)), ..permit(2, true, LONG) }));
+    // What a person asks for counts all the same.
+    let mut book = connected();
+    let lost = silenced(&mut book);
+    book.ask(at(lost), resource(1));
+    book.request(at(lost)).unwrap();
+    book.observe(at(lost + 500), pairing(1), shaken(lost + 500));
+    assert!(book.permitted(at(lost + 600), resource(1), permit(2, true, LONG)));
+}
+
+#[test]
 fn a_passing_refusal_is_asked_again_while_a_packet_waits_and_holds_a_second_after() {
     let mut book = Book::default();
     let none = || Denial { reasons: vec!["no gateway".to_owned()], retry_after: Duration::from_secs(1), passing: true };
