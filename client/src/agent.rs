@@ -449,6 +449,12 @@ impl Agent {
             self.gateways.remove(&pairing);
             self.runtime.apply(Change::RemovePeer(PeerId::Pairing(pairing)));
         }
+        // And what was left goes after that: its end is no news for anybody here.
+        while let Some(channel) = self.link.channel().ok()
+            && let Some(grant) = self.book.next_left()
+        {
+            tokio::spawn(rpc::disconnect(channel, grant));
+        }
         self.answer_waiters();
     }
 

@@ -185,6 +185,8 @@ pub struct Book {
     entries: BTreeMap<ResourceId, Entry>,
     tunnels: BTreeMap<PairingId, Tunnel>,
     ended: VecDeque<GrantId>,
+    /// Another grant took their place: they are to be given back.
+    left: VecDeque<GrantId>,
     changed: bool,
 }
 
@@ -243,7 +245,8 @@ impl Book {
         if let Some(gateway) = permit.gateway {
             self.tunnels.insert(permit.pairing, Tunnel::new(now, gateway));
         }
-        entry.grant = Some(Held {
+        let id = permit.grant;
+        let old = entry.grant.replace(Held {
             id: permit.grant,
             pairing: permit.pairing,
             prefixes: permit.prefixes,
@@ -256,6 +259,13 @@ impl Book {
         entry.avoid.clear();
         entry.moves = 0;
         entry.word = Some((now, Word::Permitted));
+        // The controller replaces only what lies on the same gateway.
+        if let Some(old) = old.filter(|old| old.id != id) {
+            if self.left.len() >= ENDED_GRANTS_MAX {
+                self.left.pop_front();
+            }
+            self.left.push_back(old.id);
+        }
         self.changed = true;
         true
     }
@@ -462,6 +472,12 @@ impl Book {
             self.tunnels.remove(pairing);
         }
         gone
+    }
+
+    /// The next grant that another one took the place of: it is to be given back, or it would be renewed as long as the
+    /// session lasts.
+    pub fn next_left(&mut self) -> Option<GrantId> {
+        self.left.pop_front()
     }
 
     /// Did anything change since the last call?

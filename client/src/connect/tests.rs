@@ -148,8 +148,10 @@ fn a_tunnel_that_does_not_shake_hands_is_replaced_and_its_gateway_avoided() {
     assert_eq!((request.avoid, request.held), (vec![gateway(1)], vec![]));
     assert_eq!(book.grant(&resource(1)).unwrap().id, grant(1), "make before break");
     assert_eq!(book.unused(), vec![]);
+    assert_eq!(book.next_left(), None);
     book.permitted(at(3_100), resource(1), permit(2, true, LONG));
     assert_eq!(book.unused(), [pairing(1)]);
+    assert_eq!((book.next_left(), book.next_left()), (Some(grant(1)), None), "the old grant is given back, once");
     book.observe(at(3_200), pairing(2), shaken(3_200));
     assert_eq!(book.standing(&resource(1)), Standing::Connected);
 }
@@ -337,9 +339,19 @@ fn a_grant_that_moved_comes_back_under_its_own_id() {
     book.request(at(1_000)).unwrap();
     let again = Permit { pairing: pairing(2), gateway: Some(gateway(1)), ..permit(1, true, LONG) };
     assert!(book.permitted(at(1_100), resource(1), again));
+    assert_eq!(book.next_left(), None, "the same grant is not given back");
     book.observe(at(1_200), pairing(2), shaken(1_200));
     assert_eq!(book.standing(&resource(1)), Standing::Connected);
     assert_eq!(book.unused(), [pairing(1)]);
+}
+
+#[test]
+fn what_is_to_be_given_back_is_bounded() {
+    let mut book = connected();
+    for number in 0..u32::try_from(ENDED_GRANTS_MAX).unwrap() + 9 {
+        assert!(book.permitted(at(7), resource(1), permit(1_000 + number, true, LONG)));
+    }
+    assert_eq!(book.left.len(), ENDED_GRANTS_MAX);
 }
 
 #[test]
