@@ -350,7 +350,20 @@ impl Tunnel {
             return;
         }
         if let Some(bytes) = self.wire.as_mut().and_then(|w| w.initiate(now)) {
+            self.spread(&bytes, out);
             self.transmit(now, bytes, out);
+        }
+    }
+
+    /// A pairing that never shook hands says the same hello to all its candidates: nobody knows yet which of them can be
+    /// reached from here, and the one that answers is used. One by one would take longer than a person waits, and an
+    /// initiation for each would spoil the answer to the one before. The far end takes the first to come.
+    fn spread(&self, bytes: &[u8], out: &mut Vec<Train>) {
+        if self.status.last_handshake.is_some() || !matches!(self.kind, PeerKind::Pairing(_)) {
+            return;
+        }
+        for addr in self.candidates.iter().filter(|c| self.endpoint.is_some_and(|e| e.addr != **c)) {
+            out.push(Train::datagram(*addr, Local::default(), bytes.to_vec()));
         }
     }
 

@@ -105,6 +105,34 @@ fn a_pairing_shakes_hands_under_its_psk() {
 }
 
 #[test]
+fn a_first_candidate_that_is_dead_delays_nothing() {
+    let mut net = net();
+    net.apply(0, Change::Grants(view(&[(1, DATA_KEY, 9)], &[1])));
+    let endpoints = vec![addr(90), addr(91), addr(GATEWAY)];
+    net.apply(1, Change::AddPeer(Peer { endpoints, ..client_side(1, DATA_KEY, 9) }));
+    shake(&mut net, 1);
+    assert_eq!((shaken(&net, 0, 1), shaken(&net, 1, 1)), (1, 1));
+    assert_eq!(net.status(1, &PeerId::Pairing(pairing_id(1))).endpoint, Some(addr(GATEWAY)), "the one that answered");
+    // Only the first hello goes to all; whoever was reached once is not sought elsewhere.
+    let before = net.log.len();
+    shake(&mut net, 1);
+    assert!(net.log[before..].iter().all(|(_, to, _)| *to != addr(90) && *to != addr(91)));
+}
+
+#[test]
+fn a_lost_first_hello_goes_to_all_candidates_again() {
+    let mut net = net();
+    net.apply(0, Change::Grants(view(&[(1, DATA_KEY, 9)], &[1])));
+    let endpoints = vec![addr(90), addr(GATEWAY)];
+    net.apply(1, Change::AddPeer(Peer { endpoints, ..client_side(1, DATA_KEY, 9) }));
+    net.apply(1, Change::ForceHandshake(PeerId::Pairing(pairing_id(1))));
+    net.wire.clear();
+    net.advance(model::limits::HANDSHAKE_RETRY);
+    net.run();
+    assert_eq!(shaken(&net, 1, 1), 1);
+}
+
+#[test]
 fn a_wrong_psk_never_does() {
     let mut net = net();
     net.apply(0, Change::Grants(view(&[(1, DATA_KEY, 9)], &[1])));

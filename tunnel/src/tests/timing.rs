@@ -143,9 +143,26 @@ fn a_packet_does_not_wait_longer_than_its_time() {
 }
 
 #[test]
-fn an_unanswered_pairing_tries_its_candidates_in_turn() {
+fn a_pairing_that_never_shook_hands_tries_all_its_candidates_each_second() {
     let mut ends = ends(9, 9, &[addr(7), addr(8), addr(3)], None);
     ends.send_a(&packet(1));
+    ends.sent_a.clear();
+    let mut left = ends.idle_a(Duration::from_secs(10));
+    left.sort();
+    let all: Vec<_> = (1..10).flat_map(|s| [3, 7, 8].map(|n| (s * 1_000, addr(n)))).collect();
+    assert_eq!(left, all);
+}
+
+#[test]
+fn an_unanswered_pairing_tries_its_candidates_in_turn() {
+    let mut ends = ends(9, 9, &[addr(3), addr(7), addr(8)], None);
+    ends.send_a(&packet(1));
+    ends.exchange();
+    assert!(ends.lock_a().has_session());
+    // Long silence: the session is over, and a try to renew it was in vain.
+    ends.idle_a(Duration::from_secs(600));
+    assert!(!ends.lock_a().has_session());
+    ends.send_a(&packet(2));
     ends.sent_a.clear();
     let left = ends.idle_a(Duration::from_secs(10));
     let tried: Vec<SocketAddr> = left.iter().map(|(_, to)| *to).collect();
