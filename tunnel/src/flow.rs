@@ -89,6 +89,10 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Did the far side ever send anything?
+    pub const fn answered(&self) -> bool {
+        self.down.0 > 0
+    }
     /// Was it reset, or closed from both sides?
     pub const fn closed(&self) -> bool {
         self.reset || (self.up_side.fin && self.down_side.fin)

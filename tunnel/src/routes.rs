@@ -5,7 +5,7 @@
 
 use crate::api::{Event, FlowEnd, Out, RouteEntry, RouteState, Routes};
 use crate::counters::{Counters, Drop};
-use crate::flow::{Caps, ClientKey, FlowId, Opening, Table};
+use crate::flow::{Caps, ClientKey, Flow, FlowId, Opening, Table};
 use crate::headers::{Error, Packet, RST, Tcp, Transport};
 use crate::icmp::{self, Limiter, Reason};
 use crate::reset;
@@ -190,14 +190,7 @@ impl State {
             Transport::Echo { request: false, .. } => return Err(Drop::IcmpKind),
             _ => {}
         }
-        let key = ClientKey {
-            device: SELF,
-            protocol: packet.protocol(),
-            client: packet.source,
-            client_port: packet.source_port(),
-            target: packet.destination,
-            port: packet.destination_port(),
-        };
+        let key = sent_by_us(packet);
         let known = self.table.by_client(&key);
         // The end of a connection that we do not know asks for nothing.
         if known.is_none() && segment(packet).is_some_and(|t| t.has(RST)) {
@@ -206,8 +199,8 @@ impl State {
         match look(routes, now, packet.destination, packet.protocol(), packet.destination_port()) {
             Way::Open(pairing, grant) => {
                 self.carry(now, known, &key, (pairing, grant), packet, out)?;
-                if routes.doubtful.contains(&pairing) {
-                    self.keep(now, pairing, bytes, packet);
+                if routes.doubtful.contains(&pairing) && self.opens(known, packet) {
+                    self.keep(now, pairing, bytes.to_vec());
                 }
                 Ok(Some(pairing))
             }
@@ -285,24 +278,34 @@ impl State {
         Ok(())
     }
 
-    /// Keeps a packet that opens a flow, because the tunnel that it goes through is in doubt. Later packets of a connection
-    /// are of no use: another gateway cannot continue it.
-    fn keep(&mut self, now: Instant, pairing: PairingId, bytes: &[u8], packet: &Packet) {
-        if segment(packet).is_some_and(|t| !t.opens()) {
+    /// Does a packet open its flow? The first one does, and a SYN as long as nothing answers it. Later ones do not: another
+    /// gateway cannot continue a connection, and a datagram that goes twice may act twice.
+    fn opens(&self, known: Option<FlowId>, packet: &Packet) -> bool {
+        let answered = known.and_then(|id| self.table.flow(id)).is_some_and(Flow::answered);
+        segment(packet).map_or(known.is_none(), |t| t.opens() && !answered)
+    }
+
+    /// Keeps what opens a flow, because the tunnel that it goes through is in doubt.
+    fn keep(&mut self, now: Instant, pairing: PairingId, bytes: Vec<u8>) {
+        if !self.kept.contains_key(&pairing) && self.kept.len() >= WAITING_QUEUES_MAX {
             return;
         }
         let queue = self.kept.entry(pairing).or_insert_with(|| Queue { since: now, packets: Vec::new() });
-        if queue.packets.len() < WAITING_PACKETS_MAX {
-            queue.packets.push(bytes.to_vec());
+        if queue.packets.len() < WAITING_PACKETS_MAX && !queue.packets.contains(&bytes) {
+            queue.packets.push(bytes);
         }
     }
 
-    /// Sends what was kept where another tunnel leads now; forgets it where the doubt is over.
+    /// Sends what was kept where another tunnel leads now; forgets it where the doubt is over, or an answer came after all.
     fn send_kept(&mut self, now: Instant, new: &Routes, counters: &Counters, out: &mut Out, replies: &mut Replies) {
         for (old, queue) in std::mem::take(&mut self.kept) {
             let mut rest = Vec::new();
             for bytes in queue.packets {
                 let Ok(packet) = Packet::parse(&bytes) else { continue };
+                let flow = self.table.by_client(&sent_by_us(&packet)).and_then(|id| self.table.flow(id));
+                if flow.is_some_and(Flow::answered) {
+                    continue;
+                }
                 match look(new, now, packet.destination, packet.protocol(), packet.destination_port()) {
                     Way::Open(pairing, _) if pairing == old => rest.push(bytes),
                     Way::Open(..) => {
@@ -314,7 +317,10 @@ impl State {
                 }
             }
             if new.doubtful.contains(&old) && !rest.is_empty() {
-                self.kept.insert(old, Queue { since: queue.since, packets: rest });
+                // Something may have been kept for it just now.
+                let fresh = self.kept.remove(&old).map(|q| q.packets).unwrap_or_default();
+                let packets = rest.into_iter().chain(fresh).take(WAITING_PACKETS_MAX).collect();
+                self.kept.insert(old, Queue { since: queue.since, packets });
             }
         }
     }
@@ -395,6 +401,18 @@ impl State {
             }
             out.events.push(Event::FlowEnded(flow.summary(FlowEnd::Grant)));
         }
+    }
+}
+
+/// The flow of a packet that this machine sends.
+const fn sent_by_us(packet: &Packet) -> ClientKey {
+    ClientKey {
+        device: SELF,
+        protocol: packet.protocol(),
+        client: packet.source,
+        client_port: packet.source_port(),
+        target: packet.destination,
+        port: packet.destination_port(),
     }
 }
 

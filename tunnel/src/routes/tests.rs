@@ -394,6 +394,46 @@ fn what_opens_a_flow_through_a_tunnel_in_doubt_is_sent_again_through_the_next() 
 }
 
 #[test]
+fn a_datagram_of_a_flow_that_lives_does_not_go_twice() {
+    let doubt = || Routes { doubtful: BTreeSet::from([pid(1)]), ..one(open(1)) };
+    let order = udp((ip(OWN), 7), (ip(V), 53), b"order");
+    let ping = |data: &[u8]| echo(ip(OWN), ip(V), true, 0, data);
+    // The flow was there before the doubt.
+    let mut laptop = Laptop::new(one(open(1)));
+    laptop.send(&udp((ip(OWN), 7), (ip(V), 53), b"hello"));
+    laptop.send(&ping(b"1"));
+    laptop.swap(doubt());
+    laptop.send(&order);
+    laptop.send(&ping(b"2"));
+    assert_eq!(laptop.swap(one(open(2))), []);
+    // Of what was opened in doubt, only the first goes again.
+    let mut laptop = Laptop::new(doubt());
+    laptop.send(&ping(b"1"));
+    laptop.send(&ping(b"2"));
+    assert_eq!(laptop.swap(one(open(2))), [(pid(2), ping(b"1"))]);
+    // It was answered before the tunnel was left.
+    let mut laptop = Laptop::new(doubt());
+    laptop.send(&order);
+    laptop.send(&syn(5000, V, 80));
+    assert!(laptop.receive(1, &udp((ip(V), 53), (ip(OWN), 7), b"done")));
+    assert_eq!(laptop.swap(one(open(2))), [(pid(2), syn(5000, V, 80))]);
+}
+
+#[test]
+fn what_moves_from_doubt_to_doubt_overwrites_nothing() {
+    let doubt = |first, second| Routes {
+        doubtful: BTreeSet::from([pid(1), pid(2)]),
+        ..routes(&[(V, entry(1, "*", open(first))), (V6, entry(2, "*", open(second)))])
+    };
+    let mut laptop = Laptop::new(doubt(1, 2));
+    laptop.send(&syn(5000, V, 80));
+    laptop.send(&syn(5001, V6, 80));
+    assert_eq!(laptop.swap(doubt(2, 2)), [(pid(2), syn(5000, V, 80))]);
+    let again = laptop.swap(doubt(3, 3));
+    assert_eq!(again, [(pid(3), syn(5001, V6, 80)), (pid(3), syn(5000, V, 80))]);
+}
+
+#[test]
 fn flows_are_bounded_and_end_by_idleness() {
     let mut laptop = Laptop::new(one(open(1)));
     for n in 0..=FLOWS_PER_GRANT_MAX as u16 {
