@@ -186,6 +186,11 @@ impl Arrangements {
             Ok(granted) => granted,
             Err(LedgerError::Busy) => return Attempt::Again,
             Err(LedgerError::Gateway(_) | LedgerError::Full(_)) => return Attempt::Unreached,
+            // Only giving something back, or time, helps: asking each second does not.
+            Err(full @ (LedgerError::Device(_) | LedgerError::Tombstones(_) | LedgerError::Pairings(_))) => {
+                let reasons = vec![full.to_string()];
+                return Attempt::Done(Reply::Deny { reasons, retry_after: DENY_HOLD, passing: false });
+            }
             Err(other) => return Attempt::Done(passing(&other.to_string())),
         };
         let revision = match self.write(directory, ground, &granted).await {
