@@ -8,13 +8,14 @@
 //!   such files, they are synced, too.
 
 use std::any::Any;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use model::limits::COMMIT_QUEUE_MAX;
 use model::revision::Revision;
@@ -31,6 +32,9 @@ use crate::audit;
 const NOTE_LEN: usize = 20 + 1 + 20 + 1 + 16 + 1;
 /// Bytes of pages that sled itself keeps; our own state has the records already.
 const CACHE_BYTES: u64 = 32 << 20;
+/// How long a store that is dropped waits for sled to let go of its file, and how often it looks.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+const CLOSE_POLL: Duration = Duration::from_millis(1);
 
 /// Why a store did not open.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +74,9 @@ pub struct SledStore {
     shared: Arc<Shared>,
     requests: Option<mpsc::Sender<Request>>,
     writer: Option<JoinHandle<()>>,
-    db: sled::Db,
+    /// Nothing only while the store is dropped.
+    db: Option<sled::Db>,
+    file: PathBuf,
 }
 
 impl SledStore {
@@ -111,17 +117,34 @@ impl SledStore {
             .name("store".to_owned())
             .spawn(move || writer.run())
             .map_err(|cause| OpenError::Io { path: path.to_owned(), cause })?;
-        Ok(Self { shared, requests: Some(requests), writer: Some(writer), db })
+        let file = path.join("sled/db");
+        Ok(Self { shared, requests: Some(requests), writer: Some(writer), db: Some(db), file })
+    }
+
+    fn db(&self) -> Result<sled::Db, String> {
+        self.db.clone().ok_or_else(|| "the store is closed".to_owned())
     }
 }
 
-/// Waits for the commits that were accepted, and lets go of the files.
+/// Waits for the commits that were accepted, and lets go of the files: afterwards the store can be opened again.
 impl Drop for SledStore {
     fn drop(&mut self) {
         self.requests = None;
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }
+        self.db = None;
+        wait_until_free(&self.file);
+    }
+}
+
+/// sled's own threads hold its locked file a little longer than its handles: they let go of what they wrote only after
+/// they have said that it is written. Whoever opened the store in that moment would be told that it is in use.
+fn wait_until_free(file: &Path) {
+    let Ok(file) = File::open(file) else { return };
+    let until = Instant::now() + CLOSE_WAIT;
+    while matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) && Instant::now() < until {
+        std::thread::sleep(CLOSE_POLL);
     }
 }
 
@@ -170,7 +193,7 @@ impl Store for SledStore {
 
     fn audit(&self, query: audit::Query) -> Fut<'_, Result<Vec<audit::Record>, ReadError>> {
         Box::pin(async move {
-            let (db, chain) = (self.db.clone(), self.shared.read().meta.audit);
+            let (db, chain) = (self.db().map_err(ReadError::Damaged)?, self.shared.read().meta.audit);
             let read = tokio::task::spawn_blocking(move || guarded(|| list_audit(&db, chain, &query)));
             read.await.map_err(|e| e.to_string()).and_then(|list| list).map_err(ReadError::Damaged)
         })
@@ -178,7 +201,7 @@ impl Store for SledStore {
 
     fn verify_audit(&self) -> Fut<'_, Result<audit::Verified, audit::VerifyError>> {
         Box::pin(async move {
-            let (db, shared) = (self.db.clone(), Arc::clone(&self.shared));
+            let (db, shared) = (self.db().map_err(audit::VerifyError::Read)?, Arc::clone(&self.shared));
             let walk = tokio::task::spawn_blocking(move || guarded(|| Ok(verify_audit(&db, &shared))));
             walk.await.map_err(|e| e.to_string()).and_then(|v| v).map_err(audit::VerifyError::Read)?
         })

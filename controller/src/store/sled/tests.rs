@@ -151,6 +151,19 @@ async fn a_second_opener_is_told_that_the_store_is_in_use() {
     store.commit(put("user/a", "")).await.unwrap();
 }
 
+/// One that finds it locked shows what sled's threads still hold; hence the crowd and the many rounds.
+#[test]
+fn a_store_that_was_dropped_can_be_opened_at_once() {
+    let rounds = |name: usize| {
+        for n in 0..25 {
+            let folder = Folder::new(&format!("drop-{name}-{n}"));
+            drop(SledStore::create(&folder.0, Options::default()).unwrap());
+            SledStore::open(&folder.0, Options::default()).unwrap();
+        }
+    };
+    std::thread::scope(|scope| (0..8).for_each(|n| drop(scope.spawn(move || rounds(n)))));
+}
+
 #[tokio::test]
 async fn a_watcher_sees_each_change_once_in_order_and_a_slow_one_is_told() {
     let folder = Folder::new("watch");
@@ -241,14 +254,14 @@ async fn an_altered_or_missing_record_of_the_trail_is_named() {
         store.commit(put(&format!("user/{n}"), "")).await.unwrap();
     }
     let place = layout::disk_key(AUDIT, &number_name(5), 0);
-    let mut stored = store.db.remove(&place).unwrap().unwrap().to_vec();
+    let mut stored = store.db.as_ref().unwrap().remove(&place).unwrap().unwrap().to_vec();
     let broken = |result| match result {
         Err(audit::VerifyError::Broken { seq, .. }) => seq,
         other => panic!("{other:?}"),
     };
     assert_eq!(broken(store.verify_audit().await), 5);
     *stored.last_mut().unwrap() ^= 1;
-    store.db.insert(&place, stored).unwrap();
+    store.db.as_ref().unwrap().insert(&place, stored).unwrap();
     assert_eq!(broken(store.verify_audit().await), 5);
 }
 
