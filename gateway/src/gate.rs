@@ -31,8 +31,8 @@ use tunnel::{Change, Event, PeerId};
 const RENEW_MIN: Duration = Duration::from_millis(100);
 /// No wait is longer: the timer's clock stops in suspend, the lease clock does not.
 const WAIT_MAX: Duration = Duration::from_millis(500);
-/// How long the kernel is left alone after it refused to delete an entry.
-const LINGER_RETRY: Duration = Duration::from_secs(1);
+/// The pause after the kernel refused to delete an entry, or the disk to keep a revision.
+const SETTLE_RETRY: Duration = Duration::from_secs(1);
 /// How often names under which clients reach this gateway are looked up again.
 const ENDPOINTS_EVERY: Duration = Duration::from_secs(60);
 /// How often own addresses are read again and counters are reported.
@@ -112,7 +112,7 @@ pub struct Gate {
 struct Ending {
     /// NAT addresses of ended grants that the kernel may still track.
     lingering: BTreeSet<IpAddr>,
-    /// When the kernel is asked again.
+    /// When what failed is tried again.
     again: Option<Instant>,
     /// The newest state of which everything acts here.
     acting: Option<Revision>,
@@ -191,7 +191,8 @@ impl Gate {
                 }
                 opened = opened(&mut self.opening) => self.on_opened(opened, &resolved),
                 _ = links.changed() => {}
-                Ok(()) = self.endpoints.changed() => self.stream = None,
+                // A stream says once where the gateway is; one that is being opened says what was known before.
+                Ok(()) = self.endpoints.changed() => (self.stream, self.opening) = (None, None),
                 _ = housekeeping.tick() => self.housekeep().await,
             }
             let state = self.link.state();
@@ -264,10 +265,10 @@ impl Gate {
         if !self.table.handle_timeout(now).is_empty() {
             self.publish().await;
         }
-        if self.ending.again.is_some_and(|at| now >= at) {
+        if self.ending.again.is_none_or(|at| now >= at) {
             self.clear_lingering().await;
+            self.settle();
         }
-        self.settle();
         let since = now.since(self.last_renew);
         let due = self.renew_soon || self.table.renewal_due(now);
         if self.stream.is_some() && (since >= self.renew_every || (due && since >= RENEW_MIN)) {
@@ -354,7 +355,10 @@ impl Gate {
                 }
             }
             Ok(false) => tracing::error!(%revision, "an older state was refused"),
-            Err(error) => tracing::error!(%error, "the revision could not be kept; it is not acknowledged"),
+            Err(error) => {
+                tracing::error!(%error, "the revision could not be kept; it is not acknowledged");
+                self.ending.again = Some(self.runtime.now().plus(SETTLE_RETRY));
+            }
         }
     }
 
@@ -373,15 +377,15 @@ impl Gate {
 
     /// Deletes the kernel's connection tracking entries of ended grants; what it cannot delete now, it tries again later.
     async fn clear_lingering(&mut self) {
+        self.ending.again = None;
         let addresses = std::mem::take(&mut self.ending.lingering);
         if addresses.is_empty() {
             return;
         }
-        self.ending.again = None;
         if let Err((left, error)) = self.conntrack.delete_by_sources(&addresses).await {
             tracing::error!(%error, "connection tracking entries could not be deleted; the end of the grant is not confirmed");
             self.ending.lingering = left;
-            self.ending.again = Some(self.runtime.now().plus(LINGER_RETRY));
+            self.ending.again = Some(self.runtime.now().plus(SETTLE_RETRY));
         }
     }
 

@@ -119,13 +119,17 @@ async fn start(options: &Up, setup: &Setup, output: &mut Output) -> Result<Node>
 /// is dark while it joins, too. The NAT pools follow from the gateway's id, which is not known before it has joined.
 async fn shield(options: &Up, pool: Pool, nat: Option<NatPool>) -> Result<()> {
     stand_beneath(pool, nat).await?;
-    let (program, tun) = (PROGRAM.to_owned(), options.device.clone());
+    guard(options, pool, &options.device, options.port).await
+}
+
+/// The tables that guard the host itself. A `udp_port` of 0 is one that the kernel has not chosen yet.
+async fn guard(options: &Up, pool: Pool, tun: &str, udp_port: u16) -> Result<()> {
+    let (program, tun) = (PROGRAM.to_owned(), tun.to_owned());
     let overlay = vec![pool.v4(), pool.v6()];
-    let untracked_port = Some(options.port).filter(|port| *port != 0);
+    let untracked_port = Some(udp_port).filter(|port| *port != 0);
     nft::Guard { program: program.clone(), tun: tun.clone(), overlay, untracked_port }.apply().await?;
     if options.dark {
-        let allow_in = options.allow_in.clone();
-        nft::Dark { program, tun, udp_port: options.port, allow_in }.apply().await?;
+        nft::Dark { program, tun, udp_port, allow_in: options.allow_in.clone() }.apply().await?;
     }
     Ok(())
 }
@@ -190,14 +194,10 @@ async fn take_host(options: &Up, node: &Node, nat: NatPool) -> Result<Undo> {
     let tun = node.overlay.name().to_owned();
     let pool = node.identity.pool;
     stand_beneath(pool, Some(nat)).await?;
-    let (overlay, nat_pools) = (vec![pool.v4(), pool.v6()], vec![nat.v4, nat.v6]);
     let udp_port = node.runtime.udp.local_port();
-    let untracked_port = Some(udp_port);
-    nft::Guard { program: PROGRAM.into(), tun: tun.clone(), overlay, untracked_port }.apply().await?;
-    nft::Gateway { program: PROGRAM.into(), tun: tun.clone(), nat_pools, udp_port }.apply().await?;
-    if options.dark {
-        nft::Dark { program: PROGRAM.into(), tun, udp_port, allow_in: options.allow_in.clone() }.apply().await?;
-    } else {
+    guard(options, pool, &tun, udp_port).await?;
+    nft::Gateway { program: PROGRAM.into(), tun, nat_pools: vec![nat.v4, nat.v6], udp_port }.apply().await?;
+    if !options.dark {
         nft::remove_dark(PROGRAM).await?;
     }
     let file = options.state.join(FORWARDING_FILE);

@@ -53,21 +53,19 @@ impl Conntrack {
         &self,
         addresses: &BTreeSet<IpAddr>,
     ) -> Result<(), (BTreeSet<IpAddr>, ConntrackError)> {
+        let (v4, v6): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = addresses.iter().partition(|address| address.is_ipv4());
+        let sources = v6.iter().filter_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None });
+        let sources: BTreeSet<Ipv6Addr> = sources.collect();
         let (mut left, mut first) = (BTreeSet::new(), None);
-        for address in addresses.iter().filter(|address| address.is_ipv4()) {
-            let filter = ConntrackFilter::new().orig_src(*address);
-            if let Err(error) = in_time(self.0.flush_conntrack_matching(&filter)).await {
-                left.insert(*address);
-                first = first.or(Some((*address, error)));
+        // Of a family either all is gone, or all may be left: to delete again what is gone does no harm.
+        for (family, done) in [
+            (v4.clone(), in_time(self.delete_each(&v4)).await),
+            (v6, in_time(own_words::delete_by_source(&sources)).await),
+        ] {
+            if let (Some(one), Err(error)) = (family.first().copied(), done) {
+                first = first.or(Some((one, error)));
+                left.extend(family);
             }
-        }
-        let v6 = |address: &IpAddr| if let IpAddr::V6(v6) = address { Some(*v6) } else { None };
-        let sources: BTreeSet<Ipv6Addr> = addresses.iter().filter_map(v6).collect();
-        if let Some(one) = sources.first()
-            && let Err(error) = in_time(own_words::delete_by_source(&sources)).await
-        {
-            first = first.or(Some((IpAddr::V6(*one), error)));
-            left.extend(sources.into_iter().map(IpAddr::V6));
         }
         match first {
             None => Ok(()),
@@ -76,6 +74,18 @@ impl Conntrack {
             }
             Some((address, source)) => Err((left, ConntrackError::Kernel { address, source })),
         }
+    }
+}
+
+impl Conntrack {
+    /// IPv4, one request each. One that cannot be deleted keeps no other alive; the first refusal is told.
+    async fn delete_each(&self, addresses: &BTreeSet<IpAddr>) -> nlink::Result<()> {
+        let mut refused = Ok(());
+        for address in addresses {
+            let filter = ConntrackFilter::new().orig_src(*address);
+            refused = refused.and(self.0.flush_conntrack_matching(&filter).await.map(drop));
+        }
+        refused
     }
 }
 

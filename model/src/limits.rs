@@ -319,7 +319,7 @@ pub const LOCAL_WAITERS_MAX: usize = 256;
 /// Findings (refused prefixes, names, overlaps) that a client lists; a person reads a few of them.
 pub const FINDINGS_MAX: usize = 64;
 
-// -- machine ---------------------------------------------------------------------------------------------------------
+// -- nodes and the machines that they run on -------------------------------------------------------------------------
 /// Ports and ranges that stay open on one dark machine; each is a rule of its input chain.
 pub const ALLOW_IN_MAX: usize = 64;
 /// Addresses of one name that are used.

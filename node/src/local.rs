@@ -19,15 +19,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 
-/// Listens at `path`, whose folder is made if it is not there. The socket belongs to the group, where there is one.
+/// Listens at `path`. The socket belongs to the group, where there is one.
 pub fn bind(path: &Path) -> Result<LocalListener, LocalError> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|source| LocalError::Io {
-            action: "make the folder",
-            path: folder.to_owned(),
-            source,
-        })?;
-    }
     let group = accounts::group_id(ADMIN_GROUP);
     LocalListener::bind(path, if group.is_some() { 0o660 } else { 0o600 }, group)
 }

@@ -67,6 +67,8 @@ pub struct Plan {
     pub dark: bool,
     /// Further options of `umbra-controller serve`.
     pub serve_options: Vec<String>,
+    /// Further options of `umbra-gateway up`.
+    pub gateway_options: Vec<String>,
 }
 
 impl Default for Plan {
@@ -77,6 +79,7 @@ impl Default for Plan {
             resource_options: Vec::new(),
             dark: true,
             serve_options: Vec::new(),
+            gateway_options: Vec::new(),
         }
     }
 }
@@ -249,7 +252,7 @@ pub fn carry_join_file(world: &World, host: Name, options: &[&str]) -> Result<St
 pub fn start_gateway(world: &World, host: Name, plan: &Plan) -> Result<Daemon, StepError> {
     let join = carry_join_file(world, host, &["--gateway", "--site", "hq"])?;
     let mut command = world.host(host).command("umbra-gateway");
-    command.args(["up", "--join", &join, "--yes", "--name", host.as_str()]);
+    command.args(["up", "--join", &join, "--yes", "--name", host.as_str()]).args(&plan.gateway_options);
     if plan.dark {
         command.arg("--dark");
     }

@@ -38,6 +38,9 @@ struct Named {
 /// Deletes every IPv6 entry whose original source is one of `sources`, in one walk through the table. One that cannot
 /// be deleted keeps no other alive; the first refusal is told.
 pub async fn delete_by_source(sources: &BTreeSet<Ipv6Addr>) -> nlink::Result<()> {
+    if sources.is_empty() {
+        return Ok(());
+    }
     let socket = NetlinkSocket::new(Protocol::Netfilter)?;
     let mut refused = Ok(());
     for entry in list(&socket, sources).await? {

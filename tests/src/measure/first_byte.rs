@@ -45,9 +45,11 @@ impl FirstByte {
         let (new, same) = (Spread::of(self.new_tunnel.clone()), Spread::of(self.same_tunnel.clone()));
         write_spread("first byte, new tunnel", new, out)?;
         write_spread("first byte, tunnel there, no grant", same, out)?;
+        let each = |micros: &[i64]| micros.iter().map(|micros| *micros as f64 / 1000.0).collect::<Vec<_>>();
         let line = serde_json::json!({
             "measure": "first-byte", "count": self.new_tunnel.len(), "round_trip_ms": 2 * delay.as_millis() as u64,
             "build": build(), "new_tunnel_ms": new, "same_tunnel_ms": same,
+            "rounds_ms": { "new_tunnel": each(&self.new_tunnel), "same_tunnel": each(&self.same_tunnel) },
         });
         writeln!(out, "{line}")
     }

@@ -1,6 +1,6 @@
 //! What stays, what comes back and what ends: gateways that die, leases that run out, rights that are taken away.
 
-use crate::support::{SOON, probe, world};
+use crate::support::{SOON, probe, within, world};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Stdio};
@@ -130,13 +130,14 @@ fn the_other_gateway_takes_over_when_one_is_killed() {
     let first = gateway_in_use(&world);
     perimeter.gateways[&first].kill9().unwrap();
     // What a person does at that moment waits, and does not fail.
+    let limit = within(&world, Duration::from_secs(3));
     let started = Instant::now();
     let page = probe(&world, Name::Laptop, &["--patience=10000", "http", "http://web.corp.example/"]);
     let took = started.elapsed();
     println!("fail-over from {first} took {took:?}");
     assert!(page.success(), "{page:?}");
     // Promised are 2 s; a third SYN of a connection that nobody moved would come after 3 s.
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < limit, "{took:?}");
     let mut talk = Talk::open(&world);
     assert!(talk.lives_for(Duration::from_secs(1)));
     let second = gateway_in_use(&world);
@@ -212,12 +213,11 @@ fn a_lease_ends_with_the_controller() {
     let mut talk = Talk::open(&world);
     perimeter.controller.kill9().unwrap();
     // Nobody sends anything, and the grant ends all the same.
-    let took = until("the end of the grant", Duration::from_secs(5), || {
+    let took = until("the end of the grant", within(&world, Duration::from_secs(4)), || {
         let status = world.host(Name::Gateway).run(&["umbra-gateway", "status", "--json"], SOON).unwrap();
         serde_json::from_str::<Value>(&status.stdout).unwrap()["grants"] == 0
     });
     println!("the grant ended {took:?} after the controller");
-    assert!(took <= Duration::from_secs(4), "{took:?}");
     assert!(!talk.answers(), "a running connection");
     assert!(!page(&world, "web.corp.example").success(), "a new connection");
 }

@@ -1,7 +1,7 @@
 //! What every whole-system test needs.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use umbra_tests::lab::{Finished, Name, Options, World};
 
 /// Long enough for anything that happens at once, on a machine that is busy with other tests.
@@ -15,6 +15,14 @@ pub fn options() -> Options {
 /// A world without faults.
 pub fn world() -> World {
     World::start(&options()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A limit for what is promised within `limit`: with what twenty starts of a program take just now on top, because a
+/// machine that is busy with something else is slow in everything.
+pub fn within(world: &World, limit: Duration) -> Duration {
+    let started = Instant::now();
+    world.host(Name::Controller).run(&["umbra-controller", "status"], SOON).unwrap();
+    limit + 20 * started.elapsed()
 }
 
 /// Runs `umbra-lab probe WORDS` on a host.

@@ -1,6 +1,6 @@
 //! Devices: list, confirm, revoke. They come by enrolment alone.
 
-use super::gateway::same_fingerprint;
+use super::gateway::compare;
 use super::{AdminRpc, changed};
 use crate::authz::Caller;
 use crate::directory::{Device, Directory, Draft, NodeState, Refusal, Session};
@@ -47,13 +47,7 @@ impl AdminRpc {
             if device.state != NodeState::Pending {
                 return Err(Refusal::InUse(format!("device `{typed}` is {} already", device.state)));
             }
-            if !message.fingerprint.is_empty() && !same_fingerprint(&message.fingerprint, &device.fingerprint) {
-                return Err(Refusal::Denied(format!(
-                    "the fingerprint of device `{typed}` is {}, not the one given: somebody else may have used its join \
-                     file; compare with what `umbra status` shows on the device, and revoke this one if they differ",
-                    device.fingerprint
-                )));
-            }
+            compare(&format!("device `{typed}`"), "umbra status", &message.fingerprint, &device.fingerprint)?;
             draft.update(fact, &Device { state: NodeState::Confirmed, ..device.clone() })?;
             let entry = self.organisation.entry(caller, "device.confirm", &fact.key).with("name", device.name.as_str());
             Ok(((device.id, device.name.clone()), entry.with("fingerprint", device.fingerprint.as_str())))

@@ -5,8 +5,20 @@ use crate::authz::Caller;
 use crate::directory::{Directory, Draft, Gateway, NodeState, Refusal};
 use proto::admin as wire;
 
+/// Refuses `given`, the fingerprint that an administrator typed for `what`, when it is not `own`. An empty one is not
+/// compared; `command` shows the right one on the machine itself.
+pub(super) fn compare(what: &str, command: &str, given: &str, own: &str) -> Result<(), Refusal> {
+    if given.is_empty() || same_fingerprint(given, own) {
+        return Ok(());
+    }
+    Err(Refusal::Denied(format!(
+        "the fingerprint of {what} is {own}, not the one given: somebody else may have used its join file; compare with \
+         what `{command}` shows on that machine, and revoke this one if they differ"
+    )))
+}
+
 /// Two fingerprints as a person may type them: case, blanks and hyphens do not matter.
-pub(super) fn same_fingerprint(one: &str, other: &str) -> bool {
+fn same_fingerprint(one: &str, other: &str) -> bool {
     let plain =
         |text: &str| text.chars().filter(char::is_ascii_hexdigit).map(|c| c.to_ascii_lowercase()).collect::<String>();
     !plain(one).is_empty() && plain(one) == plain(other)
@@ -51,13 +63,7 @@ impl AdminRpc {
             if gateway.state != NodeState::Pending {
                 return Err(Refusal::InUse(format!("gateway `{typed}` is {} already", gateway.state)));
             }
-            if !message.fingerprint.is_empty() && !same_fingerprint(&message.fingerprint, &gateway.fingerprint) {
-                return Err(Refusal::Denied(format!(
-                    "the fingerprint of gateway `{typed}` is {}, not the one given: somebody else may have used its join \
-                     file; compare with what `umbra-gateway status` shows on the gateway, and revoke this one if they differ",
-                    gateway.fingerprint
-                )));
-            }
+            compare(&format!("gateway `{typed}`"), "umbra-gateway status", &message.fingerprint, &gateway.fingerprint)?;
             let site = directory
                 .sites
                 .find(&gateway.site)
