@@ -1,5 +1,6 @@
 //! What can one ask of `umbra-lab` on the command line?
 
+use crate::check::{self, power};
 use crate::lab::topology::Name;
 use crate::lab::{fabric, holder, standing};
 use crate::{attacker, demo, measure, probe, service};
@@ -48,6 +49,13 @@ enum What {
     Probe(probe::Arguments),
     /// Take a figure of the whole system, in a network of its own
     Measure(measure::Arguments),
+    /// Make bad days happen, many times, and count what may not come of them
+    #[command(subcommand)]
+    Check(check::Arguments),
+    #[command(name = "__writer", hide = true)]
+    Writer(power::load::Arguments),
+    #[command(name = "__examine", hide = true)]
+    Examine(power::examine::Arguments),
     #[command(name = "__fabric", hide = true)]
     Fabric(fabric::Arguments),
     #[command(name = "__host", hide = true)]
@@ -95,6 +103,9 @@ fn run(what: What) -> anyhow::Result<ExitCode> {
         What::Keep(options) => standing::keep(&options)?,
         What::Service(arguments) => service::run(&arguments)?,
         What::Attack(arguments) => attacker::run(&arguments)?,
+        What::Check(arguments) => return check::run(&arguments),
+        What::Writer(arguments) => power::load::write(&arguments)?,
+        What::Examine(arguments) => power::examine::run(&arguments)?,
         What::Measure(arguments) => measure::run(&arguments)?,
         What::Witness(arguments) => measure::witness::run(&arguments)?,
         What::Addresses => standing::print_addresses()?,

@@ -2,9 +2,11 @@
 //!
 //! [`lab::World`] makes the network and runs programs in it; [`service`] holds the services that it protects;
 //! [`probe`] asks them, so that a test needs no other program; [`scan`] looks for whatever answers a stranger;
-//! [`perimeter`] brings a whole organisation up, [`demo`] shows it, [`measure`] takes its figures, and [`command`] is the command line.
+//! [`perimeter`] brings a whole organisation up, [`demo`] shows it, [`measure`] takes its figures,
+//! [`check`] makes bad days happen, and [`command`] is the command line.
 
 pub mod attacker;
+pub mod check;
 pub mod command;
 pub mod demo;
 pub mod lab;

@@ -12,6 +12,7 @@
     missing_docs
 )]
 
+mod check;
 mod crash;
 mod demo;
 mod enrolment;

@@ -1,0 +1,86 @@
+//! Does Umbra hold on the day when things go wrong? Each check makes one kind of such a day, many times, and counts.
+//!
+//! A check prints what it tries, and at last one line like `check power: 200 kills, 40 power cuts, 0 lost, 0 alive`. Its
+//! exit code says whether everything that may not happen was counted zero times, and something was tried at all.
+
+pub mod power;
+
+use clap::Subcommand;
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Which check?
+#[derive(Debug, Subcommand)]
+pub enum Arguments {
+    /// Kill the store's process and cut the power of its disk, at random moments under load
+    Power(power::Arguments),
+}
+
+/// Runs the check and prints its last line.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let tally = match arguments {
+        Arguments::Power(arguments) => power::check(arguments)?,
+    };
+    writeln!(io::stdout(), "{tally}")?;
+    Ok(if tally.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a check has tried, and how often happened what may not happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tally {
+    name: &'static str,
+    tried: Vec<(&'static str, u64)>,
+    wrong: Vec<(&'static str, u64)>,
+}
+
+impl Tally {
+    /// Nothing tried yet; `wrong` names what may not happen.
+    pub fn new(name: &'static str, wrong: &[&'static str]) -> Self {
+        Self { name, tried: Vec::new(), wrong: wrong.iter().map(|what| (*what, 0)).collect() }
+    }
+    /// Something was tried so many times.
+    pub fn tried(&mut self, what: &'static str, count: u64) {
+        add(&mut self.tried, what, count);
+    }
+    /// Something happened so many times that may not happen.
+    pub fn wrong(&mut self, what: &'static str, count: u64) {
+        add(&mut self.wrong, what, count);
+    }
+    /// Was anything tried, and did nothing go wrong?
+    pub fn holds(&self) -> bool {
+        self.tried.iter().any(|(_, count)| *count > 0) && self.wrong.iter().all(|(_, count)| *count == 0)
+    }
+}
+
+fn add(to: &mut Vec<(&'static str, u64)>, what: &'static str, count: u64) {
+    match to.iter_mut().find(|(name, _)| *name == what) {
+        Some((_, sum)) => *sum += count,
+        None => to.push((what, count)),
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<_> = self.tried.iter().chain(&self.wrong).map(|(what, n)| format!("{n} {what}")).collect();
+        write!(f, "check {}: {}", self.name, parts.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_holds_when_something_was_tried_and_nothing_went_wrong() {
+        let mut tally = Tally::new("power", &["lost", "alive"]);
+        assert!(!tally.holds(), "nothing was tried");
+        tally.tried("kills", 150);
+        tally.tried("kills", 50);
+        assert_eq!(tally.to_string(), "check power: 200 kills, 0 lost, 0 alive");
+        assert!(tally.holds());
+        tally.wrong("alive", 1);
+        assert_eq!(tally.to_string(), "check power: 200 kills, 0 lost, 1 alive");
+        assert!(!tally.holds());
+    }
+}

@@ -1,0 +1,163 @@
+//! Is anything lost, or does anything revoked live again, when the store's process is killed or its disk loses power?
+//!
+//! The store is the controller's own, in a small program that writes to it without a pause and is killed after a random
+//! number of acknowledged commits. Power cuts need root: they happen to a disk of its own, see [`disk`].
+
+mod disk;
+pub mod examine;
+pub mod load;
+
+use super::Tally;
+use anyhow::Context as _;
+use disk::{Disk, Remains};
+use examine::{Findings, examine};
+use host::entropy;
+use host::namespace::{effective_uid, unshare_host};
+use load::{Acknowledged, Writer};
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Acknowledged commits before a kill, at most.
+const ACKS_MAX: u64 = 300;
+/// Of so many rounds one is killed while the store opens.
+const EARLY: u64 = 8;
+/// What a recovery may take.
+const RECOVERY_MAX: Duration = Duration::from_secs(2);
+/// Makes the system calls that sync do nothing and succeed.
+const NO_SYNC: &str =
+    "strace -f -qq --seccomp-bpf -o /dev/null -e trace=fsync,fdatasync -e inject=fsync,fdatasync:retval=0";
+
+/// How `check power` is called.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Kill the writing process so often
+    #[arg(long, default_value_t = 200)]
+    kills: u64,
+    /// Cut the power so often; needs root
+    #[arg(long, default_value_t = 40)]
+    cuts: u64,
+    /// Records in the store whose recovery is timed after a kill; 0 leaves it out
+    #[arg(long, default_value_t = 100_000)]
+    records: u64,
+    /// Take the sync calls away from the writer (with strace): then this check has to find losses
+    #[arg(long)]
+    without_sync: bool,
+}
+
+/// Runs all parts.
+pub fn check(arguments: &Arguments) -> anyhow::Result<Tally> {
+    let folder = Folder::new()?;
+    let mut tally = Tally::new("power", &["lost", "alive"]);
+    let program = std::env::current_exe()?;
+    let through: Vec<&str> = if arguments.without_sync { NO_SYNC.split_whitespace().collect() } else { Vec::new() };
+    let writer = Writer { program: &program, through: &through, records: 0 };
+    if arguments.cuts > 0
+        && let Some(missing) = disk::missing()
+    {
+        writeln!(io::stdout(), "power cuts: skipped, {missing}")?;
+    } else if arguments.cuts > 0 {
+        // Mounts go with this process, however it ends.
+        unshare_host().context("a mount namespace of its own")?;
+        cut_often(arguments.cuts, &writer, &folder.0, &mut tally)?;
+    }
+    if arguments.kills > 0 {
+        kill_often(arguments.kills, &writer, &folder.0.join("killed"), &mut tally)?;
+    }
+    if arguments.records > 0 {
+        let writer = Writer { records: arguments.records, ..writer };
+        time_recovery(&writer, &folder.0.join("large"), &mut tally)?;
+    }
+    Ok(tally)
+}
+
+fn kill_often(kills: u64, writer: &Writer<'_>, store: &Path, tally: &mut Tally) -> anyhow::Result<()> {
+    let mut acknowledged = Acknowledged::new();
+    for round in 0..kills {
+        acknowledged.extend(writer.kill_after(moment(round)?, store)?);
+        count(examine(writer.program, store, &acknowledged)?, tally);
+        tally.tried("kills", 1);
+    }
+    writeln!(io::stdout(), "kills: {kills}, under {} acknowledged commits", commits(&acknowledged))?;
+    Ok(())
+}
+
+/// Each cut leaves a disk of each kind behind; the work goes on with one of them.
+fn cut_often(cuts: u64, writer: &Writer<'_>, folder: &Path, tally: &mut Tally) -> anyhow::Result<()> {
+    let mut disk = Disk::make(&folder.join("disk"))?;
+    let plain = Writer { through: &[], ..*writer };
+    // A store that is there: what is cut is its life, not its making.
+    let mut acknowledged = plain.kill_after(ACKS_MAX, &disk.mount()?.join("store"))?;
+    disk.unmount()?;
+    let mut disks = [0_u64; Remains::ALL.len()];
+    for round in 0..cuts {
+        let store = disk.mount()?.join("store");
+        acknowledged.extend(writer.kill_after(moment(round)?, &store)?);
+        disk.cut()?;
+        for (remains, bad) in Remains::ALL.into_iter().zip(&mut disks) {
+            let store = disk.mount_remains(remains)?.join("store");
+            let findings = examine(writer.program, &store, &acknowledged)?;
+            *bad += u64::from(findings.lost + findings.alive > 0);
+            count(findings, tally);
+            disk.unmount()?;
+        }
+        tally.tried("power cuts", 1);
+        let next = usize::try_from(random(Remains::ALL.len() as u64)?)?;
+        disk.go_on_with(*Remains::ALL.get(next).context("no such disk")?)?;
+    }
+    writeln!(io::stdout(), "power cuts: {cuts}, under {} acknowledged commits", commits(&acknowledged))?;
+    for (remains, bad) in Remains::ALL.into_iter().zip(disks) {
+        writeln!(
+            io::stdout(),
+            "  of what was not flushed, {remains}: {bad} of {cuts} disks are not as they should be"
+        )?;
+    }
+    Ok(())
+}
+
+/// How long a store of so many records takes to open after a kill.
+fn time_recovery(writer: &Writer<'_>, store: &Path, tally: &mut Tally) -> anyhow::Result<()> {
+    let acknowledged = writer.kill_after(ACKS_MAX, store)?;
+    let findings = examine(writer.program, store, &acknowledged)?;
+    count(findings, tally);
+    writeln!(io::stdout(), "recovery: {} records after a kill, {} ms", writer.records, findings.open_ms)?;
+    tally.tried("recoveries", 1);
+    tally.wrong("slow", u64::from(Duration::from_millis(findings.open_ms) > RECOVERY_MAX));
+    Ok(())
+}
+
+fn commits(acknowledged: &Acknowledged) -> u64 {
+    acknowledged.values().map(|(_, revision)| *revision).max().unwrap_or_default()
+}
+
+fn count(findings: Findings, tally: &mut Tally) {
+    tally.wrong("lost", findings.lost);
+    tally.wrong("alive", findings.alive);
+}
+
+/// After how many commits the writer of this round is killed.
+fn moment(round: u64) -> anyhow::Result<u64> {
+    if round % EARLY == EARLY - 1 { Ok(0) } else { random(ACKS_MAX).map(|n| n + 1) }
+}
+
+fn random(below: u64) -> anyhow::Result<u64> {
+    Ok(u64::from_ne_bytes(entropy::random()?) % below.max(1))
+}
+
+/// A folder that goes with the check.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("umbra-check-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
