@@ -15,11 +15,14 @@ pub use orders::{Order, Reply};
 
 use crate::catalogue::{Catalogue, Delta, Session};
 use crate::connect::{Book, Seen as Glance, Word};
-use crate::dns::{Resolver, Takeover};
+use crate::dns::{self, Resolver, Takeover};
+use crate::held::Held;
+use crate::names::Zone;
 use crate::network::{self, Surroundings};
-use crate::plan::{self, Place};
+use crate::plan::{self, Place, Plan};
 use crate::rpc::{self, Update};
 use connects::Answered;
+use host::netlink::Holder;
 use model::grant::{CatalogueEntry, Ending};
 use model::ids::{GrantId, NodeId, PairingId, ResourceId};
 use model::limits::{AGENT_RESULTS_MAX, DEPARTED_MAX};
@@ -32,6 +35,7 @@ use node::{Identity, Link, Runtime};
 use orders::{LoginWaiter, Waiter};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -59,6 +63,10 @@ pub struct Parts {
     pub identity: Identity,
     /// The highest state that it ever saw.
     pub seen: Seen,
+    /// What was this organisation's when the controller last spoke.
+    pub held: Held,
+    /// Where that is kept.
+    pub state: PathBuf,
     /// The resolver.
     pub names: Arc<Resolver>,
     /// resolv.conf, if it is managed.
@@ -81,6 +89,14 @@ pub struct Agent {
     overlay: Overlay,
     identity: Identity,
     seen: Seen,
+    held: Held,
+    state: PathBuf,
+    /// Has the controller told what there is? Until then what is held stays held.
+    told: bool,
+    /// Does the resolver know it?
+    shown: bool,
+    /// Real prefixes that lead nowhere when the device goes.
+    beneath: Option<Vec<Prefix>>,
     names: Arc<Resolver>,
     takeover: Option<Takeover>,
     dns_checked: Instant,
@@ -113,14 +129,10 @@ pub struct Agent {
 impl Agent {
     /// An agent that holds nothing yet. Sets the machine's own overlay addresses and the routes to its resolver.
     pub async fn new(parts: Parts) -> Result<Self, node::overlay::OverlayError> {
-        let Parts { runtime, link, overlay, identity, seen, names, takeover } = parts;
+        let Parts { runtime, link, overlay, identity, seen, held, state, names, takeover } = parts;
         let pool = identity.pool;
         let own: Vec<IpAddr> = identity.v4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(identity.v6)]).collect();
-        if let Some(v4) = identity.v4 {
-            overlay.add_address(IpAddr::V4(v4)).await?;
-            overlay.add_route(Prefix::host(IpAddr::V4(pool.resolver_v4())), Some(IpAddr::V4(v4))).await?;
-        }
-        overlay.add_route(Prefix::host(IpAddr::V6(pool.resolver_v6())), Some(IpAddr::V6(identity.v6))).await?;
+        dns::lead_in(&overlay, &identity).await?;
         let place = Place {
             pool,
             own,
@@ -136,6 +148,11 @@ impl Agent {
             overlay,
             identity,
             seen,
+            held,
+            state,
+            told: false,
+            shown: false,
+            beneath: None,
             names,
             takeover,
             dns_checked: Instant(0),
@@ -169,8 +186,9 @@ impl Agent {
         let Some(mut inner) = self.inner_in.take() else { return };
         let mut links = self.link.watch();
         let mut changes = network::follow(self.overlay.link());
-        self.look_around().await;
+        // The servers first: where the controller is may be asked of them.
         self.check_dns(true);
+        self.look_around().await;
         loop {
             let wait = self.wait();
             let runtime = Arc::clone(&self.runtime);
@@ -274,6 +292,7 @@ impl Agent {
         if let Err(misfit) = self.catalogue.snapshot(revision, session, pending, entries) {
             return self.end_stream(&misfit.to_string());
         }
+        self.told = true;
         let asked = self.asked.take().unwrap_or(Instant(now.0.saturating_sub(nanos(SNAPSHOT_LAG))));
         self.book.only(now, asked, grants);
         self.after(now, before, &changed);
@@ -464,14 +483,42 @@ impl Agent {
         let outside = current.map(|e| e.ip()).into_iter().chain(self.controllers.iter().copied()).chain(gateways);
         self.place.outside = outside.collect();
         let plan = plan::plan(&self.place, &self.catalogue, &self.book, self.runtime.now());
+        let private = self.place.private(&self.private_zones);
+        self.hold(&plan, &private).await;
         self.findings = plan.findings;
         self.runtime.apply(Change::Routes(Arc::new(plan.routes)));
         self.set_host_routes(plan.host).await;
         // Names last: what resolves has a route.
-        let private = self.place.private(&self.private_zones);
-        if plan.names != self.named || private != self.private {
-            self.names.update(crate::names::Zone::new(self.identity.pool, &private, &plan.names));
+        if self.told && (!self.shown || plan.names != self.named || private != self.private) {
+            self.shown = true;
+            let zone = Zone::new(self.identity.pool, &private, &plan.names);
+            self.names.update(zone.without(&self.identity.endpoints));
             (self.named, self.private) = (plan.names, private);
+        }
+    }
+
+    /// What must not leave in the clear when this program is killed stands on disk and beneath the device's routes before
+    /// anything of it resolves or is routed. Until the controller has spoken, that is what it said last.
+    async fn hold(&mut self, plan: &Plan, private: &[HostName]) {
+        if self.told {
+            let held = Held::of(plan, private, &self.identity.pool);
+            if held != self.held {
+                if let Err(error) = held.store(&self.state) {
+                    tracing::warn!(%error, "names would leave this machine in the clear if this program were killed");
+                }
+                self.held = held;
+            }
+        }
+        let held = self.held.prefixes.iter().filter(|prefix| self.place.admits_prefix(prefix).is_ok());
+        let beneath: Vec<Prefix> = held.copied().collect();
+        if self.beneath.as_ref() == Some(&beneath) {
+            return;
+        }
+        let pool = [self.identity.pool.v4(), self.identity.pool.v6()];
+        let all: Vec<Prefix> = pool.into_iter().chain(beneath.iter().copied()).collect();
+        match self.overlay.netlink().hold_blackholes(Holder::Client, &all).await {
+            Ok(()) => self.beneath = Some(beneath),
+            Err(error) => tracing::warn!(%error, "packets would leave in the clear if this program were killed"),
         }
     }
 

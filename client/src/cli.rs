@@ -17,7 +17,7 @@ mod show;
 #[cfg(test)]
 mod tests;
 
-pub use args::DaemonArgs;
+pub use args::{DaemonArgs, GuardianArgs};
 
 use args::{Args, Command};
 use clap::Parser as _;
@@ -44,6 +44,13 @@ pub fn main() -> ExitCode {
         return match runtime.block_on(crate::daemon::run(daemon)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => output.fail(&Failure::failed(format!("{error:#}"))),
+        };
+    }
+    if let Command::Guardian(guardian) = &args.command {
+        start_log();
+        return match runtime.block_on(crate::guardian::run(guardian)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => output.fail(&Failure::failed(format!("the guardian: {error:#}"))),
         };
     }
     match runtime.block_on(run::run(args, &mut output)) {

@@ -7,10 +7,12 @@
 use crate::agent::{Agent, Order, Parts, Reply};
 use crate::cli::DaemonArgs;
 use crate::dns::{self, Asker, Takeover};
+use crate::guardian::{self, Guardian};
+use crate::held::Held;
 use crate::local::{self, Desk};
 use crate::names::{Names, Zone};
 use anyhow::{Context as _, Result, bail};
-use host::netlink::{Holder, hold_blackholes, remove_blackholes};
+use host::netlink::{Holder, add_blackholes, remove_blackholes};
 use host::{keyfile, nft};
 use model::ids::NodeId;
 use model::limits::STREAM_QUEUE_MAX;
@@ -21,7 +23,7 @@ use proto::join::{JoinFile, JoinKind};
 use proto::local as wire;
 use std::fmt;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -116,9 +118,17 @@ struct Running {
     orders: mpsc::Sender<Order>,
     agent: tokio::task::JoinHandle<()>,
     answer: wire::UpReply,
+    guardian: Option<Guardian>,
 }
 
 impl Running {
+    /// Names are as they were: nobody is to stand in for us.
+    async fn stand_down(&mut self) {
+        if let Some(guardian) = self.guardian.take() {
+            guardian.stand_down().await;
+        }
+    }
+
     /// Answers `up` when the controller does, for what a person does next needs it.
     fn answer(&self, reply: Reply<wire::UpReply>, answer: wire::UpReply) {
         let orders = self.orders.clone();
@@ -169,6 +179,11 @@ pub async fn run(options: &DaemonArgs) -> Result<()> {
     }
 }
 
+/// Notes in the state folder that this machine is to be down.
+pub fn set_down(state: &Path) -> Result<()> {
+    Ok(keyfile::replace(&state.join(DOWN_FILE), b"`umbra up` removes this file\n")?)
+}
+
 /// Replaces this process's image by a fresh one; comes back only with an error.
 fn execute(trouble: Option<String>) -> std::io::Error {
     let mut arguments = std::env::args_os();
@@ -185,8 +200,8 @@ fn execute(trouble: Option<String>) -> std::io::Error {
 
 impl Daemon<'_> {
     async fn run(&mut self) -> Result<End> {
-        self.tidy().await;
         let mut trouble = std::env::var(TROUBLE).ok().filter(|t| !t.is_empty());
+        self.tidy(trouble.is_none()).await;
         loop {
             let organisation = self.organisation()?;
             let wanted = organisation.is_some() && !self.down_file().exists();
@@ -215,14 +230,17 @@ impl Daemon<'_> {
         }
     }
 
-    /// Undoes what a killed program of ours left. Its blackhole routes stay if this machine comes up again at once:
-    /// nothing may follow the default route in between.
-    async fn tidy(&self) {
+    /// Undoes what a killed program of ours left. Its blackhole routes and resolv.conf stay if this machine comes up again
+    /// at once: nothing may leave in the clear in between.
+    async fn tidy(&self, untroubled: bool) {
+        guardian::dismiss(&self.options.state, &self.options.device).await;
         if let Err(error) = nft::remove(PROGRAM).await {
             tracing::debug!(%error, "no firewall tables could be removed");
         }
-        let comes_up = !self.down_file().exists() && Identity::load(&self.options.state).is_ok();
-        if !comes_up && let Err(error) = remove_blackholes(Holder::Client).await {
+        if untroubled && !self.down_file().exists() && Identity::load(&self.options.state).is_ok() {
+            return;
+        }
+        if let Err(error) = remove_blackholes(Holder::Client).await {
             tracing::debug!(%error, "no blackhole routes could be removed");
         }
         dns::restore(&self.options.resolv_conf, &self.options.state);
@@ -243,7 +261,7 @@ impl Daemon<'_> {
     fn set_down(&self, down: bool) -> Result<()> {
         let file = self.down_file();
         if down {
-            return Ok(keyfile::replace(&file, b"`umbra up` removes this file\n")?);
+            return set_down(&self.options.state);
         }
         match std::fs::remove_file(&file) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -308,8 +326,8 @@ impl Daemon<'_> {
                 _ = self.terminate.recv() => (End::Exit, None),
                 _ = self.interrupt.recv() => (End::Exit, None),
                 _ = &mut running.agent => {
+                    running.stand_down().await;
                     self.undo().await;
-                    dns::restore(&self.options.resolv_conf, &self.options.state);
                     return Ok(End::Anew(Some("a defect ended the client; it starts again".to_owned())));
                 }
                 command = self.commands.recv() => match command {
@@ -328,6 +346,7 @@ impl Daemon<'_> {
             self.front.send_replace(Front::Joining);
             let _ = running.orders.send(Order::Stop).await;
             let _ = (&mut running.agent).await;
+            running.stand_down().await;
             self.undo().await;
             if let Some(reply) = reply {
                 self.set_down(true)?;
@@ -344,6 +363,7 @@ impl Daemon<'_> {
     }
 
     async fn undo(&self) {
+        dns::restore(&self.options.resolv_conf, &self.options.state);
         for result in [nft::remove(PROGRAM).await, nft::remove_dark(PROGRAM).await] {
             if let Err(error) = result {
                 tracing::warn!(%error, "the firewall tables could not be removed");
@@ -392,7 +412,8 @@ async fn resume(setup: &Setup) -> Result<Node, BootError> {
 async fn guard(options: &DaemonArgs, node: &Node) -> Result<()> {
     let tun = node.overlay.name().to_owned();
     let pool = node.identity.pool;
-    hold_blackholes(Holder::Client, &[pool.v4(), pool.v6()]).await?;
+    // Beside those that a killed client left: the agent knows which of them still are to be.
+    add_blackholes(Holder::Client, &[pool.v4(), pool.v6()]).await?;
     // Tracked: another firewall on this machine lets answers of gateways in by their connection.
     let (overlay, untracked_port) = (vec![pool.v4(), pool.v6()], None);
     nft::Guard { program: PROGRAM.into(), tun: tun.clone(), overlay, untracked_port }.apply().await?;
@@ -410,12 +431,26 @@ async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Resul
     let seen = Seen::load(&options.state)?;
     let Node { identity, runtime, inbox, overlay, link, svid } = node;
     let (orders, orders_in) = mpsc::channel(STREAM_QUEUE_MAX);
-    let names = Arc::new(Names::new(Zone::new(identity.pool, &[], &[]), Asker(orders.clone())));
+    let held = Held::load(&options.state);
+    let zone = Zone::held(identity.pool, &held).without(&identity.endpoints);
+    let names = Arc::new(Names::new(zone, Asker(orders.clone())));
     let takeover = (!options.no_dns).then(|| Takeover::new(&options.resolv_conf, &options.state, &identity.pool));
+    // Before resolv.conf is ours.
+    let guardian = (!options.no_dns).then(|| Guardian::start(options));
     tokio::spawn(Arc::clone(&link).run());
     tokio::spawn(boot::keep_svid(identity.clone(), options.state.clone(), Arc::clone(&link), svid));
-    let parts =
-        Parts { runtime: Arc::clone(&runtime), link, overlay, identity, seen, names: Arc::clone(&names), takeover };
+    let state = options.state.clone();
+    let parts = Parts {
+        runtime: Arc::clone(&runtime),
+        link,
+        overlay,
+        identity,
+        seen,
+        held,
+        state,
+        names: Arc::clone(&names),
+        takeover,
+    };
     let agent = Agent::new(parts).await?;
     let resolving = names.run(inbox.local, move |frame| runtime.write_local(&frame));
     tokio::spawn(async move {
@@ -424,5 +459,5 @@ async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Resul
         }
     });
     let agent = tokio::spawn(agent.run(inbox.events, orders_in));
-    Ok(Running { orders, agent, answer })
+    Ok(Running { orders, agent, answer, guardian })
 }

@@ -4,8 +4,10 @@ use crate::agent::Order;
 use crate::names::{Assign, Names};
 use host::resolv::{Conf, Owner, Resolv, ResolvError};
 use model::grant::CatalogueAddress;
-use model::net::HostName;
+use model::net::{HostName, Prefix};
 use model::pool::Pool;
+use node::Identity;
+use node::overlay::{Overlay, OverlayError};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, oneshot};
@@ -113,6 +115,18 @@ pub fn restore(file: &Path, state: &Path) {
     if let Err(error) = Resolv::new(file, state).restore() {
         tracing::error!(%error, "resolv.conf could not be put back");
     }
+}
+
+/// Gives the device this machine's own addresses, and leads packets for the resolver into it.
+pub async fn lead_in(overlay: &Overlay, identity: &Identity) -> Result<(), OverlayError> {
+    let own = [identity.v4.map(IpAddr::V4), Some(IpAddr::V6(identity.v6))];
+    let resolvers = [IpAddr::V4(identity.pool.resolver_v4()), IpAddr::V6(identity.pool.resolver_v6())];
+    for (own, resolver) in own.into_iter().zip(resolvers) {
+        let Some(own) = own else { continue };
+        overlay.add_address(own).await?;
+        overlay.add_route(Prefix::host(resolver), Some(own)).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

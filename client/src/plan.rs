@@ -153,7 +153,7 @@ impl Place {
     }
 
     /// May this be routed into the tunnel?
-    fn admits_prefix(&self, prefix: &Prefix) -> Result<(), String> {
+    pub fn admits_prefix(&self, prefix: &Prefix) -> Result<(), String> {
         let address = prefix.address();
         if self.pool.contains(address) {
             let ok = prefix.is_host() && self.pool.is_virtual(address);

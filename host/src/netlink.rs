@@ -5,7 +5,7 @@
 mod blackhole;
 mod watch;
 
-pub use blackhole::{Holder, hold_blackholes, remove_blackholes};
+pub use blackhole::{Holder, add_blackholes, hold_blackholes, remove_blackholes};
 pub use watch::{Change, Watch};
 
 use crate::checks::CheckError;

@@ -20,6 +20,8 @@ use crate::checks::CheckError;
 use batch::Batch;
 use model::limits::{ALLOW_IN_MAX, GUARDED_PREFIXES_MAX};
 use model::net::Prefix;
+use nlink::Nftables;
+use nlink::netlink::Connection;
 use nlink::netlink::nftables::Family;
 
 /// Bytes of a program's name within a table's.
@@ -79,6 +81,26 @@ pub async fn remove(program: &str) -> Result<(), NftError> {
 pub async fn remove_dark(program: &str) -> Result<(), NftError> {
     let name = table(program, "-dark")?;
     Batch::open(&name)?.remove(&name, Family::Inet).commit().await
+}
+
+/// The program's tables that are there, as `inet umbra-PROGRAM`.
+pub async fn tables(program: &str) -> Result<Vec<String>, NftError> {
+    let name = table(program, "")?;
+    let failed = |source| batch::failed(&name, source);
+    let connection = Connection::<Nftables>::new().map_err(failed)?;
+    let mut found = Vec::new();
+    for (family, label, suffixes) in
+        [(Family::Inet, "inet", &["", "-forward", "-dark"][..]), (Family::Arp, "arp", &[""])]
+    {
+        let there = connection.list_tables_in(family).await.map_err(failed)?;
+        for suffix in suffixes {
+            let name = table(program, suffix)?;
+            if there.iter().any(|table| table.name == name) {
+                found.push(format!("{label} {name}"));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The name of a program's table.

@@ -110,19 +110,21 @@ impl Resolv {
     }
 
     /// Puts the original back as it was, and forgets it. What somebody else wrote meanwhile stays; without a save there
-    /// is nothing to do.
-    pub fn restore(&self) -> Result<(), ResolvError> {
+    /// is nothing to do. Tells whether the file was ours.
+    pub fn restore(&self) -> Result<bool, ResolvError> {
         let Some(original) = self.saved()? else {
-            return Ok(());
+            return Ok(false);
         };
-        if Original::of(&self.conf)?.is_marked() {
+        let ours = Original::of(&self.conf)?.is_marked();
+        if ours {
             original.put_back(&self.conf)?;
         }
         std::fs::remove_file(&self.save).map_err(|source| ResolvError::Io {
             action: "remove",
             path: self.save.clone(),
             source,
-        })
+        })?;
+        Ok(ours)
     }
 
     fn saved(&self) -> Result<Option<Original>, ResolvError> {
@@ -189,11 +191,11 @@ mod tests {
         assert_eq!(std::fs::metadata(fixture.conf()).expect("metadata").mode() & 0o777, 0o644, "all may read it");
         assert_eq!(fixture.resolv.owner(&ours()).expect("owner"), Owner::Ours);
 
-        fixture.resolv.restore().expect("restore");
+        assert!(fixture.resolv.restore().expect("restore"));
         assert_eq!(fixture.text(), THEIRS);
         assert_eq!(std::fs::metadata(fixture.conf()).expect("metadata").mode() & 0o777, 0o640);
         assert_eq!(fixture.files(), ["resolv.conf", "state"], "nothing is left behind");
-        fixture.resolv.restore().expect("nothing to do");
+        assert!(!fixture.resolv.restore().expect("nothing to do"));
         assert_eq!(fixture.text(), THEIRS);
     }
 

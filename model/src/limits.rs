@@ -316,6 +316,11 @@ pub const ENDED_GRANTS_MAX: usize = 256;
 pub const DEPARTED_MAX: usize = 256;
 /// Commands that wait at once for a client's daemon to reach something.
 pub const LOCAL_WAITERS_MAX: usize = 256;
+/// Names and prefixes, each, that a client keeps from leaving in the clear while it is dead: those of a whole catalogue, some
+/// for each resource.
+pub const HELD_MAX: usize = 32_768;
+/// Largest file that remembers them, bytes: a name has 253 at most, and few have a tenth of that.
+pub const HELD_BYTES_MAX: usize = 16 << 20;
 /// Findings (refused prefixes, names, overlaps) that a client lists; a person reads a few of them.
 pub const FINDINGS_MAX: usize = 64;
 

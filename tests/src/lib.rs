@@ -1,15 +1,16 @@
 //! `umbra-lab`: whole networks of Umbra's programs on one machine, for demonstrations and tests.
 //!
 //! [`lab::World`] makes the network and runs programs in it; [`service`] holds the services that it protects;
-//! [`probe`] asks them, so that a test needs no other program; [`scan`] looks for whatever answers a stranger;
-//! [`perimeter`] brings a whole organisation up, [`demo`] shows it, [`measure`] takes its figures,
-//! [`check`] makes bad days happen, and [`command`] is the command line.
+//! [`probe`] asks them, so that a test needs no other program; [`scan`] looks for whatever answers a stranger, [`leaks`] for
+//! what leaves a host in the clear; [`perimeter`] brings a whole organisation up, [`demo`] shows it, [`measure`] takes its
+//! figures, [`check`] makes bad days happen, and [`command`] is the command line.
 
 pub mod attacker;
 pub mod check;
 pub mod command;
 pub mod demo;
 pub mod lab;
+pub mod leaks;
 pub mod measure;
 pub mod perimeter;
 pub mod probe;

@@ -65,6 +65,8 @@ pub struct Plan {
     pub resource_options: Vec<String>,
     /// All programs answer nothing at all outside.
     pub dark: bool,
+    /// Further options of `umbra-controller init`.
+    pub init_options: Vec<String>,
     /// Further options of `umbra-controller serve`.
     pub serve_options: Vec<String>,
     /// Further options of `umbra-gateway up`.
@@ -78,6 +80,7 @@ impl Default for Plan {
             laptops: vec![Name::Laptop, Name::Laptop2],
             resource_options: Vec::new(),
             dark: true,
+            init_options: Vec::new(),
             serve_options: Vec::new(),
             gateway_options: Vec::new(),
         }
@@ -202,7 +205,9 @@ impl Perimeter {
 /// `init` and `serve`.
 pub fn start_controller(world: &World, plan: &Plan) -> Result<Daemon, StepError> {
     let endpoint = "controller:443";
-    admin(world, &["init", "--trust-domain", DOMAIN, "--endpoint", endpoint, "--pool", POOL])?;
+    let words = ["init", "--trust-domain", DOMAIN, "--endpoint", endpoint, "--pool", POOL];
+    let options: Vec<&str> = plan.init_options.iter().map(String::as_str).collect();
+    admin(world, &[&words[..], &options].concat())?;
     serve(world, plan)
 }
 

@@ -42,22 +42,57 @@ pub(super) enum Command {
     /// End your session and all access.
     Logout,
     /// Disconnect this machine, and put its routes and names back as they were.
-    Down,
+    Down(DownArgs),
     /// Show the version.
     Version,
+    /// The daemon's own: stands by for its death.
+    #[command(hide = true)]
+    Guardian(GuardianArgs),
 }
 
-/// Options of `daemon`.
+/// Options of `guardian`, as the daemon has them.
 #[derive(Debug, Options)]
+pub struct GuardianArgs {
+    #[arg(long, value_name = "FOLDER")]
+    pub state: PathBuf,
+    #[arg(long, value_name = "PATH")]
+    pub resolv_conf: PathBuf,
+    #[arg(long)]
+    pub device: String,
+}
+
+/// Options of `down`.
+#[derive(Debug, Options)]
+pub(super) struct DownArgs {
+    /// Without a daemon: undo what one that was killed left behind (routes, firewall tables, resolv.conf).
+    #[arg(long)]
+    pub force: bool,
+    /// With --force: where the daemon keeps keys and state.
+    #[arg(long, env = "UMBRA_STATE", default_value = STATE, value_name = "FOLDER", requires = "force")]
+    pub state: PathBuf,
+    /// With --force: the daemon's TUN device.
+    #[arg(long, default_value = DEVICE, requires = "force")]
+    pub device: String,
+    /// With --force: the file that names this machine's DNS servers.
+    #[arg(long, default_value = RESOLV_CONF, value_name = "PATH", requires = "force")]
+    pub resolv_conf: PathBuf,
+}
+
+const STATE: &str = "/var/lib/umbra/client";
+const DEVICE: &str = "umbra0";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Options of `daemon`.
+#[derive(Debug, Clone, Options)]
 pub struct DaemonArgs {
     /// Where keys and state are kept.
-    #[arg(long, env = "UMBRA_STATE", default_value = "/var/lib/umbra/client", value_name = "FOLDER")]
+    #[arg(long, env = "UMBRA_STATE", default_value = STATE, value_name = "FOLDER")]
     pub state: PathBuf,
     /// The local socket for all other commands.
     #[arg(from_global)]
     pub socket: PathBuf,
     /// The TUN device's name.
-    #[arg(long, default_value = "umbra0")]
+    #[arg(long, default_value = DEVICE)]
     pub device: String,
     /// How often the connection to the controller is probed, from 1s to 60s.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = node::cli::interval)]
@@ -69,7 +104,7 @@ pub struct DaemonArgs {
     #[arg(long)]
     pub no_dns: bool,
     /// The file that names this machine's DNS servers.
-    #[arg(long, default_value = "/etc/resolv.conf", value_name = "PATH")]
+    #[arg(long, default_value = RESOLV_CONF, value_name = "PATH")]
     pub resolv_conf: PathBuf,
     /// Answer nothing at all outside while up, not even on closed ports.
     #[arg(long)]

@@ -1,6 +1,6 @@
 //! Which call does each command make?
 
-use super::args::{Args, Command, LoginArgs, UpArgs};
+use super::args::{Args, Command, DownArgs, LoginArgs, UpArgs};
 use super::{input, show};
 use model::limits::RPC_MESSAGE_MAX;
 use model::time::Clock as _;
@@ -18,15 +18,18 @@ type Client = LocalClient<Channel>;
 
 /// How long `down` waits for the daemon to be there again.
 const BACK_MAX: Duration = Duration::from_secs(5);
+/// How long a daemon may take to say that it lives.
+const LIVES_MAX: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let socket = args.socket.as_path();
     match args.command {
-        Command::Daemon(_) => Ok(()),
+        Command::Daemon(_) | Command::Guardian(_) => Ok(()),
         Command::Version => show::version(output),
         Command::Up(options) => up(socket, options, output).await,
         Command::Login(options) => login(socket, options, output).await,
-        Command::Down => down(socket, output).await,
+        Command::Down(options) if options.force => force_down(socket, &options, output).await,
+        Command::Down(_) => down(socket, output).await,
         Command::Logout => {
             let reply = connect(socket).await?.logout(wire::LogoutRequest {}).await?.into_inner();
             if output.json(&reply)? { Ok(()) } else { output.line("logged out") }
@@ -133,4 +136,30 @@ async fn down(socket: &Path, output: &mut Output) -> Result<(), Failure> {
     } else {
         "this machine was down already"
     })
+}
+
+/// Undoes what a dead daemon left. One that lives does that itself, and better: it also ends what it holds.
+async fn force_down(socket: &Path, options: &DownArgs, output: &mut Output) -> Result<(), Failure> {
+    use tokio::net::UnixStream;
+    if let Ok(stream) = UnixStream::connect(socket).await {
+        let pid = stream.peer_cred().ok().and_then(|cred| cred.pid());
+        drop(stream);
+        let status = async { connect(socket).await?.status(wire::StatusRequest {}).await.map_err(Failure::from) };
+        let who = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+        return Err(match tokio::time::timeout(LIVES_MAX, status).await {
+            Ok(_) => Failure::failed(format!("the daemon{who} runs and answers: `umbra down` takes this machine down")),
+            Err(_) => Failure::failed(format!(
+                "a daemon{who} holds {} and does not answer: end it with `kill -9`, then run this again",
+                socket.display()
+            )),
+        });
+    }
+    host::checks::net_admin().map_err(Failure::failed)?;
+    let mut report = crate::leftovers::clear(&options.state, &options.resolv_conf, &options.device).await;
+    if node::Identity::load(&options.state).is_ok()
+        && let Err(error) = crate::daemon::set_down(&options.state)
+    {
+        report.failed.push(format!("the note that this machine is to be down: {error:#}"));
+    }
+    show::undone(&report, output)
 }

@@ -4,6 +4,7 @@
 //! declared private, and the reverse names of the pool. What is ours never leaves the machine; but that a name does *not*
 //! exist is ours to say only where nobody else could have it: in `umbra.internal` and in private zones.
 
+use crate::held::Held;
 use hickory_proto::rr::rdata::{A, AAAA, HINFO, PTR};
 use hickory_proto::rr::{Name, RData, RecordType};
 use model::grant::{CatalogueAddress, CatalogueEntry};
@@ -76,7 +77,7 @@ pub enum Verdict {
         /// The name of the zone.
         apex: Name,
     },
-    /// Ours, but nothing that could have an address.
+    /// Ours, but nothing that could have an address, or nobody here can tell it now.
     Impossible,
     /// Somebody else's.
     Forward,
@@ -91,8 +92,30 @@ pub struct Zone {
     private: BTreeSet<Key>,
     /// Names in our zones that have nothing but names below them.
     inner: BTreeSet<Key>,
+    held: HeldKeys,
+    /// Names that are never ours: where controllers are reached from outside.
+    outside: BTreeSet<Key>,
     reverse: [Key; 2],
     pointers: BTreeMap<IpAddr, HostName>,
+}
+
+/// Names that are ours while nobody here can answer for them.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct HeldKeys {
+    /// Exactly these.
+    names: BTreeSet<Key>,
+    /// All below these.
+    suffixes: BTreeSet<Key>,
+    /// These, and all below them.
+    zones: BTreeSet<Key>,
+}
+
+impl HeldKeys {
+    fn holds(&self, key: &[u8]) -> bool {
+        self.names.contains(key)
+            || upwards(key).skip(1).any(|above| self.suffixes.contains(above))
+            || upwards(key).any(|above| self.zones.contains(above))
+    }
 }
 
 /// The addresses of a name, each once and in order.
@@ -147,6 +170,8 @@ impl Zone {
             suffixes: BTreeMap::new(),
             private: private_zones.iter().map(|name| key_of_text(name.as_str())).collect(),
             inner: BTreeSet::new(),
+            held: HeldKeys::default(),
+            outside: BTreeSet::new(),
             reverse: reverse_zones(&pool),
             pointers: BTreeMap::new(),
         };
@@ -166,6 +191,24 @@ impl Zone {
         }
         zone.find_inner();
         zone
+    }
+
+    /// While the controller has not told what there is, or the client is dead: what was ours is not answered, and leaves
+    /// the machine as little as ever.
+    pub(crate) fn held(pool: Pool, held: &Held) -> Self {
+        let keys = |names: &[HostName]| names.iter().map(|name| key_of_text(name.as_str())).collect();
+        let mut zone = Self::new(pool, &[], &[]);
+        zone.held = HeldKeys { names: keys(&held.names), suffixes: keys(&held.suffixes), zones: keys(&held.zones) };
+        zone.held.zones.insert(key_of_text(OWN_ZONE));
+        zone
+    }
+
+    /// The same without the names of these endpoints, `HOST:PORT`: in a private zone they would be ours, and the controller
+    /// that has to be found by them never be.
+    pub(crate) fn without(mut self, endpoints: &[String]) -> Self {
+        let hosts = endpoints.iter().filter_map(|endpoint| Some(endpoint.rsplit_once(':')?.0));
+        self.outside = hosts.map(|host| key_of_text(&host.to_ascii_lowercase())).collect();
+        self
     }
 
     fn declare(&mut self, address: &CatalogueAddress) {
@@ -208,9 +251,15 @@ impl Zone {
         if upwards(&key).any(|above| above == canary) {
             return Verdict::Missing { apex: apex(&canary) };
         }
+        if self.outside.contains(&key) {
+            return Verdict::Forward;
+        }
         if let Some(addresses) = self.names.get(&key) {
             let zone = upwards(&key).find(|above| self.private.contains(*above)).unwrap_or(&key);
             return Verdict::Exists { apex: apex(zone), data: addresses.data(kind) };
+        }
+        if self.held.holds(&key) {
+            return Verdict::Impossible;
         }
         if let Some(zone) = upwards(&key).find(|above| self.reverse.iter().any(|reverse| reverse == above)) {
             return Verdict::Exists { apex: apex(zone), data: self.pointer(&key, kind, assigned) };

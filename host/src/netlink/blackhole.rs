@@ -17,7 +17,7 @@ const TABLE_MAIN: u32 = 254;
 pub enum Holder {
     /// A gateway: its NAT pools and the organisation's pool.
     Gateway,
-    /// A client: the organisation's pool.
+    /// A client: the organisation's pool, and the real prefixes of what its user may see.
     Client,
 }
 
@@ -34,13 +34,7 @@ impl Holder {
 impl Netlink {
     /// Makes these prefixes, and no others, the holder's blackholes. New ones are there before old ones go.
     pub async fn hold_blackholes(&self, holder: Holder, prefixes: &[Prefix]) -> Result<(), NetlinkError> {
-        for prefix in prefixes {
-            let done = match prefix.address() {
-                IpAddr::V4(v4) => self.0.replace_route(blackhole_v4(v4, prefix.bits(), holder)).await,
-                IpAddr::V6(v6) => self.0.replace_route(blackhole_v6(v6, prefix.bits(), holder)).await,
-            };
-            done.map_err(failed(format!("set the blackhole route to {prefix}")))?;
-        }
+        self.add_blackholes(holder, prefixes).await?;
         for held in self.blackholes(holder).await? {
             if prefixes.contains(&held) {
                 continue;
@@ -55,6 +49,18 @@ impl Netlink {
                 }
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Makes these prefixes the holder's blackholes, beside those that it has.
+    pub async fn add_blackholes(&self, holder: Holder, prefixes: &[Prefix]) -> Result<(), NetlinkError> {
+        for prefix in prefixes {
+            let done = match prefix.address() {
+                IpAddr::V4(v4) => self.0.replace_route(blackhole_v4(v4, prefix.bits(), holder)).await,
+                IpAddr::V6(v6) => self.0.replace_route(blackhole_v6(v6, prefix.bits(), holder)).await,
+            };
+            done.map_err(failed(format!("set the blackhole route to {prefix}")))?;
         }
         Ok(())
     }
@@ -74,6 +80,11 @@ impl Netlink {
 /// [`Netlink::hold_blackholes`] over a connection of its own: a program does this at its start and its end alone.
 pub async fn hold_blackholes(holder: Holder, prefixes: &[Prefix]) -> Result<(), NetlinkError> {
     Netlink::open()?.hold_blackholes(holder, prefixes).await
+}
+
+/// [`Netlink::add_blackholes`] over a connection of its own.
+pub async fn add_blackholes(holder: Holder, prefixes: &[Prefix]) -> Result<(), NetlinkError> {
+    Netlink::open()?.add_blackholes(holder, prefixes).await
 }
 
 /// Removes all of the holder's blackholes. What is not there is no error.
@@ -183,6 +194,9 @@ mod tests {
             hold_blackholes(Holder::Gateway, &wanted).await.expect("a successor");
             let netlink = Netlink::open().expect("open");
             assert_eq!(sorted(netlink.blackholes(Holder::Gateway).await.expect("list")), sorted(wanted.to_vec()));
+            add_blackholes(Holder::Gateway, &[left[0], wanted[0]]).await.expect("beside");
+            let both = [&wanted[..], &left[..1]].concat();
+            assert_eq!(sorted(netlink.blackholes(Holder::Gateway).await.expect("list")), sorted(both));
             remove_blackholes(Holder::Gateway).await.expect("remove");
             assert_eq!(netlink.blackholes(Holder::Client).await.expect("list"), [prefix("100.70.0.0/16")]);
             remove_blackholes(Holder::Client).await.expect("remove");

@@ -136,7 +136,8 @@ pub fn attribute(kind: u16, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn failed(table: &str, source: nlink::netlink::Error) -> NftError {
+/// The error that it is for a caller.
+pub fn failed(table: &str, source: nlink::netlink::Error) -> NftError {
     let table = table.to_owned();
     if source.is_permission_denied() && checks::net_admin().is_err() {
         return NftError::Machine(CheckError::NoNetAdmin);

@@ -52,7 +52,7 @@ fn json(world: &World, host: Name, words: &[&str]) -> Value {
 }
 
 /// What a program of ours might leave behind in its host.
-fn state_of(world: &World, host: Name) -> Vec<String> {
+pub fn state_of(world: &World, host: Name) -> Vec<String> {
     [
         &["cat", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"][..],
         &["cat", "/etc/resolv.conf"],

@@ -1,11 +1,15 @@
 //! What holds while programs die and come back: what was taken away stays away, what is open goes on, what is dark is dark.
 
-use crate::silence::touch;
+use crate::failover::state_of;
+use crate::silence::{attack, touch};
 use crate::support::{SOON, probe, world};
 use crate::talk::{Talk, json, until};
+use std::net::IpAddr;
+use umbra_tests::lab::topology::OUTSIDE_LINK;
 use umbra_tests::lab::{Daemon, Finished, Name, World};
-use umbra_tests::perimeter::{self, Perimeter, Plan, admin, admin_json};
-use umbra_tests::service::{self, Services};
+use umbra_tests::leaks::{Protected, Watch};
+use umbra_tests::perimeter::{self, Perimeter, Plan, admin, admin_json, umbra};
+use umbra_tests::service::{self, PUBLIC_NAME, Services};
 
 fn start(world: &World, plan: &Plan) -> (Services, Perimeter) {
     let services = Services::start(world).unwrap();
@@ -124,4 +128,98 @@ fn a_gateway_is_dark_while_it_joins_and_waits() {
     perimeter::confirm_gateway(&world, Name::Gateway).unwrap();
     gateway.wait_for_line("confirmed=true", SOON).unwrap();
     assert!(!reach(Name::Stranger).success());
+}
+
+/// A laptop with a default route, as every real one has: whatever no other route wants leaves by it.
+fn with_a_way_out(world: &World) {
+    let stranger = Name::Stranger.outside();
+    for (prefix, via) in [("0.0.0.0/0", stranger[0]), ("::/0", stranger[1])] {
+        attack(world, Name::Laptop, &["route", prefix, "--link", OUTSIDE_LINK, "--via", &via.to_string()]);
+    }
+}
+
+fn watch(world: &World) -> Watch {
+    let status = json(world, Name::Controller, &["umbra-controller", "status", "--json"]);
+    let pool_v6 = status["pool_v6"].as_str().unwrap().parse().unwrap();
+    Watch::start(world, Name::Laptop, Protected::of_lab(pool_v6, PUBLIC_NAME.0)).unwrap()
+}
+
+fn asked(world: &World, name: &str) -> Finished {
+    probe(world, Name::Laptop, &["--patience=300", "name", name])
+}
+
+#[test]
+fn a_dead_client_leaks_nothing_other_names_go_on_and_force_undoes_it_all() {
+    let world = world();
+    with_a_way_out(&world);
+    let before = state_of(&world, Name::Laptop);
+    let options = ["--private-zone", perimeter::DOMAIN].map(str::to_owned).to_vec();
+    let services = Services::start(&world).unwrap();
+    let plan = Plan { laptops: Vec::new(), init_options: options, ..Plan::default() };
+    let mut perimeter = Perimeter::start(&world, &plan).unwrap_or_else(|error| panic!("{error}"));
+    let net = ["resource", "add", "net", "--site", "hq", "--cidr", "10.20.0.8/29", "--cidr", "fd20::10/124"];
+    admin(&world, &[&net[..], &["--tcp", "7", "--udp", "9000"]].concat()).unwrap();
+    let mut client = perimeter::start_client(&world, Name::Laptop).unwrap();
+    perimeter::join_laptop(&world, Name::Laptop).unwrap();
+    perimeter::log_in(&world, Name::Laptop).unwrap();
+    until("the page", SOON, || page(&world, Name::Laptop, "web").success());
+    let echo = |to: &str| probe(&world, Name::Laptop, &["--patience=300", "udp", to, "a datagram"]);
+    until("the real address", SOON, || echo("10.20.0.10:9000").success());
+    let virtual_addresses: Vec<IpAddr> =
+        asked(&world, "web.corp.example").stdout.lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(virtual_addresses.len(), 2);
+    let refused = world.host(Name::Laptop).run(&["umbra", "down", "--force"], SOON).unwrap();
+    assert!(!refused.success() && refused.stderr.contains("runs and answers"), "{refused:?}");
+
+    let watch = watch(&world);
+    let everything = |when: &str| {
+        for name in ["web.corp.example", "secret.corp.example", "x.umbra.internal"] {
+            assert!(!asked(&world, name).success(), "{name} {when}");
+        }
+        let real = ["10.20.0.10", "10.20.0.14", "fd20::10"].map(|address| address.parse::<IpAddr>().unwrap());
+        for address in virtual_addresses.iter().chain(&real) {
+            let to = std::net::SocketAddr::new(*address, service::UDP_PORT).to_string();
+            assert!(!echo(&to).success(), "{to} {when}");
+        }
+    };
+    let others = |when: &str| until(when, SOON, || asked(&world, PUBLIC_NAME.0).stdout.contains(PUBLIC_NAME.1));
+    client.kill9().unwrap();
+    everything("at once");
+    others("other names while the client is dead");
+    everything("with the guardian");
+    let marks = watch.markers();
+    others("other names");
+    watch.wait_for_marker(marks, SOON).unwrap();
+    assert_eq!(watch.leaks(), Vec::<String>::new());
+    // It starts without a controller that could say what there is.
+    perimeter.controller.kill9().unwrap();
+    client.restart().unwrap();
+    client.wait_for_line("the daemon runs", SOON).unwrap();
+    others("other names while the controller is gone");
+    everything("without the controller");
+    client.kill9().unwrap();
+    others("other names after the second kill");
+    everything("after the second kill");
+    assert_eq!(watch.leaks(), Vec::<String>::new());
+
+    let done = umbra(&world, Name::Laptop, &["down", "--force"]).unwrap();
+    for part in ["guardian", "resolv.conf", "10.77.0.0/16", "10.20.0.8/29", "inet umbra-client"] {
+        assert!(done.stdout.contains(part), "{part}: {done:?}");
+    }
+    assert_eq!(state_of(&world, Name::Laptop), before, "after `down --force`");
+    let again = umbra(&world, Name::Laptop, &["down", "--force"]).unwrap();
+    assert!(again.stdout.contains("nothing was left behind"), "{again:?}");
+    // And the watch sees what there is to see.
+    assert!(!asked(&world, "secret.corp.example").success());
+    until("what leaves now", SOON, || !watch.leaks().is_empty());
+
+    perimeter.controller.restart().unwrap();
+    client.restart().unwrap();
+    client.wait_for_line("the daemon runs", SOON).unwrap();
+    assert_eq!(state_of(&world, Name::Laptop), before, "it stays down");
+    umbra(&world, Name::Laptop, &["up"]).unwrap();
+    until("the page again", SOON, || page(&world, Name::Laptop, "web").success());
+    umbra(&world, Name::Laptop, &["down"]).unwrap();
+    assert_eq!(state_of(&world, Name::Laptop), before, "after `down`");
+    drop(services);
 }

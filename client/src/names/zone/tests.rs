@@ -151,6 +151,39 @@ fn labels_are_not_texts() {
     assert_eq!(zone().look_up(&odd, RecordType::A, nobody), Verdict::Impossible);
 }
 
+fn held() -> Held {
+    let named = |name: &str| vec![name.parse().unwrap()];
+    let mut held = Held::default();
+    (held.names, held.suffixes, held.zones) =
+        (named("db.corp.example"), named("svc.example"), named("private.example"));
+    held
+}
+
+#[test]
+fn what_is_held_is_neither_answered_nor_asked_for() {
+    let zone = Zone::held(pool(), &held());
+    for ours in ["db.corp.example", "DB.Corp.Example", "one.svc.example", "private.example", "x.private.example"] {
+        assert_eq!(zone.look_up(&name(ours), RecordType::A, nobody), Verdict::Impossible, "{ours}");
+    }
+    let unknown = zone.look_up(&name("wiki.umbra.internal"), RecordType::A, nobody);
+    assert_eq!(unknown, Verdict::Impossible, "nobody can say that it does not exist");
+    for others in ["corp.example", "x.db.corp.example", "svc.example", "www.example.org"] {
+        assert_eq!(zone.look_up(&name(others), RecordType::A, nobody), Verdict::Forward, "{others}");
+    }
+    let pointer = zone.look_up(&name("1.64.77.10.in-addr.arpa"), RecordType::PTR, nobody);
+    assert!(matches!(pointer, Verdict::Exists { .. }), "{pointer:?}");
+}
+
+#[test]
+fn the_controllers_outside_name_is_never_ours() {
+    let endpoints = ["vpn.Private.example:443".to_owned(), "[2001:db8::1]:443".to_owned()];
+    for zone in [zone(), Zone::held(pool(), &held())] {
+        let zone = zone.without(&endpoints);
+        assert_eq!(zone.look_up(&name("VPN.private.example"), RecordType::A, nobody), Verdict::Forward);
+        assert_ne!(zone.look_up(&name("x.vpn.private.example"), RecordType::A, nobody), Verdict::Forward);
+    }
+}
+
 #[test]
 fn the_root_is_somebody_else_s() {
     assert_eq!(zone().look_up(&Name::root(), RecordType::NS, nobody), Verdict::Forward);
