@@ -138,14 +138,27 @@ pub const POLICY_STACK_BYTES: usize = 64 << 20;
 pub const DECIDE_STACK_BYTES: usize = if cfg!(debug_assertions) { 4 << 20 } else { 512 << 10 };
 /// Policy files of one revision.
 pub const POLICY_FILES_MAX: usize = 256;
-/// Bytes of all policy files of one revision.
-pub const POLICY_TOTAL_BYTES_MAX: usize = 4 << 20;
+/// Bytes of all policy files of one revision: it is stored twice (in force, in the history), JSON may double it, and both
+/// go into one commit of [`COMMIT_BYTES_MAX`].
+pub const POLICY_TOTAL_BYTES_MAX: usize = 3 << 19;
+/// Bytes of a policy file's name.
+pub const POLICY_FILE_NAME_MAX: usize = 1_024;
+/// Bytes of one policy, from its first annotation to its semicolon: bounds what a single decision may compute with.
+pub const POLICY_EACH_BYTES_MAX: usize = 64 << 10;
+/// Bytes of one string of a policy, as written: `like` takes time with the product of two of them.
+pub const POLICY_STRING_MAX: usize = 1_024;
+/// How long policies may be compiled for an administrator's call, which itself may take [`ADMIN_CALL_MAX`].
+pub const POLICY_COMPILE_MAX: Duration = Duration::from_secs(45);
+/// Revisions that are compiled at once for administrators; each takes a core and [`POLICY_STACK_BYTES`] of stack.
+pub const POLICY_COMPILES_AT_ONCE_MAX: usize = 1;
 /// Policies of one revision.
 pub const POLICIES_MAX: usize = 20_000;
 /// Bytes of a policy's `@reason`.
 pub const POLICY_REASON_MAX: usize = 256;
-/// Problems that are listed for one refused revision.
+/// Problems that are listed for one refused revision, and warnings for one that is accepted.
 pub const POLICY_PROBLEMS_MAX: usize = 100;
+/// Characters of one problem or warning; Cedar quotes what it does not understand.
+pub const POLICY_PROBLEM_CHARS_MAX: usize = 512;
 /// Reasons in one deny; a person reads a few of them.
 pub const REASONS_MAX: usize = 16;
 /// Life of a session when none is configured.

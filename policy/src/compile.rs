@@ -8,8 +8,8 @@ use std::sync::Arc;
 use cedar_policy::{Policy, PolicyId, ValidationMode, Validator};
 use miette::Diagnostic;
 use model::limits::{
-    NAME_MAX, POLICIES_MAX, POLICY_FILES_MAX, POLICY_PROBLEMS_MAX, POLICY_REASON_MAX, POLICY_STACK_BYTES,
-    POLICY_TOTAL_BYTES_MAX,
+    NAME_MAX, POLICIES_MAX, POLICY_FILE_NAME_MAX, POLICY_FILES_MAX, POLICY_PROBLEMS_MAX, POLICY_REASON_MAX,
+    POLICY_STACK_BYTES, POLICY_TOTAL_BYTES_MAX,
 };
 
 use crate::facts::Fact;
@@ -19,7 +19,7 @@ use crate::read::facts_read;
 use crate::scan::{Source, scan};
 use crate::schema::{Kind, Vocabulary};
 use crate::scope::Scope;
-use crate::text::{is_hidden, printable};
+use crate::text::{brief, is_hidden};
 
 /// Why a file was refused, and where. Printed as `file:line:col: reason`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -103,13 +103,23 @@ impl PolicySet {
 
 /// Compiles `(file name, text)` pairs into one set. No file at all is a set that denies everything.
 pub fn compile<N: AsRef<str>, T: AsRef<str>>(files: &[(N, T)]) -> Result<PolicySet, Vec<Problem>> {
+    compile_while(files, &|| true)
+}
+
+/// Like [`compile`], as long as `is_time` says so. It is asked before each file and each policy: what goes on in between
+/// is bounded by the sizes of both.
+pub fn compile_while<N: AsRef<str>, T: AsRef<str>>(
+    files: &[(N, T)],
+    is_time: &(dyn Fn() -> bool + Sync),
+) -> Result<PolicySet, Vec<Problem>> {
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_ref(), text.as_ref())).collect();
     let files = files.as_slice();
     check_totals(files).map_err(|problem| vec![problem])?;
     // Cedar's parser takes some 30 KiB of stack for each bracket in a debug build: more than a thread usually has.
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(POLICY_STACK_BYTES);
-        let result = thread.spawn_scoped(scope, || compile_here(files)).map(std::thread::ScopedJoinHandle::join);
+        let result =
+            thread.spawn_scoped(scope, || compile_here(files, is_time)).map(std::thread::ScopedJoinHandle::join);
         match result {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(vec![at_start("(all files)", "the policy compiler failed; please report it".to_owned())]),
@@ -118,14 +128,14 @@ pub fn compile<N: AsRef<str>, T: AsRef<str>>(files: &[(N, T)]) -> Result<PolicyS
     })
 }
 
-fn compile_here(files: &[(&str, &str)]) -> Result<PolicySet, Vec<Problem>> {
+fn compile_here(files: &[(&str, &str)], is_time: &dyn Fn() -> bool) -> Result<PolicySet, Vec<Problem>> {
     let words = Vocabulary::shared().map_err(|reason| vec![at_start("(schema)", reason)])?;
     let sources: Vec<Source<'_>> = files.iter().map(|(name, text)| Source::new(name, text)).collect();
-    let mut compiler = Compiler { words, problems: Vec::new(), parsed: BTreeMap::new() };
+    let mut compiler = Compiler { words, is_time, problems: Vec::new(), parsed: BTreeMap::new() };
     for source in &sources {
-        compiler.read_file(source);
+        compiler.read_file(source).map_err(|late| vec![late])?;
     }
-    let mut warnings = compiler.validate();
+    let mut warnings = compiler.validate().map_err(|late| vec![late])?;
     let Compiler { mut problems, parsed, .. } = compiler;
     let mut index = Index::default();
     let mut rules = BTreeMap::new();
@@ -151,11 +161,16 @@ fn compile_here(files: &[(&str, &str)]) -> Result<PolicySet, Vec<Problem>> {
 }
 
 fn at_start(file: &str, reason: String) -> Problem {
-    Problem { file: printable(file), line: 1, column: 1, reason }
+    Problem { file: brief(file), line: 1, column: 1, reason }
 }
 
 fn check_totals(files: &[(&str, &str)]) -> Result<(), Problem> {
     let name = |at: usize| files.get(at).map_or("", |(file, _)| *file);
+    let unfit = |name: &str| name.is_empty() || name.len() > POLICY_FILE_NAME_MAX || name.chars().any(is_hidden);
+    if let Some((name, _)) = files.iter().find(|(name, _)| unfit(name)) {
+        let reason = format!("the name of a file must be 1 to {POLICY_FILE_NAME_MAX} bytes of visible characters");
+        return Err(at_start(name, reason));
+    }
     if files.len() > POLICY_FILES_MAX {
         let reason = format!("{} files; at most {POLICY_FILES_MAX} are read: join some of them", files.len());
         return Err(at_start(name(POLICY_FILES_MAX), reason));
@@ -179,6 +194,7 @@ struct Parsed<'a> {
 
 struct Compiler<'a> {
     words: &'static Vocabulary,
+    is_time: &'a dyn Fn() -> bool,
     problems: Vec<Problem>,
     /// By id.
     parsed: BTreeMap<String, Parsed<'a>>,
@@ -187,17 +203,33 @@ struct Compiler<'a> {
 impl<'a> Compiler<'a> {
     fn problem(&mut self, source: &Source<'_>, offset: usize, reason: &str) {
         let (line, column) = source.position(offset);
-        self.problems.push(Problem { file: source.name.clone(), line, column, reason: printable(reason) });
+        self.problems.push(Problem { file: source.name.clone(), line, column, reason: brief(reason) });
     }
 
-    fn read_file(&mut self, source: &'a Source<'a>) {
+    /// Refuses all of it when there is no time left.
+    fn check_time(&self) -> Result<(), Problem> {
+        if (self.is_time)() {
+            return Ok(());
+        }
+        let reason =
+            "to compile all policies takes longer than is allowed: use groups and tags instead of single names";
+        Err(at_start("(all files)", reason.to_owned()))
+    }
+
+    /// Fails only when there is no time left; problems are kept.
+    fn read_file(&mut self, source: &'a Source<'a>) -> Result<(), Problem> {
+        self.check_time()?;
         let starts = match scan(source.text) {
             Ok(starts) => starts,
-            Err(refusal) => return self.problem(source, refusal.offset, &refusal.reason),
+            Err(refusal) => {
+                self.problem(source, refusal.offset, &refusal.reason);
+                return Ok(());
+            }
         };
         if self.parsed.len() + starts.len() > POLICIES_MAX {
             let reason = format!("more than {POLICIES_MAX} policies: use groups and tags instead of single names");
-            return self.problem(source, 0, &reason);
+            self.problem(source, 0, &reason);
+            return Ok(());
         }
         let set: cedar_policy::PolicySet = match source.text.parse() {
             Ok(set) => set,
@@ -206,15 +238,20 @@ impl<'a> Compiler<'a> {
                 for error in errors.iter().take(POLICY_PROBLEMS_MAX) {
                     self.problem(source, offset_of(error), &describe(error));
                 }
-                return;
+                return Ok(());
             }
         };
         // The scanner and Cedar must agree about where policies are; else one of them could go unseen.
         if starts.len() != set.policies().count() + set.templates().count() {
-            return self.problem(source, 0, "the policies of this file cannot be told apart: end each with `;`");
+            self.problem(source, 0, "the policies of this file cannot be told apart: end each with `;`");
+            return Ok(());
         }
         // Cedar numbers what it parses: `policy0`, `policy1`, in the order of the text.
         for (at, start) in starts.into_iter().enumerate() {
+            if self.problems.len() >= POLICY_PROBLEMS_MAX {
+                break;
+            }
+            self.check_time()?;
             let numbered = PolicyId::new(format!("policy{at}"));
             match set.policy(&numbered) {
                 Some(policy) => match self.read_policy(source, at, start, policy) {
@@ -230,6 +267,7 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
+        Ok(())
     }
 
     fn read_policy(&self, source: &Source<'_>, at: usize, start: usize, policy: &Policy) -> Result<Rule, String> {
@@ -255,43 +293,44 @@ impl<'a> Compiler<'a> {
             reason: policy.annotation("reason").map(str::to_owned),
             reads: facts_read(policy)?,
             conditional: policy.has_non_scope_constraint(),
-            canonical: canonical(policy)?,
+            canonical: canonical(policy),
             scope: Scope::of(policy, &self.words.connect),
             names: names.iter().filter_map(Kind::of).map(|(kind, name)| (kind, name.to_owned())).collect(),
         })
     }
 
-    /// Checks all that was read against the schema; answers with Cedar's warnings.
-    fn validate(&mut self) -> Vec<Warning> {
-        let policies = self.parsed.values().map(|parsed| parsed.policy.clone());
-        let all = match cedar_policy::PolicySet::from_policies(policies) {
-            Ok(all) => all,
-            Err(error) => {
-                self.problems.push(at_start("(all files)", error.to_string()));
-                return Vec::new();
+    /// Checks all that was read against the schema; answers with Cedar's warnings. Fails only when there is no time left.
+    fn validate(&mut self) -> Result<Vec<Warning>, Problem> {
+        let validator = Validator::new(self.words.schema.clone());
+        let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+        // One by one: a set of many faulty policies would take minutes for problems that nobody reads.
+        for Parsed { rule, policy, source } in self.parsed.values() {
+            if self.problems.len() + problems.len() >= POLICY_PROBLEMS_MAX {
+                break;
             }
-        };
-        let result = Validator::new(self.words.schema.clone()).validate(&all, ValidationMode::Strict);
-        // Sorted before it is cut, so that the same files always have the same problems.
-        let errors: BTreeSet<(String, usize, String)> = result
-            .validation_errors()
-            .map(|error| (error.policy_id().to_string(), offset_of(error), describe(error)))
-            .collect();
-        for (id, offset, reason) in errors.into_iter().take(POLICY_PROBLEMS_MAX) {
-            match self.parsed.get(&id).map(|parsed| (parsed.source, parsed.rule.line, parsed.rule.column)) {
-                Some((source, _, _)) if offset > 0 => self.problem(source, offset, &reason),
-                Some((source, line, column)) => {
-                    let (file, reason) = (source.name.clone(), printable(&reason));
-                    self.problems.push(Problem { file, line, column, reason });
+            self.check_time()?;
+            let here =
+                |reason: String| Problem { file: rule.file.clone(), line: rule.line, column: rule.column, reason };
+            let alone = match cedar_policy::PolicySet::from_policies([policy.clone()]) {
+                Ok(alone) => alone,
+                Err(error) => {
+                    problems.push(here(brief(&error.to_string())));
+                    continue;
                 }
-                None => self.problems.push(at_start("(all files)", printable(&reason))),
+            };
+            let result = validator.validate(&alone, ValidationMode::Strict);
+            // Sorted before they are cut, so that the same files always have the same problems.
+            let errors: BTreeSet<(usize, String)> =
+                result.validation_errors().map(|error| (offset_of(error), describe(error))).collect();
+            for (offset, reason) in errors.into_iter().take(POLICY_PROBLEMS_MAX) {
+                let (line, column) = if offset > 0 { source.position(offset) } else { (rule.line, rule.column) };
+                problems.push(Problem { line, column, ..here(brief(&reason)) });
             }
+            let seen = result.validation_warnings().map(|warning| Warning::of(rule, &brief(&describe(warning))));
+            warnings.extend(seen.take(POLICY_PROBLEMS_MAX));
         }
-        let warnings = result.validation_warnings().filter_map(|warning| {
-            let id: &str = warning.policy_id().as_ref();
-            self.parsed.get(id).map(|parsed| Warning::of(&parsed.rule, &printable(&describe(warning))))
-        });
-        warnings.collect()
+        self.problems.append(&mut problems);
+        Ok(warnings)
     }
 }
 
@@ -315,8 +354,9 @@ fn check_annotations(policy: &Policy) -> Result<(), String> {
     Ok(())
 }
 
-fn canonical(policy: &Policy) -> Result<String, String> {
-    policy.to_json().map(|json| json.to_string()).map_err(|e| e.to_string())
+/// The policy as Cedar's own tree prints it.
+fn canonical(policy: &Policy) -> String {
+    policy.as_ref().to_string()
 }
 
 /// The first byte that an error of Cedar's points at.

@@ -22,7 +22,7 @@ mod tests;
 mod text;
 pub mod visible;
 
-pub use compile::{Effect, PolicySet, Problem, Rule, compile};
+pub use compile::{Effect, PolicySet, Problem, Rule, compile, compile_while};
 pub use decide::{Decision, Reason, decide};
 pub use diff::{Diff, diff};
 pub use explain::explain;

@@ -2,11 +2,13 @@
 //!
 //! Cedar's parser recurses: a few hundred nested parentheses abort the process, and so can a chain of thousands of
 //! operators, which becomes a tree as deep as it is long. This scanner knows only strings, comments, brackets and
-//! operators, uses no recursion, and refuses what is too deep before Cedar sees it.
+//! operators, uses no recursion, and refuses what is too deep, too long or hidden before Cedar sees it.
 
-use model::limits::{POLICY_BYTES_MAX, POLICY_DEPTH_MAX, POLICY_OPERATORS_MAX};
+use model::limits::{
+    POLICY_BYTES_MAX, POLICY_DEPTH_MAX, POLICY_EACH_BYTES_MAX, POLICY_OPERATORS_MAX, POLICY_STRING_MAX,
+};
 
-use crate::text::printable;
+use crate::text::{is_hidden, printable};
 
 /// Why a file is not parsed: where (byte) and what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +26,14 @@ pub(crate) fn scan(text: &str) -> Result<Vec<usize>, Refusal> {
         );
         return Err(Refusal { offset: 0, reason });
     }
+    // What a reviewer does not see may not decide: an editor shows a comment where the parser reads a policy.
+    if let Some((offset, c)) = text.char_indices().find(|(_, c)| is_hidden(*c) && !matches!(c, '\t' | '\n' | '\r')) {
+        let reason =
+            format!("a character that is not shown ({}): write it as \\u{{...}}, or take it out", c.escape_unicode());
+        return Err(Refusal { offset, reason });
+    }
     let mut scanner =
-        Scanner { rest: text.char_indices().peekable(), depth: 0, operators: 0, starts: vec![], open: false };
+        Scanner { rest: text.char_indices().peekable(), depth: 0, operators: 0, starts: vec![], start: 0, open: false };
     while let Some((offset, c)) = scanner.rest.next() {
         scanner.token(offset, c)?;
     }
@@ -38,6 +46,8 @@ struct Scanner<'a> {
     /// Operators of the policy that is being read.
     operators: usize,
     starts: Vec<usize>,
+    /// The first byte of the policy that is being read.
+    start: usize,
     /// Whether a policy has begun that its semicolon has not ended.
     open: bool,
 }
@@ -58,10 +68,16 @@ impl Scanner<'_> {
         if !self.open {
             self.open = true;
             self.operators = 0;
+            self.start = offset;
             self.starts.push(offset);
         }
+        if offset.saturating_sub(self.start) >= POLICY_EACH_BYTES_MAX {
+            let reason =
+                format!("one policy of more than {POLICY_EACH_BYTES_MAX} bytes: use groups and tags instead of lists");
+            return Err(Refusal { offset: self.start, reason });
+        }
         match c {
-            '"' => self.string(),
+            '"' => self.string(offset)?,
             '(' | '[' | '{' => self.enter(offset)?,
             ')' | ']' | '}' => self.depth = self.depth.saturating_sub(1),
             ';' => self.open = self.depth > 0,
@@ -76,16 +92,22 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    fn string(&mut self) {
-        while let Some((_, c)) = self.rest.next() {
+    fn string(&mut self, start: usize) -> Result<(), Refusal> {
+        while let Some((offset, c)) = self.rest.next() {
+            // Both quotation marks are left out.
+            if offset.saturating_sub(start + 1) > POLICY_STRING_MAX {
+                let reason = format!("a string of more than {POLICY_STRING_MAX} bytes: no name or reason is that long");
+                return Err(Refusal { offset: start, reason });
+            }
             match c {
-                '"' => return,
+                '"' => return Ok(()),
                 '\\' => {
                     self.rest.next();
                 }
                 _ => {}
             }
         }
+        Ok(())
     }
 
     fn enter(&mut self, offset: usize) -> Result<(), Refusal> {
@@ -184,6 +206,32 @@ mod tests {
         assert!(scan(&"&&".repeat(POLICY_OPERATORS_MAX + 1)).is_err());
         // Each policy has its own count.
         assert!(scan(&format!("{0};{0};", "&&".repeat(POLICY_OPERATORS_MAX))).is_ok());
+    }
+
+    #[test]
+    fn strings_and_policies_are_refused_exactly_past_their_length() {
+        let string = |n: usize| scan(&format!("  \"{}\"", "x".repeat(n)));
+        assert!(string(POLICY_STRING_MAX).is_ok());
+        assert_eq!(string(POLICY_STRING_MAX + 1).unwrap_err().offset, 2);
+        // An unfinished one, and one that ends in the middle of a character.
+        assert!(scan(&format!("\"{}", "\\é".repeat(POLICY_STRING_MAX))).is_err());
+        let policy = |n: usize| scan(&format!(" {};  {};", "x".repeat(n - 1), "y".repeat(9)));
+        assert_eq!(policy(POLICY_EACH_BYTES_MAX).unwrap(), [1, POLICY_EACH_BYTES_MAX + 3]);
+        assert_eq!(policy(POLICY_EACH_BYTES_MAX + 1).unwrap_err().offset, 1);
+        // A comment in front of it does not count, nor does space.
+        assert!(scan(&format!("// {}\nx;", "c".repeat(POLICY_EACH_BYTES_MAX))).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_shown_is_refused_wherever_it_stands() {
+        for hidden in ['\0', '\u{1b}', '\u{7f}', '\u{85}', '\u{202e}', '\u{2066}', '\u{200b}', '\u{feff}', '\u{2028}'] {
+            for text in [format!("// {hidden}"), format!("@id(\"a{hidden}\")"), format!("é {hidden}")] {
+                let refusal = scan(&text).unwrap_err();
+                assert_eq!(text[refusal.offset..].chars().next(), Some(hidden), "{text:?}");
+                assert!(!refusal.reason.contains(hidden) && refusal.reason.contains("\\u{"), "{refusal:?}");
+            }
+        }
+        assert!(scan("\tpermit(\r\n\"\\u{202e}\");").is_ok());
     }
 
     #[test]

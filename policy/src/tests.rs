@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use model::limits::{
-    NAME_MAX, POLICIES_MAX, POLICY_BYTES_MAX, POLICY_DEPTH_MAX, POLICY_FILES_MAX, POLICY_OPERATORS_MAX,
-    POLICY_PROBLEMS_MAX, POLICY_REASON_MAX, POLICY_TOTAL_BYTES_MAX, REASONS_MAX,
+    NAME_MAX, POLICIES_MAX, POLICY_BYTES_MAX, POLICY_DEPTH_MAX, POLICY_FILE_NAME_MAX, POLICY_FILES_MAX,
+    POLICY_OPERATORS_MAX, POLICY_PROBLEM_CHARS_MAX, POLICY_PROBLEMS_MAX, POLICY_REASON_MAX, POLICY_TOTAL_BYTES_MAX,
+    REASONS_MAX,
 };
 
 use crate::{Decision, Fact, Facts, PolicySet, Problem, Reason, compile, decide};
@@ -197,9 +198,9 @@ fn a_problem_says_file_line_column_and_reason() {
 
 #[test]
 fn problems_of_all_files_are_listed_with_their_file() {
-    let found = compile(&[("b", "nonsense"), ("a\n", "permit(principal, action, resource) when { principal has x };")]);
+    let found = compile(&[("b", "nonsense"), ("a", "permit(principal, action, resource) when { principal has x };")]);
     let found: Vec<String> = found.unwrap_err().into_iter().map(|p| p.file).collect();
-    assert_eq!(found, ["a\\u{a}", "b"]);
+    assert_eq!(found, ["a", "b"]);
     let same = compile(&[("a", "permit(principal, action, resource);"), ("a", "forbid(principal, action, resource);")]);
     assert!(same.unwrap_err()[0].reason.contains("a#1"));
 }
@@ -234,8 +235,35 @@ fn deep_wide_and_huge_input_is_refused_or_compiled_but_never_aborts() {
     ] {
         assert!(decide(&set(&text), &engineer()).is_permit(), "{text}");
     }
-    let files: Vec<(String, &str)> = (0..=POLICY_FILES_MAX).map(|n| (n.to_string(), "")).collect();
-    assert_eq!(compile(&files).unwrap_err().len(), 1);
+}
+
+#[test]
+fn a_revision_that_takes_too_long_is_refused_whole() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let text = "permit(principal, action, resource);".repeat(10);
+    // Each policy is read and then checked, and the file is opened: 21 times it is asked.
+    for allowed in 0..22 {
+        let asked = AtomicUsize::new(0);
+        let result = crate::compile_while(&[("p", &text)], &|| asked.fetch_add(1, Ordering::Relaxed) < allowed);
+        match result {
+            Ok(set) => assert_eq!((set.rules().len(), allowed), (10, 21)),
+            Err(problems) => {
+                assert!(allowed < 21 && problems.len() == 1, "{allowed} {problems:?}");
+                assert!(problems[0].to_string().starts_with("(all files):1:1: to compile all policies takes longer"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_problem_is_no_longer_than_a_person_reads() {
+    let long = format!("permit(principal, action, resource) when {{ {}{} }};", "x".repeat(50_000), "::y".repeat(10));
+    let found = problems(&long);
+    let most = POLICY_PROBLEM_CHARS_MAX + 4;
+    assert!(found.iter().all(|p| p.reason.chars().count() <= most), "{found:?}");
+    let warned =
+        set(&format!("permit(principal == User::\"{}\", action, resource) when {{ false }};", "é".repeat(500)));
+    assert!(warned.warnings().iter().all(|w| w.text.chars().count() <= most), "{:?}", warned.warnings());
 }
 
 #[test]
@@ -253,9 +281,23 @@ fn too_much_is_refused_exactly_past_its_limit() {
     let many = "permit(principal,action,resource);".repeat(POLICIES_MAX + 1);
     assert!(problems(&many)[0].reason.contains("policies"));
     let blank = " ".repeat(POLICY_BYTES_MAX);
-    let files = |n: usize| -> Vec<(String, &str)> { (0..n).map(|i| (i.to_string(), blank.as_str())).collect() };
-    assert!(compile(&files(POLICY_TOTAL_BYTES_MAX / POLICY_BYTES_MAX)).is_ok());
-    assert!(compile(&files(POLICY_TOTAL_BYTES_MAX / POLICY_BYTES_MAX + 1)).is_err());
+    let blank = blank.as_str();
+    let rest = POLICY_TOTAL_BYTES_MAX - POLICY_BYTES_MAX;
+    assert!(compile(&[("a", blank)]).is_ok());
+    assert!(compile(&[("a", blank), ("b", &blank[..rest])]).is_ok());
+    let over = compile(&[("a", blank), ("b", &blank[..rest + 1])]).unwrap_err();
+    assert_eq!((over[0].file.as_str(), over[0].line), ("b", 1));
+    let files: Vec<(String, &str)> = (0..=POLICY_FILES_MAX).map(|n| (n.to_string(), "")).collect();
+    assert!(compile(&files[1..]).is_ok());
+    assert!(compile(&files).unwrap_err()[0].reason.contains("256"));
+    for (name, fits) in [
+        ("x".repeat(POLICY_FILE_NAME_MAX), true),
+        ("x".repeat(POLICY_FILE_NAME_MAX + 1), false),
+        (String::new(), false),
+    ] {
+        assert_eq!(compile(&[(&name, "")]).is_ok(), fits);
+    }
+    assert_eq!(compile(&[("a\n\u{202e}", "")]).unwrap_err()[0].file, "a\\u{a}\\u{202e}");
     let bad = "permit(principal, action, resource) when { principal has x };\n".repeat(POLICY_PROBLEMS_MAX + 1);
     assert_eq!(problems(&bad).len(), POLICY_PROBLEMS_MAX);
     let invalid = "permit(principal, action, resource) when { principal.x };\n".repeat(POLICY_PROBLEMS_MAX + 1);

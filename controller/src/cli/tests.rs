@@ -195,6 +195,41 @@ async fn policy_is_applied_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn the_largest_policy_fits_through_the_call_and_into_one_commit() {
+    use model::limits::{POLICY_BYTES_MAX, POLICY_TOTAL_BYTES_MAX};
+    let site = start().await;
+    // A comment of characters that JSON doubles, around one policy.
+    let text = |bytes: usize| {
+        let policy = "permit(principal == User::\"clerk\", action, resource);";
+        format!("{policy}\n// {}", "\"".repeat(bytes - policy.len() - 4))
+    };
+    let a = site.file("a.cedar", &text(POLICY_BYTES_MAX)).display().to_string();
+    let b = site.file("b.cedar", &text(POLICY_TOTAL_BYTES_MAX - POLICY_BYTES_MAX)).display().to_string();
+    for revision in 1..3 {
+        let said = site.run(&format!("policy apply {a} {b}")).await;
+        assert!(said.contains(&format!("policy revision {revision} is in force: 2 policies")), "{said}");
+    }
+    assert_eq!(site.organisation.now().compiled.as_ref().unwrap().rules().len(), 2);
+    assert!(site.run("policy show").await.len() >= POLICY_TOTAL_BYTES_MAX);
+    let c = site.file("c.cedar", "x").display().to_string();
+    assert!(site.fail(&format!("policy apply {a} {b} {c}")).await.text.contains("1 problem(s)"));
+    site.file("a.cedar", &text(POLICY_BYTES_MAX + 1));
+    assert!(site.fail(&format!("policy apply {a}")).await.text.contains("more than 1048576 bytes"));
+    assert_eq!(site.organisation.now().policy.as_ref().unwrap().record.number, 2);
+}
+
+#[tokio::test]
+async fn warnings_are_listed_up_to_a_bound() {
+    use model::limits::POLICY_PROBLEMS_MAX;
+    let site = start().await;
+    let many = "permit(principal in Group::\"none\", action, resource);\n".repeat(POLICY_PROBLEMS_MAX + 7);
+    let path = site.file("many.cedar", &many).display().to_string();
+    let found = site.json(&format!("policy check {path}")).await["warnings"].as_array().unwrap().clone();
+    assert_eq!(found.len(), POLICY_PROBLEMS_MAX + 1);
+    assert_eq!(found.last().unwrap()["reason"], "7 more warnings are not listed");
+}
+
+#[tokio::test]
 async fn a_join_file_is_written_once_for_its_owner_alone_and_its_key_can_be_revoked() {
     use std::os::unix::fs::PermissionsExt as _;
     let site = start().await;

@@ -2,9 +2,9 @@
 
 use super::{AdminRpc, changed};
 use crate::authz::Caller;
-use crate::directory::{Compiler, Directory, Draft, PastPolicy, PolicyFile, PolicyRevision, Refusal};
-use model::limits::POLICY_HISTORY_MAX;
-use policy::{Names, PolicySet, Warning};
+use crate::directory::{Directory, Draft, PastPolicy, PolicyFile, PolicyRevision, Refusal};
+use model::limits::{POLICY_COMPILE_MAX, POLICY_HISTORY_MAX, POLICY_PROBLEMS_MAX};
+use policy::{Names, Warning};
 use proto::admin as wire;
 use std::sync::Arc;
 
@@ -28,14 +28,18 @@ fn finding(warning: &Warning) -> wire::PolicyFinding {
     wire::PolicyFinding { file: warning.file.clone(), line: line(warning.line), reason: warning.text.clone() }
 }
 
-/// Compiles, off the threads that serve others: it is work. The directory's compiler remembers it for when it is applied.
-async fn compile(
-    compiler: Compiler,
-    files: Vec<PolicyFile>,
-) -> Result<Result<Arc<PolicySet>, Vec<policy::Problem>>, Refusal> {
-    tokio::task::spawn_blocking(move || compiler.compile(&files))
-        .await
-        .map_err(|e| Refusal::Failed(format!("the policy compiler stopped: {e}")))
+/// The first of these warnings, and how many more there are.
+fn findings<'a>(warnings: impl Iterator<Item = &'a Warning>) -> Vec<wire::PolicyFinding> {
+    let mut warnings = warnings.fuse();
+    let mut found: Vec<_> = warnings.by_ref().take(POLICY_PROBLEMS_MAX).map(finding).collect();
+    match warnings.count() {
+        0 => {}
+        more => {
+            let reason = format!("{more} more warnings are not listed");
+            found.push(wire::PolicyFinding { file: "(all files)".to_owned(), line: 0, reason });
+        }
+    }
+    found
 }
 
 fn files(message: wire::PolicyFiles) -> Vec<PolicyFile> {
@@ -44,7 +48,10 @@ fn files(message: wire::PolicyFiles) -> Vec<PolicyFile> {
 
 impl AdminRpc {
     async fn examine(&self, files: Vec<PolicyFile>) -> Result<wire::PolicyVerdict, Refusal> {
-        let set = match compile(self.organisation.now().compiler.clone(), files).await? {
+        let clock = Arc::clone(&self.organisation.clock);
+        let until = clock.now().plus(POLICY_COMPILE_MAX);
+        let compiled = self.organisation.now().compiler.compile_in_turn(files, move || clock.now() < until).await;
+        let set = match compiled.ok_or_else(|| Refusal::Failed("the policy compiler stopped; try again".to_owned()))? {
             Ok(set) => set,
             Err(problems) => {
                 let finding = |p: &policy::Problem| wire::PolicyFinding {
@@ -58,7 +65,7 @@ impl AdminRpc {
         };
         let unknown = policy::unknown_names(&set, &names(&self.organisation.now()));
         Ok(wire::PolicyVerdict {
-            warnings: set.warnings().iter().chain(&unknown).map(finding).collect(),
+            warnings: findings(set.warnings().iter().chain(&unknown)),
             policies: line(set.rules().len()),
             ..Default::default()
         })
