@@ -155,6 +155,18 @@ pub const POLICY_COMPILES_AT_ONCE_MAX: usize = 1;
 pub const POLICIES_MAX: usize = 20_000;
 /// Bytes of a policy's `@reason`.
 pub const POLICY_REASON_MAX: usize = 256;
+/// Bytes of the name of a policy's condition.
+pub const POLICY_CONDITION_MAX: usize = NAME_MAX;
+/// Decisions that one question about everybody's access may take: some seconds.
+pub const ACCESS_DECISIONS_MAX: usize = 100_000;
+/// Rows of who can reach what in one answer.
+pub const ACCESS_ROWS_MAX: usize = 10_000;
+/// Bytes of these rows, so that they fit into one message of [`RPC_MESSAGE_MAX`].
+pub const ACCESS_BYTES_MAX: usize = 2 << 20;
+/// Examples of whose access a new revision of the policies changes.
+pub const ACCESS_EXAMPLES_MAX: usize = 20;
+/// Ids of policies that are listed as added, removed or changed, each.
+pub const POLICY_DIFF_IDS_MAX: usize = 50;
 /// Problems that are listed for one refused revision, and warnings for one that is accepted.
 pub const POLICY_PROBLEMS_MAX: usize = 100;
 /// Characters of one problem or warning; Cedar quotes what it does not understand.

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use cedar_policy::{Policy, PolicyId, ValidationMode, Validator};
 use miette::Diagnostic;
 use model::limits::{
-    NAME_MAX, POLICIES_MAX, POLICY_FILE_NAME_MAX, POLICY_FILES_MAX, POLICY_PROBLEMS_MAX, POLICY_REASON_MAX,
-    POLICY_STACK_BYTES, POLICY_TOTAL_BYTES_MAX,
+    POLICIES_MAX, POLICY_FILE_NAME_MAX, POLICY_FILES_MAX, POLICY_PROBLEMS_MAX, POLICY_STACK_BYTES,
+    POLICY_TOTAL_BYTES_MAX,
 };
 
+use crate::annotate;
 use crate::facts::Fact;
 use crate::index::Index;
 use crate::lint::{self, Warning};
-use crate::read::facts_read;
+use crate::read::{Clause, Contents, read};
 use crate::scan::{Source, scan};
 use crate::schema::{Kind, Vocabulary};
 use crate::scope::Scope;
@@ -139,12 +140,10 @@ fn compile_here(files: &[(&str, &str)], is_time: &dyn Fn() -> bool) -> Result<Po
     let Compiler { mut problems, parsed, .. } = compiler;
     let mut index = Index::default();
     let mut rules = BTreeMap::new();
-    for (id, Parsed { rule, policy, .. }) in parsed {
+    for (id, Parsed { rule, policy, clauses, .. }) in parsed {
         let rule = Arc::new(rule);
-        if let Some(scope) = &rule.scope
-            && let Err(reason) = index.insert(scope, Arc::clone(&rule), &policy)
-        {
-            problems.push(at_start(&rule.file, reason));
+        if let Some(scope) = &rule.scope {
+            index.insert(scope, Arc::clone(&rule), &policy, clauses);
         }
         rules.insert(id, rule);
     }
@@ -189,6 +188,7 @@ fn check_totals(files: &[(&str, &str)]) -> Result<(), Problem> {
 struct Parsed<'a> {
     rule: Rule,
     policy: Policy,
+    clauses: Vec<Clause>,
     source: &'a Source<'a>,
 }
 
@@ -255,9 +255,9 @@ impl<'a> Compiler<'a> {
             let numbered = PolicyId::new(format!("policy{at}"));
             match set.policy(&numbered) {
                 Some(policy) => match self.read_policy(source, at, start, policy) {
-                    Ok(rule) => {
+                    Ok((rule, clauses)) => {
                         let policy = policy.new_id(PolicyId::new(&rule.id));
-                        self.parsed.insert(rule.id.clone(), Parsed { rule, policy, source });
+                        self.parsed.insert(rule.id.clone(), Parsed { rule, policy, clauses, source });
                     }
                     Err(reason) => self.problem(source, start, &reason),
                 },
@@ -270,8 +270,16 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    fn read_policy(&self, source: &Source<'_>, at: usize, start: usize, policy: &Policy) -> Result<Rule, String> {
-        check_annotations(policy)?;
+    fn read_policy(
+        &self,
+        source: &Source<'_>,
+        at: usize,
+        start: usize,
+        policy: &Policy,
+    ) -> Result<(Rule, Vec<Clause>), String> {
+        let Contents { reads, mut clauses } = read(policy)?;
+        annotate::check(policy)?;
+        annotate::name(policy, &mut clauses)?;
         let id = match policy.annotation("id") {
             Some(id) => id.to_owned(),
             None => format!("{}#{}", source.name, at + 1),
@@ -281,7 +289,7 @@ impl<'a> Compiler<'a> {
         }
         let (line, column) = source.position(start);
         let names = policy.entity_literals();
-        Ok(Rule {
+        let rule = Rule {
             id,
             file: source.name.clone(),
             line,
@@ -291,12 +299,13 @@ impl<'a> Compiler<'a> {
                 cedar_policy::Effect::Forbid => Effect::Forbid,
             },
             reason: policy.annotation("reason").map(str::to_owned),
-            reads: facts_read(policy)?,
+            reads,
             conditional: policy.has_non_scope_constraint(),
             canonical: canonical(policy),
             scope: Scope::of(policy, &self.words.connect),
             names: names.iter().filter_map(Kind::of).map(|(kind, name)| (kind, name.to_owned())).collect(),
-        })
+        };
+        Ok((rule, clauses))
     }
 
     /// Checks all that was read against the schema; answers with Cedar's warnings. Fails only when there is no time left.
@@ -304,7 +313,7 @@ impl<'a> Compiler<'a> {
         let validator = Validator::new(self.words.schema.clone());
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
         // One by one: a set of many faulty policies would take minutes for problems that nobody reads.
-        for Parsed { rule, policy, source } in self.parsed.values() {
+        for Parsed { rule, policy, source, .. } in self.parsed.values() {
             if self.problems.len() + problems.len() >= POLICY_PROBLEMS_MAX {
                 break;
             }
@@ -332,26 +341,6 @@ impl<'a> Compiler<'a> {
         self.problems.append(&mut problems);
         Ok(warnings)
     }
-}
-
-/// What an author may write into `@id` and `@reason`: both are shown on terminals and kept in records.
-fn check_annotations(policy: &Policy) -> Result<(), String> {
-    if let Some(id) = policy.annotation("id")
-        && (id.is_empty() || id.len() > NAME_MAX || id.chars().any(|c| c.is_whitespace() || is_hidden(c)))
-    {
-        return Err(format!("@id must be 1 to {NAME_MAX} bytes of visible characters without spaces"));
-    }
-    if let Some(reason) = policy.annotation("reason")
-        && (reason.len() > POLICY_REASON_MAX || reason.chars().any(is_hidden))
-    {
-        return Err(format!("@reason must be one line of at most {POLICY_REASON_MAX} bytes of visible characters"));
-    }
-    for (key, _) in policy.annotations() {
-        if !matches!(key, "id" | "reason") {
-            return Err(format!("unknown annotation `@{key}`: there are `@id(\"...\")` and `@reason(\"...\")`"));
-        }
-    }
-    Ok(())
 }
 
 /// The policy as Cedar's own tree prints it.

@@ -4,6 +4,7 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
+use std::time::Duration;
 
 use cedar_policy::{
     Context, Entities, Entity, EntityUid, EvalResult, Expression, Request, RestrictedExpression, eval_expression,
@@ -12,6 +13,8 @@ use model::limits::{DECIDE_STACK_BYTES, REASONS_MAX};
 
 use crate::compile::{Effect, PolicySet, Rule};
 use crate::facts::{Fact, Facts};
+use crate::index::Candidate;
+use crate::read::{Clause, is_in_the_dark};
 use crate::schema::Kind;
 
 /// The answer to one request.
@@ -43,22 +46,30 @@ pub enum Reason {
     ForbiddenBy {
         /// Its id.
         policy: String,
-        /// Its `@reason`, or what it looks at; may be empty.
-        description: String,
+        /// The names of its conditions; may be empty.
+        condition: String,
+        /// What its author, or else the decision itself, tells to do; may be empty.
+        remedy: String,
     },
     /// A policy that could have mattered could not be evaluated. A forbid then forbids, a permit permits nothing.
     Unknown {
         /// Its id.
         policy: String,
+        /// The name of the condition; may be empty.
+        condition: String,
         /// What was missing or went wrong.
         what: String,
+        /// What to do; may be empty.
+        remedy: String,
     },
-    /// A permit names the user and the resource, but its condition does not hold.
+    /// A permit names the user and the resource, but this condition of it does not hold.
     ConditionFailed {
         /// Its id.
         policy: String,
-        /// Its `@reason`, or what it looks at; may be empty.
-        description: String,
+        /// The name of the condition; may be empty.
+        condition: String,
+        /// What to do, or at least what the condition looks at; may be empty.
+        remedy: String,
     },
     /// No permit names this user for this resource.
     NoPermit,
@@ -66,14 +77,22 @@ pub enum Reason {
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let colon = |description: &str| if description.is_empty() { String::new() } else { format!(": {description}") };
+        let named =
+            |before: &str, name: &str| if name.is_empty() { String::new() } else { format!("{before}`{name}`") };
+        let colon = |remedy: &str| if remedy.is_empty() { String::new() } else { format!(": {remedy}") };
         match self {
-            Self::ForbiddenBy { policy, description } => {
-                write!(f, "policy `{policy}` forbids it{}", colon(description))
+            Self::ForbiddenBy { policy, condition, remedy } => {
+                write!(f, "policy `{policy}` forbids it{}{}", named(" because of ", condition), colon(remedy))
             }
-            Self::Unknown { policy, what } => write!(f, "policy `{policy}` cannot be decided: {what}"),
-            Self::ConditionFailed { policy, description } => {
-                write!(f, "policy `{policy}` would permit it, but its condition does not hold{}", colon(description))
+            Self::Unknown { policy, condition, what, remedy } => {
+                let (named, colon) = (named(", condition ", condition), colon(remedy));
+                write!(f, "policy `{policy}`{named} cannot be decided, for {what}{colon}")
+            }
+            Self::ConditionFailed { policy, condition, remedy } if condition.is_empty() => {
+                write!(f, "policy `{policy}` would permit it, but its condition does not hold{}", colon(remedy))
+            }
+            Self::ConditionFailed { policy, condition, remedy } => {
+                write!(f, "policy `{policy}` would permit it, but `{condition}` does not hold{}", colon(remedy))
             }
             Self::NoPermit => f.write_str("no policy permits it: ask an administrator for access"),
         }
@@ -89,26 +108,12 @@ pub fn decide(set: &PolicySet, facts: &Facts) -> Decision {
 }
 
 fn decide_here(set: &PolicySet, facts: &Facts) -> Decision {
-    let mut tally = Tally { facts, permits: Vec::new(), against: Vec::new(), lacking: Vec::new() };
-    // Made for the first condition; most heads that match need no evaluation at all.
-    let question = OnceCell::new();
-    for candidate in set.index.candidates(facts) {
-        let verdict = match &candidate.condition {
-            _ if candidate.is_in_the_dark(facts) => Verdict::Erred,
-            None => Verdict::Holds,
-            Some(condition) => match question.get_or_init(|| Question::new(set, facts)) {
-                Some(question) => question.verdict(condition, candidate.needs_memberships),
-                None => Verdict::Erred,
-            },
-        };
-        tally.count(&candidate.rule, verdict);
-    }
-    tally.decision()
+    Tally::of(set, facts).decision()
 }
 
 /// What one policy says about a request that its head names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verdict {
     Holds,
     Fails,
     /// Its condition could not be evaluated. Never the same as [`Verdict::Fails`].
@@ -116,7 +121,7 @@ enum Verdict {
 }
 
 /// The request in Cedar's words, with only what is known in it.
-struct Question<'a> {
+pub(crate) struct Question<'a> {
     set: &'a PolicySet,
     facts: &'a Facts,
     request: Request,
@@ -174,71 +179,164 @@ impl<'a> Question<'a> {
 }
 
 /// What the policies said.
-struct Tally<'a> {
-    facts: &'a Facts,
+pub(crate) struct Tally<'a> {
+    set: &'a PolicySet,
+    pub(crate) facts: &'a Facts,
+    /// Made for the first condition; most heads that match need no evaluation at all.
+    question: OnceCell<Option<Question<'a>>>,
     /// Permits that hold.
-    permits: Vec<&'a Rule>,
+    pub(crate) permits: Vec<&'a Candidate>,
     /// Forbids that hold or could not be evaluated: one is enough to deny.
-    against: Vec<(&'a Rule, Verdict)>,
+    pub(crate) against: Vec<(&'a Candidate, Verdict)>,
     /// Permits that do not hold.
-    lacking: Vec<(&'a Rule, Verdict)>,
+    pub(crate) lacking: Vec<(&'a Candidate, Verdict)>,
 }
 
 impl<'a> Tally<'a> {
-    fn count(&mut self, rule: &'a Rule, verdict: Verdict) {
-        match (rule.effect, verdict) {
-            (Effect::Forbid, Verdict::Holds | Verdict::Erred) => self.against.push((rule, verdict)),
+    /// Asks every policy that can matter.
+    pub(crate) fn of(set: &'a PolicySet, facts: &'a Facts) -> Self {
+        let question = OnceCell::new();
+        let mut tally = Self { set, facts, question, permits: Vec::new(), against: Vec::new(), lacking: Vec::new() };
+        for candidate in set.index.candidates(facts) {
+            let verdict = match &candidate.condition {
+                _ if candidate.is_in_the_dark(facts) => Verdict::Erred,
+                None => Verdict::Holds,
+                Some(condition) => tally.evaluate(condition, candidate.needs_memberships),
+            };
+            tally.count(candidate, verdict);
+        }
+        tally
+    }
+
+    fn evaluate(&self, condition: &Expression, needs_memberships: bool) -> Verdict {
+        match self.question.get_or_init(|| Question::new(self.set, self.facts)) {
+            Some(question) => question.verdict(condition, needs_memberships),
+            None => Verdict::Erred,
+        }
+    }
+
+    fn count(&mut self, candidate: &'a Candidate, verdict: Verdict) {
+        match (candidate.rule.effect, verdict) {
+            (Effect::Forbid, Verdict::Holds | Verdict::Erred) => self.against.push((candidate, verdict)),
             (Effect::Forbid, Verdict::Fails) => {}
-            (Effect::Permit, Verdict::Holds) => self.permits.push(rule),
-            (Effect::Permit, Verdict::Fails | Verdict::Erred) => self.lacking.push((rule, verdict)),
+            (Effect::Permit, Verdict::Holds) => self.permits.push(candidate),
+            (Effect::Permit, Verdict::Fails | Verdict::Erred) => self.lacking.push((candidate, verdict)),
         }
     }
 
     fn decision(self) -> Decision {
         if self.against.is_empty() && !self.permits.is_empty() {
-            let mut policies: Vec<String> = self.permits.into_iter().map(|rule| rule.id.clone()).collect();
-            policies.sort();
-            return Decision::Permit { policies };
+            return Decision::Permit { policies: self.permitting() };
         }
         // A forbid makes the permits' conditions beside the point.
         let objections = if self.against.is_empty() { &self.lacking } else { &self.against };
-        let mut reasons: Vec<Reason> = objections.iter().map(|(rule, verdict)| self.reason(rule, *verdict)).collect();
+        Decision::Deny { reasons: self.reasons(objections) }
+    }
+
+    /// Ids of the permits that hold, sorted.
+    pub(crate) fn permitting(&self) -> Vec<String> {
+        let mut policies: Vec<String> = self.permits.iter().map(|candidate| candidate.rule.id.clone()).collect();
+        policies.sort();
+        policies
+    }
+
+    /// Why not, sorted, never empty, at most [`REASONS_MAX`].
+    pub(crate) fn reasons(&self, objections: &[(&'a Candidate, Verdict)]) -> Vec<Reason> {
+        let mut first: Vec<&(&Candidate, Verdict)> = objections.iter().collect();
+        // In the order of the reasons themselves, so that only those are made which are told.
+        let rank = |(candidate, verdict): &(&Candidate, Verdict)| match (verdict, candidate.rule.effect) {
+            (Verdict::Erred, _) => 1,
+            (_, Effect::Forbid) => 0,
+            (_, Effect::Permit) => 2,
+        };
+        first.sort_by(|a, b| (rank(a), &a.0.rule.id).cmp(&(rank(b), &b.0.rule.id)));
+        let told = first.into_iter().take(REASONS_MAX);
+        let mut reasons: Vec<Reason> = told.flat_map(|(candidate, verdict)| self.told(candidate, *verdict)).collect();
         if reasons.is_empty() {
             reasons.push(Reason::NoPermit);
         }
         reasons.sort();
+        reasons.dedup();
         reasons.truncate(REASONS_MAX);
-        Decision::Deny { reasons }
+        reasons
     }
 
-    fn reason(&self, rule: &Rule, verdict: Verdict) -> Reason {
-        let policy = rule.id.clone();
-        match (verdict, rule.effect) {
-            (Verdict::Erred, _) => Reason::Unknown { policy, what: self.missing(rule) },
-            (_, Effect::Forbid) => Reason::ForbiddenBy { policy, description: description(rule) },
-            (_, Effect::Permit) => Reason::ConditionFailed { policy, description: description(rule) },
+    /// The conditions of a policy that say this, one by one. Of a forbid that holds, all do.
+    pub(crate) fn clauses(&self, candidate: &'a Candidate, verdict: Verdict) -> Vec<&'a Clause> {
+        let says = |clause: &&Clause| match candidate.clauses.len() {
+            1 => true,
+            _ if is_in_the_dark(&clause.reads, self.facts) => verdict == Verdict::Erred,
+            _ => self.evaluate(&clause.expression, clause.needs_memberships()) == verdict,
+        };
+        candidate.clauses.iter().filter(says).collect()
+    }
+
+    fn told(&self, candidate: &'a Candidate, verdict: Verdict) -> Vec<Reason> {
+        let rule = &candidate.rule;
+        let policy = || rule.id.clone();
+        let clauses = self.clauses(candidate, verdict);
+        if rule.effect == Effect::Forbid && verdict == Verdict::Holds {
+            let names: Vec<&str> = clauses.iter().filter_map(|clause| clause.name.as_deref()).collect();
+            let remedy = clauses.iter().find_map(|clause| clause.remedy.as_ref()).or(rule.reason.as_ref());
+            let remedy = match remedy {
+                Some(remedy) => remedy.clone(),
+                None => self.fresh_login(candidate, Verdict::Fails).unwrap_or_else(|| looks_at(&rule.reads, rule)),
+            };
+            return vec![Reason::ForbiddenBy { policy: policy(), condition: names.join("`, `"), remedy }];
+        }
+        let told = |clause: Option<&Clause>| {
+            let condition = clause.and_then(|clause| clause.name.clone()).unwrap_or_default();
+            let remedy = clause.and_then(|clause| clause.remedy.as_ref()).or(rule.reason.as_ref()).cloned();
+            let wanted = if rule.effect == Effect::Permit { Verdict::Holds } else { Verdict::Fails };
+            let reads = clause.map_or(&rule.reads, |clause| &clause.reads);
+            if verdict == Verdict::Erred {
+                let remedy = remedy.or_else(|| self.fresh_login(candidate, wanted)).unwrap_or_default();
+                return Reason::Unknown { policy: policy(), condition, what: self.missing(reads), remedy };
+            }
+            let remedy = remedy.or_else(|| self.fresh_login(candidate, wanted));
+            let remedy = remedy.unwrap_or_else(|| looks_at(reads, rule));
+            Reason::ConditionFailed { policy: policy(), condition, remedy }
+        };
+        // None of them alone where a membership that the head asks for is not known.
+        if clauses.is_empty() {
+            vec![told(None)]
+        } else {
+            clauses.into_iter().map(|clause| told(Some(clause))).collect()
         }
     }
 
-    fn missing(&self, rule: &Rule) -> String {
-        let missing: Vec<Fact> = rule.reads.iter().copied().filter(|fact| !self.facts.knows(*fact)).collect();
-        match missing.as_slice() {
-            [] => "its condition cannot be computed (a number too large, for instance)".to_owned(),
+    /// The one remedy that is tried and not guessed: would it be otherwise right after a log-in?
+    fn fresh_login(&self, candidate: &Candidate, wanted: Verdict) -> Option<String> {
+        let reads = |clause: &Clause| clause.reads.contains(&Fact::LoginAge);
+        if !candidate.clauses.iter().any(reads) || candidate.is_in_the_dark(self.facts) {
+            return None;
+        }
+        let fresh = Facts { login_age: Some(Duration::ZERO), ..self.facts.clone() };
+        let verdict =
+            Question::new(self.set, &fresh)?.verdict(candidate.condition.as_ref()?, candidate.needs_memberships);
+        (verdict == wanted).then(|| "log in again with `umbra login`".to_owned())
+    }
+
+    /// The facts among these that are not known.
+    pub(crate) fn unknown(&self, reads: &BTreeSet<Fact>) -> Vec<Fact> {
+        reads.iter().copied().filter(|fact| !self.facts.knows(*fact)).collect()
+    }
+
+    fn missing(&self, reads: &BTreeSet<Fact>) -> String {
+        match self.unknown(reads).as_slice() {
+            [] => "it cannot be computed (a number too large, for instance)".to_owned(),
             [one] => format!("{one} is not known"),
             many => format!("these are not known: {}", list(many)),
         }
     }
 }
 
-/// The author's reason; without one, what the condition looks at.
-fn description(rule: &Rule) -> String {
-    match &rule.reason {
-        Some(reason) => reason.clone(),
-        None if rule.conditional && !rule.reads.is_empty() => {
-            format!("it looks at {}", list(&rule.reads.iter().copied().collect::<Vec<_>>()))
-        }
-        None => String::new(),
+/// What a condition looks at, where its author has given it neither name nor remedy.
+pub(crate) fn looks_at(reads: &BTreeSet<Fact>, rule: &Rule) -> String {
+    if !rule.conditional || reads.is_empty() {
+        return String::new();
     }
+    format!("it looks at {}", list(&reads.iter().copied().collect::<Vec<_>>()))
 }
 
 fn list(facts: &[Fact]) -> String {

@@ -45,12 +45,13 @@ mod tests {
             device: Some("laptop".into()),
             ..Facts::of("engineer\u{1b}[2J", "pg")
         };
-        let reason = Reason::ConditionFailed { policy: "db".into(), description: "log in again".into() };
+        let (condition, remedy) = ("fresh log-in".into(), "log in again".into());
+        let reason = Reason::ConditionFailed { policy: "db".into(), condition, remedy };
         let text = explain(&Decision::Deny { reasons: vec![reason] }, &facts);
         assert_eq!(
             text,
             "denied: `engineer\\u{1b}[2J` may not reach `pg` now\n  \
-             policy `db` would permit it, but its condition does not hold: log in again\n  \
+             policy `db` would permit it, but `fresh log-in` does not hold: log in again\n  \
              not known: the age of the log-in"
         );
     }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use cedar_policy::{Expression, Policy};
 
 use crate::compile::Rule;
-use crate::facts::{Fact, Facts};
-use crate::read::condition_asks_memberships;
+use crate::facts::Facts;
+use crate::read::{Clause, is_in_the_dark};
 use crate::scope::{Scope, Side};
 
 /// Values filed under one side of a scope.
@@ -58,25 +58,22 @@ pub(crate) struct Candidate {
     pub(crate) rule: Arc<Rule>,
     /// Its `when` and `unless` as one expression. The head is not in it: the index has compared that already.
     pub(crate) condition: Option<Expression>,
+    /// The same one by one, to say which of them fail.
+    pub(crate) clauses: Vec<Clause>,
     /// Whether the condition needs to be told groups and tags.
     pub(crate) needs_memberships: bool,
-    asks_groups: bool,
-    asks_tags: bool,
 }
 
 impl Candidate {
-    fn new(rule: Arc<Rule>, policy: &Policy) -> Result<Self, String> {
-        let needs_memberships = condition_asks_memberships(policy)?;
+    fn new(rule: Arc<Rule>, policy: &Policy, clauses: Vec<Clause>) -> Self {
+        let needs_memberships = clauses.iter().any(Clause::needs_memberships);
         let condition = policy.as_ref().non_scope_constraints().cloned().map(Expression::from);
-        let (asks_groups, asks_tags) = (rule.reads.contains(&Fact::Groups), rule.reads.contains(&Fact::Tags));
-        Ok(Self { rule, condition, needs_memberships, asks_groups, asks_tags })
+        Self { rule, condition, clauses, needs_memberships }
     }
 
     /// Whether a membership is unknown that this policy asks for, in its head or its condition.
-    ///
-    /// Cedar answers `in` with false, not with an error, for an entity that it knows nothing about.
     pub(crate) fn is_in_the_dark(&self, facts: &Facts) -> bool {
-        (self.asks_groups && facts.groups.is_none()) || (self.asks_tags && facts.tags.is_none())
+        is_in_the_dark(&self.rule.reads, facts)
     }
 }
 
@@ -88,9 +85,8 @@ pub(crate) struct Index {
 
 impl Index {
     /// Files one policy.
-    pub(crate) fn insert(&mut self, scope: &Scope, rule: Arc<Rule>, policy: &Policy) -> Result<(), String> {
-        self.slots.slot(&scope.what).slot(&scope.who).push(Candidate::new(rule, policy)?);
-        Ok(())
+    pub(crate) fn insert(&mut self, scope: &Scope, rule: Arc<Rule>, policy: &Policy, clauses: Vec<Clause>) {
+        self.slots.slot(&scope.what).slot(&scope.who).push(Candidate::new(rule, policy, clauses));
     }
 
     /// The policies whose head names this request, or may do so as far as is known.

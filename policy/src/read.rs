@@ -1,4 +1,4 @@
-//! Which facts does a policy read, and does it read them in a way that errs when they are unknown?
+//! What does a policy read, and does it read it in a way that errs when it is unknown? And which conditions does it have?
 //!
 //! A decision leaves unknown facts out of the request and relies on an error. Two things in Cedar would give an answer
 //! instead: `has` (false for what is absent) and the record `context` as a whole (equal or not to another record). A
@@ -6,29 +6,90 @@
 
 use std::collections::BTreeSet;
 
-use cedar_policy::Policy;
-use serde_json::Value;
+use cedar_policy::{Expression, Policy};
+use serde_json::{Value, json};
 
-use crate::facts::Fact;
+use crate::facts::{Fact, Facts};
 use crate::schema::Kind;
 
-/// The facts that a policy reads, or why it may not be applied.
-pub(crate) fn facts_read(policy: &Policy) -> Result<BTreeSet<Fact>, String> {
-    let mut facts: BTreeSet<Fact> = BTreeSet::new();
-    for uid in policy.entity_literals() {
-        match Kind::of(&uid) {
-            Some((Kind::Group, _)) => facts.insert(Fact::Groups),
-            Some((Kind::Tag, _)) => facts.insert(Fact::Tags),
-            _ => false,
-        };
+/// One `when` or `unless` of a policy.
+#[derive(Debug, Clone)]
+pub(crate) struct Clause {
+    /// True when it is as the policy wants it.
+    pub(crate) expression: Expression,
+    /// The facts that it reads.
+    pub(crate) reads: BTreeSet<Fact>,
+    /// What its author calls it.
+    pub(crate) name: Option<String>,
+    /// What its author tells those whom it fails.
+    pub(crate) remedy: Option<String>,
+}
+
+impl Clause {
+    /// Whether it needs to be told groups and tags.
+    pub(crate) fn needs_memberships(&self) -> bool {
+        self.reads.contains(&Fact::Groups) || self.reads.contains(&Fact::Tags)
     }
+}
+
+/// Whether a membership among these facts is unknown. Cedar answers `in` with false, not with an error, for an entity that
+/// it knows nothing about.
+pub(crate) fn is_in_the_dark(reads: &BTreeSet<Fact>, facts: &Facts) -> bool {
+    [Fact::Groups, Fact::Tags].iter().any(|fact| reads.contains(fact) && !facts.knows(*fact))
+}
+
+/// What is in a policy.
+#[derive(Debug, Clone)]
+pub(crate) struct Contents {
+    /// The facts that it reads, in its head, too.
+    pub(crate) reads: BTreeSet<Fact>,
+    /// Its conditions, in the order of the text; without names.
+    pub(crate) clauses: Vec<Clause>,
+}
+
+/// What is in a policy, or why it may not be applied.
+pub(crate) fn read(policy: &Policy) -> Result<Contents, String> {
+    let mut reads = memberships(policy);
     // Most policies have no condition, and Cedar's way into JSON and back is what takes the time of a revision.
     if !policy.has_non_scope_constraint() {
-        return Ok(facts);
+        return Ok(Contents { reads, clauses: Vec::new() });
     }
-    let json = policy.to_json().map_err(|e| e.to_string())?;
+    let mut json = policy.to_json().map_err(|e| e.to_string())?;
+    let Some(Value::Array(conditions)) = json.get_mut("conditions").map(Value::take) else {
+        return Err("its conditions cannot be told apart; please report it".to_owned());
+    };
+    let headless = |condition: Value| {
+        json!({"effect": "permit", "principal": {"op": "All"}, "action": {"op": "All"}, "resource": {"op": "All"},
+               "conditions": [condition]})
+    };
+    let mut clauses = Vec::new();
+    for condition in conditions {
+        let mut facts = attributes(&condition)?;
+        let alone = Policy::from_json(None, headless(condition)).map_err(|e| e.to_string())?;
+        facts.extend(memberships(&alone));
+        reads.extend(&facts);
+        let expression = alone.as_ref().non_scope_constraints().cloned().map(Expression::from);
+        let expression = expression.ok_or("one of its conditions is empty; please report it")?;
+        clauses.push(Clause { expression, reads: facts, name: None, remedy: None });
+    }
+    Ok(Contents { reads, clauses })
+}
+
+/// Which memberships a policy asks for.
+fn memberships(policy: &Policy) -> BTreeSet<Fact> {
+    let fact = |kind| match kind {
+        Kind::Group => Some(Fact::Groups),
+        Kind::Tag => Some(Fact::Tags),
+        _ => None,
+    };
+    policy.entity_literals().iter().filter_map(Kind::of).filter_map(|(kind, _)| fact(kind)).collect()
+}
+
+/// Which attributes of the context a condition reads.
+fn attributes(condition: &Value) -> Result<BTreeSet<Fact>, String> {
+    let mut facts = BTreeSet::new();
     // Explicit stack: no recursion over what a stranger wrote.
-    let mut todo: Vec<&Value> = json.get("conditions").into_iter().collect();
+    let mut todo: Vec<&Value> = vec![condition];
     while let Some(value) = todo.pop() {
         match value {
             Value::Array(items) => todo.extend(items),
@@ -48,22 +109,6 @@ pub(crate) fn facts_read(policy: &Policy) -> Result<BTreeSet<Fact>, String> {
         }
     }
     Ok(facts)
-}
-
-/// Whether the conditions of a policy, its head aside, name a group or a tag: only then do they need memberships.
-pub(crate) fn condition_asks_memberships(policy: &Policy) -> Result<bool, String> {
-    if !policy.has_non_scope_constraint() {
-        return Ok(false);
-    }
-    let mut json = policy.to_json().map_err(|e| e.to_string())?;
-    if let Some(map) = json.as_object_mut() {
-        for side in ["principal", "resource"] {
-            map.insert(side.to_owned(), serde_json::json!({"op": "All"}));
-        }
-    }
-    let headless = Policy::from_json(None, json).map_err(|e| e.to_string())?;
-    let literals = headless.entity_literals();
-    Ok(literals.iter().filter_map(Kind::of).any(|(kind, _)| matches!(kind, Kind::Group | Kind::Tag)))
 }
 
 const HAS: &str = "`has` may not be used: a fact that is not known would count as absent. \
@@ -86,29 +131,36 @@ fn attribute(access: &Value) -> Result<Option<Fact>, String> {
 mod tests {
     use super::*;
 
-    fn read(condition: &str) -> Result<Vec<Fact>, String> {
+    fn facts(condition: &str) -> Result<Vec<Fact>, String> {
         let text = format!("permit(principal, action, resource) when {{ {condition} }};");
-        facts_read(&Policy::parse(None, text).unwrap()).map(|facts| facts.into_iter().collect())
+        read(&Policy::parse(None, text).unwrap()).map(|found| found.reads.into_iter().collect())
     }
 
     #[test]
     fn facts_are_found_wherever_they_stand() {
-        assert_eq!(read("context.login_age_s < 5"), Ok(vec![Fact::LoginAge]));
-        assert_eq!(read("context[\"login_age_s\"] < 5"), Ok(vec![Fact::LoginAge]));
-        assert_eq!(read("{\"has\": context.device}[\"has\"] == Device::\"x\""), Ok(vec![Fact::Device]));
-        assert_eq!(read("if principal in Group::\"g\" then true else resource in [Tag::\"t\"]").unwrap().len(), 2);
+        assert_eq!(facts("context.login_age_s < 5"), Ok(vec![Fact::LoginAge]));
+        assert_eq!(facts("context[\"login_age_s\"] < 5"), Ok(vec![Fact::LoginAge]));
+        assert_eq!(facts("{\"has\": context.device}[\"has\"] == Device::\"x\""), Ok(vec![Fact::Device]));
+        assert_eq!(facts("if principal in Group::\"g\" then true else resource in [Tag::\"t\"]").unwrap().len(), 2);
         let scope = Policy::parse(None, "forbid(principal in Group::\"g\", action, resource in Tag::\"t\");").unwrap();
-        assert_eq!(facts_read(&scope).unwrap().len(), 2);
+        assert_eq!(read(&scope).unwrap().reads.len(), 2);
     }
 
     #[test]
-    fn heads_do_not_count_as_conditions() {
-        let asks = |text: &str| condition_asks_memberships(&Policy::parse(None, text).unwrap()).unwrap();
-        let head = "permit(principal in Group::\"g\", action, resource in Tag::\"t\")";
-        assert!(!asks(&format!("{head};")));
-        assert!(!asks(&format!("{head} when {{ principal in User::\"u\" && context.login_age_s < 5 }};")));
-        assert!(asks(&format!("{head} unless {{ principal is User in Group::\"h\" }};")));
-        assert!(asks(&format!("{head} when {{ resource in [Resource::\"r\", Tag::\"u\"] }};")));
+    fn each_condition_is_read_apart_and_without_the_head() {
+        let head = "forbid(principal in Group::\"g\", action, resource in Tag::\"t\")";
+        let clauses = |text: &str| -> Vec<Vec<Fact>> {
+            let policy = Policy::parse(None, format!("{head} {text};")).unwrap();
+            let found = read(&policy).unwrap();
+            assert!(is_in_the_dark(&found.reads, &Facts::of("u", "r")));
+            found.clauses.into_iter().map(|clause| clause.reads.into_iter().collect()).collect()
+        };
+        assert!(clauses("").is_empty());
+        assert_eq!(clauses("when { principal in User::\"u\" && context.login_age_s < 5 }"), [[Fact::LoginAge]]);
+        assert_eq!(
+            clauses("unless { principal is User in Group::\"h\" } when { true } when { resource in [Tag::\"u\"] }"),
+            [vec![Fact::Groups], vec![], vec![Fact::Tags]]
+        );
     }
 
     #[test]
@@ -123,8 +175,10 @@ mod tests {
             "context == {login_age_s: 1}",
             "[context].contains({login_age_s: 1})",
             "{x: context} != {x: 1}",
+            "true } when { context has device",
+            "true } unless { context == context",
         ] {
-            assert!(read(bad).is_err(), "{bad}");
+            assert!(facts(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Which words may a policy use? The Cedar schema of Umbra, and the constants made from it.
 //!
 //! ```cedar
-//! @id("databases-for-engineers")
-//! @reason("Log in again: databases need a log-in of the last eight hours.")
+//! @id("databases-for-engineers") @condition("a log-in of the last eight hours") @remedy("Log in again.")
 //! permit(principal in Group::"engineers", action == Action::"connect", resource in Tag::"databases")
 //! when { context.login_age_s < 28800 };
 //! ```

@@ -55,9 +55,11 @@ fn the_example_of_the_manual_permits_and_denies_with_its_reason() {
     assert!(set.warnings().is_empty(), "{:?}", set.warnings());
     assert_eq!(decide(&set, &engineer()), Decision::Permit { policies: vec!["db".into()] });
     let old = Facts { login_age: Some(Duration::from_secs(28_800)), ..engineer() };
-    let condition = Reason::ConditionFailed { policy: "db".into(), description: "log in again".into() };
+    let remedy = || "log in again".to_owned();
+    let condition = Reason::ConditionFailed { policy: "db".into(), condition: String::new(), remedy: remedy() };
     assert_eq!(reasons(decide(&set, &old)), [condition]);
-    let unknown = Reason::Unknown { policy: "db".into(), what: "the age of the log-in is not known".into() };
+    let what = "the age of the log-in is not known".into();
+    let unknown = Reason::Unknown { policy: "db".into(), condition: String::new(), what, remedy: remedy() };
     assert_eq!(reasons(decide(&set, &Facts { login_age: None, ..engineer() })), [unknown]);
     assert_eq!(reasons(decide(&set, &Facts { groups: names(&[]), ..engineer() })), [Reason::NoPermit]);
     assert_eq!(reasons(decide(&set, &Facts { tags: names(&["web"]), ..engineer() })), [Reason::NoPermit]);
@@ -74,7 +76,8 @@ fn no_policy_at_all_denies() {
 fn a_forbid_wins_over_every_permit() {
     let set = set("permit(principal, action, resource);
          @id(\"no\") @reason(\"closed\") forbid(principal == User::\"engineer\", action, resource);");
-    let forbidden = Reason::ForbiddenBy { policy: "no".into(), description: "closed".into() };
+    let remedy = "closed".into();
+    let forbidden = Reason::ForbiddenBy { policy: "no".into(), condition: String::new(), remedy };
     assert_eq!(reasons(decide(&set, &engineer())), [forbidden]);
     assert!(decide(&set, &Facts { user: "auditor".into(), ..engineer() }).is_permit());
 }
@@ -124,6 +127,41 @@ fn without(facts: &Facts, fact: Fact) -> Facts {
         Fact::LoginAge => facts.login_age = None,
     }
     facts
+}
+
+#[test]
+fn a_deny_names_the_condition_that_failed_and_what_to_do() {
+    let told = |policies: &str, facts: &Facts| -> Vec<String> {
+        reasons(decide(&set(policies), facts)).iter().map(ToString::to_string).collect()
+    };
+    let head = "@id(\"db\") @condition_1(\"an engineer\") @condition_2(\"log-in of today\") @condition_3(\"no kiosk\")
+                @remedy_3(\"Use your own laptop.\") permit(principal, action, resource)
+                when { principal in Group::\"engineers\" } when { context.login_age_s < 50 }
+                unless { context.device == Device::\"laptop\" };";
+    let both = [
+        "policy `db` would permit it, but `log-in of today` does not hold: it looks at the age of the log-in",
+        "policy `db` would permit it, but `no kiosk` does not hold: Use your own laptop.",
+    ];
+    assert_eq!(told(head, &engineer()), both);
+    // Where a log-in alone would do, it is said: that was tried.
+    let own = Facts { device: Some("desk".into()), ..engineer() };
+    let again = "policy `db` would permit it, but `log-in of today` does not hold: log in again with `umbra login`";
+    assert_eq!(told(head, &own), [again]);
+    let unknown = "policy `db`, condition `log-in of today` cannot be decided, for the age of the log-in is not known: \
+                   log in again with `umbra login`";
+    assert_eq!(told(head, &without(&own, Fact::LoginAge)), [unknown]);
+    let permit = "permit(principal, action, resource);";
+    let stale = format!(
+        "{permit} @id(\"no\") @condition(\"a stale log-in\") forbid(principal, action, resource) when {{ context.login_age_s > 9 }};"
+    );
+    let forbidden = "policy `no` forbids it because of `a stale log-in`: log in again with `umbra login`";
+    assert_eq!(told(&stale, &engineer()), [forbidden]);
+    let young = "@id(\"aged\") permit(principal, action, resource) when { context.login_age_s > 99 };";
+    let looks = "policy `aged` would permit it, but its condition does not hold: it looks at the age of the log-in";
+    assert_eq!(told(young, &engineer()), [looks]);
+    let author = stale.replace("@condition", "@reason(\"Ask the duty officer.\") @condition");
+    let own_words = "policy `no` forbids it because of `a stale log-in`: Ask the duty officer.";
+    assert_eq!(told(&author, &engineer()), [own_words]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::without;
-use crate::{Decision, Fact, Facts, PolicySet, Reason, compile, decide, visible};
+use crate::{Access, Decision, Fact, Facts, PolicySet, Population, Reason, Survey, access, compile, decide, visible};
 
 const USERS: [&str; 3] = ["u0", "u1", "x"];
 const GROUPS: [&str; 3] = ["g0", "g1", "x"];
@@ -261,6 +261,13 @@ fn is_visible(set: &PolicySet, facts: &Facts) -> bool {
     !visible(set, &facts.user, groups, [(facts.resource.as_str(), tags)]).is_empty()
 }
 
+/// Every moment that these policies can tell apart, unknown ones included.
+fn moments(facts: &Facts) -> Vec<Facts> {
+    let ages = (0..5).map(|age| Some(Duration::from_secs(age))).chain([Some(Duration::MAX), None]);
+    let devices = || DEVICES.iter().copied().chain(["d9"]).map(|name| Some(name.to_owned())).chain([None]);
+    ages.flat_map(|login_age| devices().map(move |device| Facts { device, login_age, ..facts.clone() })).collect()
+}
+
 /// How many sets of policies, with 17 requests each on average (60,000 make 10^6 cases): `UMBRA_POLICY_CASES`, or few enough for every run.
 fn cases() -> u32 {
     std::env::var("UMBRA_POLICY_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200)
@@ -284,6 +291,39 @@ proptest! {
             for fact in Fact::ALL {
                 let less = decide(&set, &without(facts, fact));
                 prop_assert!(decision.is_permit() || !less.is_permit(), "{text}\n{facts:?} without {fact}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases() / 4, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn access_is_what_the_decisions_of_all_moments_come_to(
+        rules in prop::collection::vec(rule(), 0..6),
+        requests in prop::collection::vec(facts(), 1..6),
+    ) {
+        let text = print_rules(&rules);
+        let set = compile(&[("p", &text)]).map_err(|p| TestCaseError::fail(format!("{text}\n{p:?}")))?;
+        for facts in &requests {
+            let found = access(&set, facts);
+            let permits = moments(facts).iter().filter(|moment| decide(&set, moment).is_permit()).count();
+            match &found {
+                Access::Always { .. } => prop_assert_eq!(permits, moments(facts).len(), "{}\n{:?}", text, facts),
+                Access::Never { .. } => prop_assert_eq!(permits, 0, "{}\n{:?}", text, facts),
+                Access::If { permits, forbids } => prop_assert!(!(permits.is_empty() && forbids.is_empty())),
+            }
+            // Nobody's class decides otherwise than oneself.
+            let (Some(groups), Some(tags)) = (&facts.groups, &facts.tags) else { continue };
+            let everyone = |names: [&str; 3], of: &BTreeSet<String>| {
+                names.iter().map(|name| ((*name).to_owned(), of.clone())).collect()
+            };
+            let population = Population { users: everyone(USERS, groups), resources: everyone(RESOURCES, tags) };
+            let survey = Survey::new(&set, &population).map_err(|e| TestCaseError::fail(e.to_string()))?;
+            for (user, resource, told) in survey.rows() {
+                let own = Facts { user: user.to_owned(), resource: resource.to_owned(), ..facts.clone() };
+                prop_assert!(told.equals(&access(&set, &own)), "{text}\n{own:?} {told:?}");
             }
         }
     }

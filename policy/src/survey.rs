@@ -1,0 +1,273 @@
+//! Who can reach what? Every user and every resource through [`access`], once for all that no policy tells apart.
+//!
+//! Policies compare names and memberships and nothing else of a user or a resource. So users that no policy names and that are in
+//! the same of the groups that some policy names are one class, and likewise resources: a decision for one is the
+//! decision for all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::limits::{ACCESS_DECISIONS_MAX, ACCESS_EXAMPLES_MAX};
+
+use crate::access::{Access, access};
+use crate::compile::PolicySet;
+use crate::facts::Facts;
+use crate::schema::Kind;
+
+/// Everybody and everything, by name: users with their groups, resources with their tags.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Population {
+    /// Users.
+    pub users: BTreeMap<String, BTreeSet<String>>,
+    /// Resources.
+    pub resources: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// There are more classes than may be decided at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("these are {0} decisions, at most {ACCESS_DECISIONS_MAX} are taken at once: name one user or one resource")]
+pub struct TooMany(usize);
+
+/// One side of a population in classes.
+struct Classes<'a> {
+    /// By name, the place of its class.
+    of: BTreeMap<&'a str, usize>,
+    /// For each class how many there are in it, and its first name with all its memberships.
+    all: Vec<(u64, &'a str, &'a BTreeSet<String>)>,
+}
+
+impl<'a> Classes<'a> {
+    fn new(all: &'a BTreeMap<String, BTreeSet<String>>, sets: &[&PolicySet], one: Kind, many: Kind) -> Self {
+        let rules = || sets.iter().flat_map(|set| set.rules()).flat_map(|rule| &rule.names);
+        let mentioned = |wanted: Kind| -> BTreeSet<&str> {
+            rules().filter(|(kind, _)| *kind == wanted).map(|(_, name)| name.as_str()).collect()
+        };
+        let (names, memberships) = (mentioned(one), mentioned(many));
+        let mut places: BTreeMap<(Option<&str>, BTreeSet<&str>), usize> = BTreeMap::new();
+        let mut classes = Self { of: BTreeMap::new(), all: Vec::new() };
+        for (name, of) in all {
+            let named = names.get(name.as_str()).copied();
+            let members = of.iter().map(String::as_str).filter(|membership| memberships.contains(membership)).collect();
+            let place = *places.entry((named, members)).or_insert(classes.all.len());
+            classes.of.insert(name, place);
+            match classes.all.get_mut(place) {
+                Some((count, ..)) => *count += 1,
+                None => classes.all.push((1, name, of)),
+            }
+        }
+        classes
+    }
+}
+
+/// What every user may reach.
+pub struct Survey<'a> {
+    users: Classes<'a>,
+    resources: Classes<'a>,
+    /// By class of user, then by class of resource.
+    cells: Vec<Vec<Access>>,
+}
+
+impl<'a> Survey<'a> {
+    /// Decides for everybody.
+    pub fn new(set: &PolicySet, population: &'a Population) -> Result<Self, TooMany> {
+        Self::telling_apart(set, &[set], population)
+    }
+
+    /// Classes fine enough for all of `sets`, decided by `set`.
+    fn telling_apart(set: &PolicySet, sets: &[&PolicySet], population: &'a Population) -> Result<Self, TooMany> {
+        let users = Classes::new(&population.users, sets, Kind::User, Kind::Group);
+        let resources = Classes::new(&population.resources, sets, Kind::Resource, Kind::Tag);
+        let decisions = users.all.len().saturating_mul(resources.all.len());
+        if decisions > ACCESS_DECISIONS_MAX {
+            return Err(TooMany(decisions));
+        }
+        let cell = |user: (&str, &BTreeSet<String>), resource: (&str, &BTreeSet<String>)| {
+            let (groups, tags) = (Some(user.1.clone()), Some(resource.1.clone()));
+            access(set, &Facts { groups, tags, ..Facts::of(user.0, resource.0) })
+        };
+        let row = |(_, user, groups): &(u64, &str, &BTreeSet<String>)| -> Vec<Access> {
+            resources.all.iter().map(|(_, resource, tags)| cell((user, groups), (resource, tags))).collect()
+        };
+        let cells = users.all.iter().map(row).collect();
+        Ok(Self { users, resources, cells })
+    }
+
+    /// Every user with every resource, ordered by user, then by resource.
+    pub fn rows(&self) -> impl Iterator<Item = (&'a str, &'a str, &Access)> {
+        self.users.of.iter().flat_map(move |(user, row)| {
+            let cells = self.cells.get(*row);
+            let found = move |place: &usize| cells.and_then(|cells| cells.get(*place));
+            self.resources.of.iter().filter_map(move |(resource, at)| Some((*user, *resource, found(at)?)))
+        })
+    }
+
+    /// How many pairs have access always, if something holds, and never.
+    pub fn counts(&self) -> [u64; 3] {
+        let mut counts = [0; 3];
+        for ((users, ..), cells) in self.users.all.iter().zip(&self.cells) {
+            for ((resources, ..), cell) in self.resources.all.iter().zip(cells) {
+                let [always, sometimes, never] = &mut counts;
+                let count = match cell {
+                    Access::Always { .. } => always,
+                    Access::If { .. } => sometimes,
+                    Access::Never { .. } => never,
+                };
+                *count += users * resources;
+            }
+        }
+        counts
+    }
+}
+
+/// Whose access a new revision changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shifts {
+    /// Pairs of a user and a resource that get more: from never to if, from if to always.
+    pub widened: u64,
+    /// Pairs that get less.
+    pub narrowed: u64,
+    /// Pairs whose conditions become others: more or less, that is not known.
+    pub changed: u64,
+    /// Some of them, those that get more first; at most [`ACCESS_EXAMPLES_MAX`].
+    pub examples: Vec<Shift>,
+}
+
+/// One pair of them, standing for all that no policy tells apart from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shift {
+    /// Who.
+    pub user: String,
+    /// What.
+    pub resource: String,
+    /// How it was.
+    pub before: Access,
+    /// How it will be.
+    pub after: Access,
+}
+
+/// Compares what everybody may reach under two sets.
+pub fn compare(old: &PolicySet, new: &PolicySet, population: &Population) -> Result<Shifts, TooMany> {
+    let both = [old, new];
+    let before = Survey::telling_apart(old, &both, population)?;
+    let after = Survey::telling_apart(new, &both, population)?;
+    let mut shifts = Shifts::default();
+    let mut found: Vec<(u8, Shift)> = Vec::new();
+    for ((users, user, _), (was, is)) in before.users.all.iter().zip(before.cells.iter().zip(&after.cells)) {
+        for ((resources, resource, _), (was, is)) in before.resources.all.iter().zip(was.iter().zip(is)) {
+            if was.equals(is) {
+                continue;
+            }
+            let (rank, count) = match is.width().cmp(&was.width()) {
+                std::cmp::Ordering::Greater => (0, &mut shifts.widened),
+                std::cmp::Ordering::Equal => (1, &mut shifts.changed),
+                std::cmp::Ordering::Less => (2, &mut shifts.narrowed),
+            };
+            *count += users * resources;
+            let (user, resource) = ((*user).to_owned(), (*resource).to_owned());
+            found.push((rank, Shift { user, resource, before: was.clone(), after: is.clone() }));
+        }
+    }
+    found.sort_by(|(a, x), (b, y)| (a, &x.user, &x.resource).cmp(&(b, &y.user, &y.resource)));
+    shifts.examples = found.into_iter().map(|(_, shift)| shift).take(ACCESS_EXAMPLES_MAX).collect();
+    Ok(shifts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile;
+
+    fn set(text: &str) -> PolicySet {
+        compile(&[("p", text)]).unwrap()
+    }
+
+    fn members(names: &[(&str, &[&str])]) -> BTreeMap<String, BTreeSet<String>> {
+        let own = |of: &[&str]| of.iter().map(|name| (*name).to_owned()).collect();
+        names.iter().map(|(name, of)| ((*name).to_owned(), own(of))).collect()
+    }
+
+    fn population() -> Population {
+        Population {
+            users: members(&[("ann", &["eng"]), ("ben", &["eng", "fun"]), ("cat", &["ops"]), ("dan", &[])]),
+            resources: members(&[("pg", &["db"]), ("wiki", &[]), ("redis", &["db", "fast"])]),
+        }
+    }
+
+    const OLD: &str = "@id(\"db\") permit(principal in Group::\"eng\", action, resource in Tag::\"db\")
+                       when { context.login_age_s < 5 };
+                       permit(principal == User::\"dan\", action, resource == Resource::\"wiki\");";
+
+    #[test]
+    fn everybody_is_there_once_in_order() {
+        let (set, population) = (set(OLD), population());
+        let survey = Survey::new(&set, &population).unwrap();
+        let words: Vec<String> =
+            survey.rows().map(|(user, resource, access)| format!("{user} {resource} {}", access.word())).collect();
+        let expected = [
+            "ann pg if",
+            "ann redis if",
+            "ann wiki never",
+            "ben pg if",
+            "ben redis if",
+            "ben wiki never",
+            "cat pg never",
+            "cat redis never",
+            "cat wiki never",
+            "dan pg never",
+            "dan redis never",
+            "dan wiki always",
+        ];
+        assert_eq!(words, expected);
+        assert_eq!(survey.counts(), [1, 4, 7]);
+        // Not 4 x 3: no policy tells ann from ben, or pg from redis.
+        assert_eq!((survey.users.all.len(), survey.resources.all.len()), (3, 2));
+    }
+
+    #[test]
+    fn a_comparison_says_who_gets_more_and_who_less() {
+        let (old, population) = (set(OLD), population());
+        let same = compare(&old, &set(OLD), &population).unwrap();
+        assert_eq!(same, Shifts::default());
+        let later = compare(&old, &set(&OLD.replace("< 5", "< 9")), &population).unwrap();
+        assert_eq!((later.widened, later.changed, later.narrowed), (0, 4, 0));
+        let other = set("@id(\"db\") permit(principal in Group::\"eng\", action, resource in Tag::\"db\");
+                         forbid(principal == User::\"ben\", action, resource);");
+        let shifts = compare(&old, &other, &population).unwrap();
+        assert_eq!((shifts.widened, shifts.changed, shifts.narrowed), (2, 0, 3));
+        let told: Vec<String> = shifts
+            .examples
+            .iter()
+            .map(|s| format!("{} {} {} {}", s.user, s.resource, s.before.word(), s.after.word()))
+            .collect();
+        assert_eq!(told, ["ann pg if always", "ben pg if never", "dan wiki always never"]);
+    }
+
+    #[test]
+    fn too_many_decisions_are_refused_and_many_alike_are_one() {
+        let each = |kind: &str, n: usize| -> String {
+            (0..n).map(|i| format!("{kind}::\"{i}\"")).collect::<Vec<_>>().join(",")
+        };
+        let many = |n: usize| (0..n).map(|i| (i.to_string(), BTreeSet::new())).collect::<BTreeMap<_, _>>();
+        let population = Population { users: many(20_000), resources: many(2_000) };
+        let alike = set("permit(principal, action, resource);");
+        assert_eq!(Survey::new(&alike, &population).map(|s| s.counts()).unwrap(), [40_000_000, 0, 0]);
+        let side = ACCESS_DECISIONS_MAX.isqrt() + 1;
+        let named = set(&format!(
+            "permit(principal, action, resource) when {{ principal in [{}] && resource in [{}] }};",
+            each("User", side),
+            each("Resource", side)
+        ));
+        let refused = Survey::new(&named, &population).map(|s| s.counts()).unwrap_err();
+        assert!(refused.to_string().contains("name one user"), "{refused}");
+        assert!(compare(&named, &alike, &population).is_err());
+    }
+
+    #[test]
+    fn examples_are_bounded() {
+        let users = (0..ACCESS_EXAMPLES_MAX + 5).map(|i| (format!("u{i}"), BTreeSet::new())).collect();
+        let population = Population { users, resources: members(&[("pg", &[])]) };
+        let each = |i: usize| format!("permit(principal == User::\"u{i}\", action, resource);");
+        let all: String = (0..ACCESS_EXAMPLES_MAX + 5).map(each).collect();
+        let shifts = compare(&set(""), &set(&all), &population).unwrap();
+        assert_eq!((shifts.widened, shifts.examples.len()), (ACCESS_EXAMPLES_MAX as u64 + 5, ACCESS_EXAMPLES_MAX));
+    }
+}
