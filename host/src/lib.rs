@@ -7,6 +7,7 @@ pub mod checks;
 pub mod clock;
 mod cmsg;
 pub mod conntrack;
+pub mod disk;
 pub mod entropy;
 pub mod forwarding;
 pub mod keyfile;

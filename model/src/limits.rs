@@ -243,6 +243,9 @@ pub const STORE_BYTES_MAX: u64 = 2 << 30;
 pub const COMMIT_KEYS_MAX: usize = 8_192;
 /// Bytes of one commit's keys and values: room for a policy of [`POLICY_BYTES_MAX`] and more.
 pub const COMMIT_BYTES_MAX: usize = 8 << 20;
+/// Transactions with ends of grants that wait for a disk that takes them. What does not find room acts all the same, and is
+/// decided again after a restart.
+pub const UNWRITTEN_ENDS_MAX: usize = 4_096;
 /// Audit entries of one commit.
 pub const COMMIT_AUDIT_MAX: usize = 1_024;
 /// Commits that wait for the store's writer; more callers wait for a place.
@@ -251,6 +254,13 @@ pub const COMMIT_QUEUE_MAX: usize = 1_024;
 pub const COMMIT_GROUP_MAX: usize = 256;
 /// Bytes of keys and values that share one flush to disk; the commit that passes it is the last of its group.
 pub const COMMIT_GROUP_BYTES_MAX: usize = 4 << 20;
+/// Bytes of its disk that the store leaves free: below it no change makes a new record. Room for what takes access away,
+/// and for the log of the store's database, which grows by segments of 512 KiB.
+pub const STORE_ROOM_MIN: u64 = 32 << 20;
+/// Bytes of its disk below which the store takes no change at all: a write that fails in the middle costs more than a refusal.
+pub const STORE_ROOM_LAST: u64 = 8 << 20;
+/// Bytes of the disk that one byte of a commit may take until the database has made room again.
+pub const STORE_ROOM_FACTOR: u64 = 8;
 /// Changes kept for watchers; one that fell further behind reads everything again.
 pub const CHANGE_LOG_MAX: usize = 16_384;
 /// Bytes of the changes kept for watchers.

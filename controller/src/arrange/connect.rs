@@ -28,6 +28,9 @@ const GATEWAY_WAIT_MAX: Duration = Duration::from_secs(3);
 /// What a client that was refused for a passing reason waits: a gateway that starts is ready in less.
 const SOON: Duration = Duration::from_secs(1);
 
+/// What a client is told while the disk is full or fails; the administrator is told more.
+const NOT_WRITTEN: &str = "the controller cannot write to its store";
+
 /// What a client asks for.
 #[derive(Debug, Clone)]
 pub struct Wish {
@@ -182,6 +185,10 @@ impl Arrangements {
             Err(why) => return Attempt::Done(passing(&why)),
         };
         let mut ledger = self.ledger.lock().await;
+        if let Err(error) = self.write_ends(&ledger).await {
+            tracing::error!(%error, "a grant could not be written down");
+            return Attempt::Done(passing(NOT_WRITTEN));
+        }
         let granted = match ledger.grant(self.moment(), permit) {
             Ok(granted) => granted,
             Err(LedgerError::Busy) => return Attempt::Again,
@@ -201,7 +208,7 @@ impl Arrangements {
                     CommitError::Conflict { .. } => Attempt::Again,
                     other => {
                         tracing::error!(error = %other, "a grant could not be written down");
-                        Attempt::Done(passing("the controller cannot write to its store"))
+                        Attempt::Done(passing(NOT_WRITTEN))
                     }
                 };
             }

@@ -7,9 +7,10 @@ use grant::ledger::Ledger;
 use grant::record::Cause;
 use grant::revoke::{Revocation, Selector, revoke};
 use model::ids::{GatewayId, GrantId, PairingId};
-use model::limits::{COMMIT_KEYS_MAX, REVOKE_WAIT_MAX};
+use model::limits::{COMMIT_KEYS_MAX, REVOKE_WAIT_MAX, UNWRITTEN_ENDS_MAX};
 use model::revision::Revision;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::lines::DeviceNews;
@@ -17,6 +18,23 @@ use super::{Arranger, Confirmation};
 
 /// Grants that one transaction ends: each needs two keys and perhaps a tunnel's.
 const ENDS_PER_COMMIT: usize = COMMIT_KEYS_MAX / 4;
+
+/// Transactions that wait for a disk that takes them. Who writes them holds the ledger's lock.
+#[derive(Debug, Default)]
+pub(super) struct Unwritten(VecDeque<Commit>);
+
+impl Unwritten {
+    /// Adds one; where too many wait, the oldest goes: a restart decides those grants again.
+    fn push(&mut self, commit: Commit) {
+        if self.0.len() >= UNWRITTEN_ENDS_MAX {
+            self.0.pop_front();
+            tracing::error!(
+                "too many ends of grants wait to be written down; the oldest is left out of the audit trail"
+            );
+        }
+        self.0.push_back(commit);
+    }
+}
 
 impl Arrangements {
     /// Ends grants by cause; answers the states in which they are gone. `by` is who or what did it, for the audit trail.
@@ -55,8 +73,9 @@ impl Arrangements {
                 Commit::default()
             }
         };
-        if let Err(error) = self.store.commit(commit).await {
-            // The store refuses every further change now; access still ends, and a restart decides all of it again.
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).push(commit);
+        if let Err(error) = self.write_ends(ledger).await {
+            // The disk is full or fails; access still ends, and is written down when the disk takes it.
             tracing::error!(%error, "the end of grants is not durable; it is enforced all the same");
         }
         for gateway in &revocation.gateways {
@@ -69,6 +88,28 @@ impl Arrangements {
             }
         }
         Some(revocation.revision)
+    }
+
+    /// Writes down the ends that act already, in their order. Afterwards the store is as far as the ledger: until then no
+    /// grant may be made, or its state would be one that a gateway knows already.
+    pub(super) async fn write_ends(&self, ledger: &Ledger) -> Result<(), CommitError> {
+        let unwritten = || self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let waiting = unwritten().0.front().cloned();
+            let next = match &waiting {
+                Some(commit) => commit.clone(),
+                None if self.store.revision() < ledger.head() => Commit::default(),
+                None => return Ok(()),
+            };
+            match self.store.commit(next).await {
+                Ok(_) => {}
+                Err(error @ CommitError::Invalid(_)) => tracing::error!(%error, "an end could not be written down"),
+                Err(error) => return Err(error),
+            }
+            if waiting.is_some() {
+                unwritten().0.pop_front();
+            }
+        }
     }
 
     fn end_commit(&self, revocation: &Revocation, cause: Cause, by: &str) -> Result<Commit, CommitError> {
@@ -118,7 +159,7 @@ impl Arrangements {
     }
 
     fn ended_since(&self, revision: Revision) -> Vec<Revision> {
-        let reviews = self.reviews.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let reviews = self.reviews.lock().unwrap_or_else(PoisonError::into_inner);
         // The first review that saw the change ended what it had to.
         reviews.iter().find(|r| r.saw >= revision).map(|r| r.ended_at.clone()).unwrap_or_default()
     }
@@ -145,5 +186,20 @@ impl Arranger for Arrangements {
             let confirmation = |(gateway, confirmed, ends_in)| Confirmation { gateway, confirmed, ends_in };
             standing.into_iter().map(confirmation).collect()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_unwritten_ends_the_oldest_goes() {
+        let mut unwritten = Unwritten::default();
+        for n in 0..=UNWRITTEN_ENDS_MAX {
+            unwritten.push(Commit::default().delete(crate::store::Key::of("grant", n).unwrap()));
+        }
+        assert_eq!(unwritten.0.len(), UNWRITTEN_ENDS_MAX);
+        assert_eq!(unwritten.0.front().unwrap().deletes[0].as_str(), "grant/1");
     }
 }

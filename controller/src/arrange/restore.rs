@@ -63,6 +63,7 @@ impl Arrangements {
             reviewed,
             reviews: Mutex::new(VecDeque::new()),
             denies: Mutex::new(DenyAggregator::default()),
+            unwritten: Mutex::default(),
         }))
     }
 }

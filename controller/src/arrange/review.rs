@@ -85,6 +85,9 @@ impl Arrangements {
                 _ = every.tick() => {
                     let directory = self.directory();
                     self.review(&directory).await;
+                    if let Err(error) = self.write_ends(&*self.ledger.lock().await).await {
+                        tracing::warn!(%error, "ends of grants still wait to be written down");
+                    }
                     self.write_denies().await;
                 }
             }
@@ -163,9 +166,9 @@ impl Arrangements {
         let Ok(record) = ledger.amend(self.moment(), grant, terms) else { return };
         let gateway = record.gateway;
         let commit = Commit::default().put_record(&grant, &super::state::StoredGrant(record));
-        let revision = match commit {
-            Ok(commit) => self.store.commit(commit).await,
-            Err(error) => Err(error),
+        let revision = match (self.write_ends(&ledger).await, commit) {
+            (Ok(()), Ok(commit)) => self.store.commit(commit).await,
+            (Err(error), _) | (_, Err(error)) => Err(error),
         };
         match revision {
             Ok(revision) => {

@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::watch;
 
+use super::end::Unwritten;
 use super::lines::{GatewayNews, Lines};
 
 /// Reviews whose revocations are remembered, for those who wait for a change to be enforced.
@@ -90,6 +91,8 @@ pub struct Arrangements {
     pub(super) reviewed: watch::Sender<Revision>,
     pub(super) reviews: Mutex<VecDeque<Review>>,
     pub(super) denies: Mutex<DenyAggregator>,
+    /// Ends that act and could not be written down yet.
+    pub(super) unwritten: Mutex<Unwritten>,
 }
 
 impl Arrangements {

@@ -10,8 +10,8 @@
 //! | `plan` | may these commits happen, and what do they write? (pure) |
 //! | `layout` | how do records lie on the disk? (pure) |
 //! | `state` | what is the durable state, what changed, who watches? |
-//! | `writer` | in which order do commits become durable? |
-//! | `sled` | how is the embedded database opened, written and synced? |
+//! | `writer` | in which order do commits become durable, and what when the disk is full or fails? |
+//! | `sled` | the embedded database: `sled/disk` how is it opened, written and synced, `sled/read` what does it hold? |
 //! | `record` | how do typed records go in and out? |
 
 use std::future::Future;
@@ -127,14 +127,28 @@ pub enum CommitError {
         /// The bound.
         max: u64,
     },
-    /// Writing or syncing failed; whether this commit survives a restart is unknown. The store is halted.
+    /// The disk is nearly full; nothing was changed.
     #[error(
-        "the store could not make the change durable ({0}); it may or may not be there after a restart. No further \
-         change is accepted: free disk space or repair the disk, then restart the controller"
+        "the disk of the store is full: {free_kib} KiB are free, {kept_kib} KiB are kept for what takes access away. \
+         Nothing was changed: free space on it and try again"
+    )]
+    NoRoom {
+        /// What everybody may still write, in KiB.
+        free_kib: u64,
+        /// What such a change has to leave, in KiB.
+        kept_kib: u64,
+    },
+    /// Writing or syncing failed; whether this commit is there when the disk can be read again is unknown.
+    #[error(
+        "the store could not make the change durable ({0}); look whether it is there when the store takes changes again. \
+         Free disk space or repair the disk: the store then goes on by itself"
     )]
     Io(String),
-    /// An earlier commit failed in the disk; nothing was changed.
-    #[error("the store is halted since an earlier failure ({0}): free disk space or repair the disk, then restart")]
+    /// An earlier commit failed in the disk, and what the disk holds is not known yet; nothing was changed.
+    #[error(
+        "the store is halted since an earlier failure ({0}), nothing was changed: free disk space or repair the disk, \
+         and try again; the store goes on by itself when its files can be read and written"
+    )]
     Halted(String),
     /// The store is being closed; nothing was changed.
     #[error("the store is closed")]

@@ -1,5 +1,7 @@
 //! Which bounds does a store have? Those of `model::limits`; tests set smaller ones to fill them.
 
+use std::time::Duration;
+
 use model::limits;
 
 /// Bounds of one store; `Options::default()` are those of [`model::limits`].
@@ -15,6 +17,12 @@ pub struct Options {
     pub log_bytes_max: usize,
     /// Audit records kept.
     pub audit_max: u64,
+    /// Bytes of the disk that a change leaves free which makes a new record.
+    pub room_min: u64,
+    /// Bytes of the disk that any change leaves free.
+    pub room_last: u64,
+    /// After a failure of the disk, the store looks again at most this often.
+    pub retry_every: Duration,
 }
 
 impl Default for Options {
@@ -25,6 +33,9 @@ impl Default for Options {
             log_max: limits::CHANGE_LOG_MAX,
             log_bytes_max: limits::CHANGE_LOG_BYTES_MAX,
             audit_max: limits::AUDIT_RECORDS_MAX,
+            room_min: limits::STORE_ROOM_MIN,
+            room_last: limits::STORE_ROOM_LAST,
+            retry_every: Duration::from_secs(1),
         }
     }
 }

@@ -153,6 +153,12 @@ impl Shared {
         self.write().absorb(effect);
         self.newest.send_replace(number);
     }
+    /// Shows what the disk holds after a failure: the newest state or one that follows it.
+    pub(super) fn replace(&self, state: State) {
+        let number = state.meta.number;
+        *self.write() = state;
+        self.newest.send_replace(number);
+    }
     /// Tells the watchers that nothing more will come.
     pub(super) fn close(&self) {
         self.write().closed = true;

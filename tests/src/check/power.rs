@@ -85,26 +85,30 @@ fn kill_often(kills: u64, writer: &Writer<'_>, store: &Path, tally: &mut Tally) 
 
 /// Each cut leaves a disk of each kind behind; the work goes on with one of them.
 fn cut_often(cuts: u64, writer: &Writer<'_>, folder: &Path, tally: &mut Tally) -> anyhow::Result<()> {
-    let mut disk = Disk::make(&folder.join("disk"))?;
-    let plain = Writer { through: &[], ..*writer };
-    // A store that is there: what is cut is its life, not its making.
-    let mut acknowledged = plain.kill_after(ACKS_MAX, &disk.mount()?.join("store"))?;
-    disk.unmount()?;
+    let folder = folder.join("disk");
+    let (mut disk, mut acknowledged) = fresh_disk(writer, &folder)?;
     let mut disks = [0_u64; Remains::ALL.len()];
     for round in 0..cuts {
         let store = disk.mount()?.join("store");
         acknowledged.extend(writer.kill_after(moment(round)?, &store)?);
         disk.cut()?;
+        let mut good = Vec::new();
         for (remains, bad) in Remains::ALL.into_iter().zip(&mut disks) {
             let store = disk.mount_remains(remains)?.join("store");
             let findings = examine(writer.program, &store, &acknowledged)?;
-            *bad += u64::from(findings.lost + findings.alive > 0);
+            if findings.lost + findings.alive > 0 {
+                *bad += 1;
+            } else {
+                good.push(remains);
+            }
             count(findings, tally);
             disk.unmount()?;
         }
         tally.tried("power cuts", 1);
-        let next = usize::try_from(random(Remains::ALL.len() as u64)?)?;
-        disk.go_on_with(*Remains::ALL.get(next).context("no such disk")?)?;
+        match good.get(usize::try_from(random(good.len() as u64)?)?) {
+            Some(remains) => disk.go_on_with(*remains)?,
+            None => (disk, acknowledged) = fresh_disk(writer, &folder)?,
+        }
     }
     writeln!(io::stdout(), "power cuts: {cuts}, under {} acknowledged commits", commits(&acknowledged))?;
     for (remains, bad) in Remains::ALL.into_iter().zip(disks) {
@@ -114,6 +118,15 @@ fn cut_often(cuts: u64, writer: &Writer<'_>, folder: &Path, tally: &mut Tally) -
         )?;
     }
     Ok(())
+}
+
+/// A disk with a store on it: what is cut is its life, not its making.
+fn fresh_disk(writer: &Writer<'_>, folder: &Path) -> anyhow::Result<(Disk, Acknowledged)> {
+    let mut disk = Disk::make(folder)?;
+    let plain = Writer { through: &[], ..*writer };
+    let acknowledged = plain.kill_after(ACKS_MAX, &disk.mount()?.join("store"))?;
+    disk.unmount()?;
+    Ok((disk, acknowledged))
 }
 
 /// How long a store of so many records takes to open after a kill.

@@ -18,6 +18,7 @@ mod demo;
 mod enrolment;
 mod failover;
 mod families;
+mod full;
 mod hostile;
 mod kills;
 mod lives;

@@ -1,11 +1,14 @@
 //! The store as its users see it: conflicts, sets, watches, restarts, bounds.
 
+use std::fs;
 use std::time::Duration;
 
 use bytes::Bytes;
 use model::time::WallMs;
 
+use super::super::layout::{self, AUDIT, number_name};
 use super::super::{Expect, WatchError};
+use super::disk::{NOTE_LEN, note_text};
 use super::*;
 use crate::audit::{Entry, Outcome, Query};
 
@@ -254,14 +257,14 @@ async fn an_altered_or_missing_record_of_the_trail_is_named() {
         store.commit(put(&format!("user/{n}"), "")).await.unwrap();
     }
     let place = layout::disk_key(AUDIT, &number_name(5), 0);
-    let mut stored = store.db.as_ref().unwrap().remove(&place).unwrap().unwrap().to_vec();
+    let mut stored = store.handle.db().unwrap().remove(&place).unwrap().unwrap().to_vec();
     let broken = |result| match result {
         Err(audit::VerifyError::Broken { seq, .. }) => seq,
         other => panic!("{other:?}"),
     };
     assert_eq!(broken(store.verify_audit().await), 5);
     *stored.last_mut().unwrap() ^= 1;
-    store.db.as_ref().unwrap().insert(&place, stored).unwrap();
+    store.handle.db().unwrap().insert(&place, stored).unwrap();
     assert_eq!(broken(store.verify_audit().await), 5);
 }
 
