@@ -191,27 +191,33 @@ async fn a_write_that_fails_halts_the_store_until_there_is_room_and_loses_nothin
     check(&path, &acked).await;
 }
 
-/// A role, not a test: opens, reads everything, and says what it found.
+/// A role, not a test: opens each store of a list, reads everything, and says what it found.
 #[tokio::test]
 async fn role_reader() {
     // Likewise.
-    let Some(path) = std::env::var_os("UMBRA_STORE") else { return };
-    match SledStore::open(Path::new(&path), Options::default()) {
-        Err(refused) => say(&format!("\nrefused {refused}")),
-        Ok(store) => match store.verify_audit().await {
-            Err(broken) => say(&format!("\nbroken {broken}")),
-            Ok(verified) => {
-                let mut sum = RandomlessSum::default();
-                for set in ["worker", "grant"] {
-                    for (key, item) in store.scan(set).await.unwrap().items {
-                        sum.add(key.as_str().as_bytes());
-                        sum.add(&item.value);
-                    }
-                }
-                say(&format!("\nwhole {} {} {}", store.revision(), verified.head, sum.0));
-            }
-        },
+    let Some(paths) = std::env::var_os("UMBRA_STORE") else { return };
+    for path in std::env::split_paths(&paths) {
+        say(&format!("\n{}", read(&path).await));
     }
+}
+
+async fn read(path: &Path) -> String {
+    let store = match SledStore::open(path, Options::default()) {
+        Err(refused) => return format!("refused {refused}"),
+        Ok(store) => store,
+    };
+    let verified = match store.verify_audit().await {
+        Err(broken) => return format!("broken {broken}"),
+        Ok(verified) => verified,
+    };
+    let mut sum = RandomlessSum::default();
+    for set in ["worker", "grant"] {
+        for (key, item) in store.scan(set).await.unwrap().items {
+            sum.add(key.as_str().as_bytes());
+            sum.add(&item.value);
+        }
+    }
+    format!("whole {} {} {}", store.revision(), verified.head, sum.0)
 }
 
 /// FNV-1a: the same in every process.
@@ -223,59 +229,119 @@ impl RandomlessSum {
     }
 }
 
-fn read_in_a_process(path: &Path) -> String {
-    let output = role("role_reader", path, &[]).output().unwrap();
+/// What a reader in a process of its own says of each store.
+fn read_in_a_process(paths: &[PathBuf]) -> Vec<String> {
+    let list = std::env::join_paths(paths).unwrap();
+    let output = role("role_reader", Path::new(&list), &[]).env("RUST_BACKTRACE", "0").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{} {said}\n{errors}", output.status);
     let told = |line: &&str| ["refused ", "broken ", "whole "].iter().any(|word| line.starts_with(word));
-    said.lines().find(told).unwrap_or_else(|| panic!("{said}\n{errors}")).to_owned()
+    let told: Vec<_> = said.lines().filter(told).map(str::to_owned).collect();
+    assert_eq!(told.len(), paths.len(), "{said}\n{errors}");
+    told
+}
+
+/// Every file of a store, by its path below the store's folder.
+fn files(store: &Path) -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::from("head")];
+    for entry in fs::read_dir(store.join("sled")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            found.push(Path::new("sled").join(entry.file_name()));
+        }
+    }
+    found.sort();
+    found
 }
 
 fn copy(from: &Path, to: &Path) {
-    let _ = fs::remove_dir_all(to);
     fs::create_dir_all(to.join("sled/blobs")).unwrap();
-    for file in ["head", "sled/db", "sled/conf"] {
-        fs::copy(from.join(file), to.join(file)).unwrap();
-    }
-    for entry in fs::read_dir(from.join("sled")).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_name().to_string_lossy().starts_with("snap") {
-            fs::copy(entry.path(), to.join("sled").join(entry.file_name())).unwrap();
-        }
+    for file in files(from) {
+        fs::copy(from.join(&file), to.join(&file)).unwrap();
     }
 }
 
+/// One damage at a random place of the bytes that are used.
+#[derive(Debug, Clone, Copy)]
+enum Damage {
+    Bit,
+    Byte,
+    /// A disk's block that reads as zeros.
+    Block,
+    Cut,
+    Empty,
+    Gone,
+}
+
+impl Damage {
+    const ALL: [Self; 6] = [Self::Bit, Self::Byte, Self::Block, Self::Cut, Self::Empty, Self::Gone];
+
+    /// Does it; answers whether it changed anything.
+    fn apply(self, file: &Path) -> bool {
+        let before = fs::read(file).unwrap();
+        let used = before.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+        let place = random(used as u64) as usize;
+        let mut bytes = before.clone();
+        match self {
+            Self::Bit => bytes[place] ^= 1 << random(8),
+            Self::Byte => bytes[place] = random(256) as u8,
+            Self::Block => {
+                let end = bytes.len().min(place / 4_096 * 4_096 + 4_096);
+                bytes[place / 4_096 * 4_096..end].fill(0);
+            }
+            Self::Cut => bytes.truncate(place),
+            Self::Empty => bytes.clear(),
+            Self::Gone => {
+                fs::remove_file(file).unwrap();
+                return true;
+            }
+        }
+        fs::write(file, &bytes).unwrap();
+        bytes != before
+    }
+}
+
+/// `UMBRA_DAMAGES` says how many of each kind each file suffers (2 by default; most of them strike the database itself).
 #[tokio::test]
-async fn a_damaged_file_is_refused_with_a_way_out_and_never_a_panic() {
+async fn damage_to_any_file_is_refused_with_a_way_out_and_never_an_older_state_or_a_panic() {
     let folder = Folder::new("flip");
-    let (path, damaged) = (folder.0.join("store"), folder.0.join("damaged"));
-    let store = open(&path).unwrap();
-    for n in 0..200 {
-        store.commit(step((n % 3) as usize, n / 3)).await.unwrap();
-    }
-    drop(store);
-    let whole = read_in_a_process(&path);
-    assert!(whole.starts_with("whole 1.200 "), "{whole}");
-    let db = fs::read(path.join("sled/db")).unwrap();
-    let used = db.iter().rposition(|b| *b != 0).unwrap() + 1;
-    let mut refused = 0;
-    for n in 0..40_usize {
-        copy(&path, &damaged);
-        let mut bytes = db.clone();
-        if n % 5 == 4 {
-            bytes.truncate(used * n / 40);
-        } else {
-            bytes[(used * n / 40 + random(500) as usize).min(used - 1)] ^= 1 << random(8);
+    let path = folder.0.join("store");
+    // Twice, so that there is a snapshot of the database, and changes after it.
+    for half in 0..2 {
+        let store = open(&path).unwrap();
+        for n in half * 150..(half + 1) * 150 {
+            store.commit(step((n % 3) as usize, n / 3)).await.unwrap();
         }
-        fs::write(damaged.join("sled/db"), &bytes).unwrap();
-        let found = read_in_a_process(&damaged);
-        println!("{n}: {found}");
-        if found.starts_with("refused ") {
-            assert!(found.contains("restore"), "{found}");
-        }
-        assert!(found == whole || !found.starts_with("whole"), "damage went unnoticed: {found}");
-        refused += usize::from(found != whole);
     }
-    assert!(refused >= 8, "at least the cut files: {refused}");
+    let sound = folder.0.join("sound");
+    copy(&path, &sound);
+    let whole = read_in_a_process(&[sound]).remove(0);
+    assert!(whole.starts_with("whole 1.300 "), "{whole}");
+    let names: Vec<_> = files(&path).iter().map(|file| file.to_str().unwrap().to_owned()).collect();
+    assert!(["head", "sled/conf", "sled/db"].iter().all(|name| names.iter().any(|n| n == name)), "{names:?}");
+    assert!(names.iter().any(|name| name.starts_with("sled/snap.")), "{names:?}");
+    let each: usize = std::env::var("UMBRA_DAMAGES").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
+    let mut kinds: Vec<_> = names.iter().flat_map(|n| Damage::ALL.map(|d| (n.as_str(), d, each))).collect();
+    kinds.extend([Damage::Bit, Damage::Byte, Damage::Block, Damage::Cut].map(|d| ("sled/db", d, each * 4)));
+    let (mut tried, mut refused) = (0, 0);
+    for (name, damage, count) in kinds {
+        let copies: Vec<_> = (0..count).map(|n| folder.0.join(format!("damaged-{n}"))).collect();
+        for damaged in &copies {
+            let _ = fs::remove_dir_all(damaged);
+            copy(&path, damaged);
+            while !damage.apply(&damaged.join(name)) {}
+        }
+        for found in read_in_a_process(&copies) {
+            println!("{name} {damage:?}: {found}");
+            assert!(found == whole || !found.starts_with("whole"), "{name} {damage:?} went unnoticed: {found}");
+            if found.starts_with("refused ") {
+                assert!(found.contains("restore"), "{found}");
+            }
+            tried += 1;
+            refused += usize::from(found != whole);
+        }
+    }
+    println!("{tried} damages, {refused} refused, the others harmed nothing");
+    assert!(refused > tried / 4, "{refused} of {tried}");
 }
