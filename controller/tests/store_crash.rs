@@ -121,7 +121,9 @@ async fn role_patient_writer() {
     loop {
         // What was being written when a write failed may be there: the next step follows on what is.
         let n = counter(&store, 0).await.map_or(0, |n| n + 1);
-        match store.commit(step(0, n)).await {
+        // Large ones fill several segments of the database, whose writes fail one by one.
+        let large = vec![b'l'; if n % 4 == 3 { 1_500_000 } else { 1 }];
+        match store.commit(step(0, n).put(key("policy/large"), large)).await {
             Ok(revision) => {
                 say(&format!("ack 0 {n} {}", revision.number));
                 if told {
@@ -155,9 +157,9 @@ async fn a_write_that_fails_halts_the_store_until_there_is_room_and_loses_nothin
     let path = folder.0.join("store");
     drop(open(&path).unwrap());
     let mut acked = BTreeMap::new();
-    for round in 0..6 {
+    for round in 0..10 {
         // `ulimit` of POSIX counts 512 bytes; sled fills the segment that it ends in when it opens.
-        let blocks = fs::metadata(path.join("sled/db")).unwrap().len() / 512 + 1_100 + random(900);
+        let blocks = fs::metadata(path.join("sled/db")).unwrap().len() / 512 + 1_100 + random(4_000);
         let mut child = bounded("role_patient_writer", &path, blocks).stdin(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
         let mut refused = false;

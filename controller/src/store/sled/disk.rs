@@ -6,14 +6,17 @@
 //!   notes the newest durable revision, and an older database is refused;
 //! - it puts large items into blob files that it never syncs: `layout` keeps items small, and should there ever be
 //!   such files, they are synced, too;
-//! - after a write that failed it answers everything with that error: it is closed and opened anew.
+//! - after a write that failed it answers everything with that error, and may forget to wake who waits for that write: it
+//!   is woken, closed and opened anew.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use model::revision::Revision;
@@ -31,6 +34,8 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// How long it may take until sled lets go of its file, and how often that is looked for.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 const CLOSE_POLL: Duration = Duration::from_millis(1);
+/// A write that takes so long is looked after; then after twice the time, and so on.
+const WAKE_FIRST: Duration = Duration::from_secs(2);
 
 /// The database as its readers and its writer share it; nothing while it is closed.
 #[derive(Clone, Default)]
@@ -105,11 +110,13 @@ impl Disk for SledDisk {
                 None => batch.remove(key),
             }
         }
-        self.handle.db()?.apply_batch(batch).map_err(|e| e.to_string())
+        let db = self.handle.db()?;
+        kept_awake(&db, || db.apply_batch(batch)).map_err(|e| e.to_string())
     }
 
     fn sync(&mut self) -> Result<(), String> {
-        self.handle.db()?.flush().map_err(|e| e.to_string())?;
+        let db = self.handle.db()?;
+        kept_awake(&db, || db.flush()).map_err(|e| e.to_string())?;
         self.file.sync_all().map_err(|e| e.to_string())?;
         sync_blobs(&self.path.join("sled/blobs")).map_err(|e| e.to_string())
     }
@@ -132,6 +139,24 @@ impl Disk for SledDisk {
         self.handle.set(Some(db));
         self.load()
     }
+}
+
+/// Does something that may wait for a write of sled's own threads. Where such a write fails, sled does not always tell who
+/// waits for it; whoever flushes then finds the failure and wakes all.
+fn kept_awake<T>(db: &sled::Db, work: impl FnOnce() -> T) -> T {
+    let (working, done) = mpsc::channel::<()>();
+    thread::scope(move |scope| {
+        scope.spawn(move || {
+            let mut wait = WAKE_FIRST;
+            while done.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                // It waits itself as long as nothing has failed: so each time another one.
+                scope.spawn(|| drop(db.flush()));
+                wait *= 2;
+            }
+        });
+        let _working = working;
+        work()
+    })
 }
 
 fn sync_blobs(folder: &Path) -> io::Result<()> {

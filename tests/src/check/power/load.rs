@@ -1,8 +1,8 @@
 //! What is written while a store is killed?
 //!
 //! Some workers commit at once. Each commit moves its worker's counter, makes or ends a grant, and adds one record to the
-//! trail, so that from a worker's counter follows what of it must be alive. Now and then a value is large: a database
-//! that writes in segments fills several of them with one commit.
+//! trail, so that from a worker's counter follows what of it must be alive. One worker's values are large, others' now and
+//! then: a database that writes in segments fills several of them with one commit, and uses them again.
 
 use anyhow::{Context as _, bail};
 use controller::audit::{Entry, Outcome};
@@ -20,10 +20,15 @@ use super::random;
 
 /// Who commits at once.
 pub const WORKERS: usize = 8;
-/// Each so many commits a value of so many bytes: some pages of the database, some segments of it.
-const SIZES: [(u64, usize); 2] = [(17, 20_000), (61, 1_500_000)];
-/// A kill while the store opens comes within this many microseconds.
+/// Bytes of a large value: some segments of the database.
+const LARGE: usize = 1_500_000;
+/// Each so many commits a value of so many bytes.
+const SIZES: [(u64, usize); 2] = [(17, 20_000), (61, LARGE)];
+/// The worker whose values are all of the largest size.
+const HEAVY: usize = 0;
+/// A kill comes within so many microseconds: while the store opens, and after what was waited for.
 const OPENING: u64 = 60_000;
+const WORKING: u64 = 15_000;
 
 /// How the writer is called.
 #[derive(Debug, clap::Args)]
@@ -50,7 +55,8 @@ pub fn grant(worker: usize, n: u64) -> anyhow::Result<Key> {
 
 /// One commit of a worker.
 fn step(worker: usize, n: u64) -> anyhow::Result<Commit> {
-    let size = SIZES.iter().rev().find(|(every, _)| n % every == every / 2).map_or(1, |(_, size)| *size);
+    let due = SIZES.iter().rev().find(|(every, _)| n % every == every / 2).map_or(1, |(_, size)| *size);
+    let size = if worker == HEAVY { LARGE } else { due };
     let value = format!("{n} {}", "v".repeat(size));
     let entry = Entry::new(WallMs(1), format!("worker:{worker}"), "step", n.to_string(), Outcome::Done);
     let commit = Commit::default().put(key("worker", worker)?, value).audit(entry);
@@ -133,13 +139,18 @@ impl Writer<'_> {
     }
 }
 
+/// Not a wait for anything: the moment of the kill is what is drawn.
+fn pause(micros_max: u64) -> anyhow::Result<()> {
+    std::thread::park_timeout(Duration::from_micros(random(micros_max)?));
+    Ok(())
+}
+
 fn kill_after(mut child: Child, acks: u64) -> anyhow::Result<Acknowledged> {
     let mut acknowledged = Acknowledged::new();
     let output = child.stdout.take().context("the writer has no output")?;
     let (mut pid, mut read, mut killed) = (child.id().to_string(), 0, acks == 0);
     if killed {
-        // Not a wait for anything: the moment of the kill is what is drawn.
-        std::thread::park_timeout(Duration::from_micros(random(OPENING)?));
+        pause(OPENING)?;
         child.kill()?;
     }
     for line in BufReader::new(output).lines() {
@@ -152,6 +163,8 @@ fn kill_after(mut child: Child, acks: u64) -> anyhow::Result<Acknowledged> {
             _ => {}
         }
         if read >= acks && !killed {
+            // Right after an answer nothing is being written yet.
+            pause(WORKING)?;
             killed = Command::new("kill").args(["-KILL", &pid]).status()?.success();
         }
     }
