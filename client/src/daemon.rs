@@ -147,6 +147,8 @@ impl Running {
 
 /// Runs until it is told to stop.
 pub async fn run(options: &DaemonArgs) -> Result<()> {
+    // First: who is told to stop from here on puts everything back.
+    let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     keyfile::create_folder(&options.state)?;
     let listener = node::local::bind(&options.socket)?;
     tracing::info!(socket = %options.socket.display(), "the daemon runs");
@@ -157,13 +159,7 @@ pub async fn run(options: &DaemonArgs) -> Result<()> {
     let serving = tokio::spawn(local::serve(listener, desk, async {
         let _ = stopped.await;
     }));
-    let mut daemon = Daemon {
-        options,
-        front,
-        commands: commands_in,
-        terminate: signal(SignalKind::terminate())?,
-        interrupt: signal(SignalKind::interrupt())?,
-    };
+    let mut daemon = Daemon { options, front, commands: commands_in, terminate, interrupt };
     let end = daemon.run().await;
     drop(daemon);
     let _ = stop.send(());
@@ -295,13 +291,20 @@ impl Daemon<'_> {
     async fn up(&mut self, join: Option<(JoinFile, String)>, mut reply: Option<Reply<wire::UpReply>>) -> Result<End> {
         self.front.send_replace(Front::Joining);
         let started = tokio::select! {
-            started = start(self.options, join) => started,
-            _ = self.terminate.recv() => Err(anyhow::anyhow!("it was told to stop")),
-            _ = self.interrupt.recv() => Err(anyhow::anyhow!("it was told to stop")),
+            started = start(self.options, join) => Some(started),
+            _ = self.terminate.recv() => None,
+            _ = self.interrupt.recv() => None,
         };
         let running = match started {
-            Ok(running) => running,
-            Err(error) => {
+            Some(Ok(running)) => running,
+            None => {
+                self.undo().await;
+                if let Some(reply) = reply.take() {
+                    let _ = reply.send(Err(Status::aborted("the daemon was told to stop")));
+                }
+                return Ok(End::Exit);
+            }
+            Some(Err(error)) => {
                 let why = format!("{error:#}");
                 tracing::error!(%why, "this machine did not come up");
                 self.undo().await;

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
 use tonic::transport::server::Connected as _;
@@ -37,6 +37,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// Runs until it is told to stop.
 pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
+    // First: who is told to stop from here on puts everything back.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     keyfile::create_folder(&options.state)?;
     let setup = Setup {
         role: tunnel::Role::Gateway,
@@ -45,14 +47,23 @@ pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
         state: options.state.clone(),
         probe_every: options.probe_every,
     };
-    let (node, nat, undo) = match prepare(options, &setup, output).await {
-        Ok(prepared) => prepared,
-        Err(error) => {
+    let prepared = tokio::select! {
+        prepared = prepare(options, &setup, output) => Some(prepared),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    let (node, nat, undo) = match prepared {
+        Some(Ok(prepared)) => prepared,
+        None => {
+            forget_shield(options).await;
+            return Ok(());
+        }
+        Some(Err(error)) => {
             forget_shield(options).await;
             return Err(error);
         }
     };
-    let result = serve(options, node, nat).await;
+    let result = serve(options, node, nat, [&mut terminate, &mut interrupt]).await;
     undo.give_back().await;
     result
 }
@@ -72,6 +83,15 @@ async fn prepare(options: &Up, setup: &Setup, output: &mut Output) -> Result<(No
 
 /// A start that failed leaves nothing behind; only a gateway that has joined stays dark.
 async fn forget_shield(options: &Up) {
+    // A predecessor that was killed left forwarding on: without the tables the host would be an open router.
+    let file = options.state.join(FORWARDING_FILE);
+    if let Some(before) = forwarding_before(&file) {
+        if let Err(error) = before.restore() {
+            tracing::error!(%error, "forwarding could not be put back; the firewall tables stay");
+            return;
+        }
+        let _ = std::fs::remove_file(&file);
+    }
     let mut removed = nft::remove(PROGRAM).await;
     if Identity::load(&options.state).is_err() {
         removed = removed.and(nft::remove_dark(PROGRAM).await);
@@ -201,11 +221,16 @@ async fn take_host(options: &Up, node: &Node, nat: NatPool) -> Result<Undo> {
         nft::remove_dark(PROGRAM).await?;
     }
     let file = options.state.join(FORWARDING_FILE);
-    let before = forwarding_before(&file);
-    let enabled = Forwarding::enable()?;
-    // After a kill forwarding is still on: what was there first is in the file.
-    let forwarding = before.unwrap_or(enabled);
-    keyfile::replace(&file, forwarding.to_line().as_bytes())?;
+    // After a kill forwarding is still on: what was there first is in the file, and was before anything was changed.
+    let forwarding = match forwarding_before(&file) {
+        Some(before) => before,
+        None => {
+            let now = Forwarding::now()?;
+            keyfile::replace(&file, now.to_line().as_bytes())?;
+            now
+        }
+    };
+    Forwarding::enable()?;
     node.overlay.add_route(nat.v4, None).await?;
     node.overlay.add_route(nat.v6, None).await?;
     Ok(Undo { forwarding, file })
@@ -216,7 +241,7 @@ fn forwarding_before(file: &Path) -> Option<Forwarding> {
     Forwarding::from_line(std::str::from_utf8(bytes.expose()).ok()?)
 }
 
-async fn serve(options: &Up, node: Node, nat: NatPool) -> Result<()> {
+async fn serve(options: &Up, node: Node, nat: NatPool, stop: [&mut Signal; 2]) -> Result<()> {
     let seen = Seen::load(&options.state)?;
     let scope = Scope { pool: node.identity.pool, nat, site: Vec::new(), own: Vec::new() };
     let boot = u64::from_be_bytes(entropy::random()?);
@@ -236,8 +261,7 @@ async fn serve(options: &Up, node: Node, nat: NatPool) -> Result<()> {
     tokio::spawn(boot::keep_svid(identity, options.state.clone(), Arc::clone(&link), svid));
     tokio::spawn(gate.run(inbox.events));
     tokio::spawn(answer_status(options.socket.clone(), status, counting));
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let [terminate, interrupt] = stop;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -15,6 +15,13 @@ pub struct Forwarding {
 }
 
 impl Forwarding {
+    /// What is there now: to be noted before it is changed.
+    pub fn now() -> Result<Self, SysctlError> {
+        let there = SWITCHES.iter().enumerate().filter(|(number, switch)| *number == 0 || sysctl::exists(switch));
+        let before = there.map(|(number, switch)| Ok((number, sysctl::read(switch)?)));
+        Ok(Self { before: before.collect::<Result<_, _>>()? })
+    }
+
     /// Enables forwarding for IPv4, and for IPv6 where there is IPv6. All or nothing. Set the gateway's table first.
     pub fn enable() -> Result<Self, SysctlError> {
         let mut forwarding = Self { before: Vec::new() };
@@ -84,7 +91,9 @@ mod tests {
         Host::new().run(|| {
             sysctl::set(SWITCHES[0], "0").expect("off");
             sysctl::set(SWITCHES[1], "1").expect("on already");
+            let noted = Forwarding::now().expect("now");
             let forwarding = Forwarding::enable().expect("enable");
+            assert_eq!(noted, forwarding);
             assert_eq!(both(), ["1", "1"]);
             // A successor of a killed program has only the line.
             let line = forwarding.to_line();

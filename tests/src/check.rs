@@ -3,6 +3,7 @@
 //! A check prints what it tries, and at last one line like `check power: 200 kills, 40 power cuts, 0 lost, 0 alive`. Its
 //! exit code says whether everything that may not happen was counted zero times, and something was tried at all.
 
+pub mod kill;
 pub mod power;
 
 use clap::Subcommand;
@@ -15,12 +16,15 @@ use std::process::ExitCode;
 pub enum Arguments {
     /// Kill the store's process and cut the power of its disk, at random moments under load
     Power(power::Arguments),
+    /// Kill clients and gateways at random moments: what leaks, and what stays?
+    Kill(kill::Arguments),
 }
 
 /// Runs the check and prints its last line.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let tally = match arguments {
         Arguments::Power(arguments) => power::check(arguments)?,
+        Arguments::Kill(arguments) => kill::check(arguments)?,
     };
     writeln!(io::stdout(), "{tally}")?;
     Ok(if tally.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -1,6 +1,6 @@
 //! What can one ask of `umbra-lab` on the command line?
 
-use crate::check::{self, power};
+use crate::check::{self, kill, power};
 use crate::lab::topology::Name;
 use crate::lab::{fabric, holder, standing};
 use crate::{attacker, demo, measure, probe, service};
@@ -54,6 +54,8 @@ enum What {
     Check(check::Arguments),
     #[command(name = "__writer", hide = true)]
     Writer(power::load::Arguments),
+    #[command(name = "__nag", hide = true)]
+    Nag(kill::nag::Arguments),
     #[command(name = "__examine", hide = true)]
     Examine(power::examine::Arguments),
     #[command(name = "__fabric", hide = true)]
@@ -105,6 +107,7 @@ fn run(what: What) -> anyhow::Result<ExitCode> {
         What::Attack(arguments) => attacker::run(&arguments)?,
         What::Check(arguments) => return check::run(&arguments),
         What::Writer(arguments) => power::load::write(&arguments)?,
+        What::Nag(arguments) => kill::nag::run(&arguments)?,
         What::Examine(arguments) => power::examine::run(&arguments)?,
         What::Measure(arguments) => measure::run(&arguments)?,
         What::Witness(arguments) => measure::witness::run(&arguments)?,

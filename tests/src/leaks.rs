@@ -2,7 +2,6 @@
 //! addresses of resources, and names of the organisation's zone have no business there.
 
 use crate::attacker::hex_bytes;
-use crate::lab::topology::OUTSIDE_LINK;
 use crate::lab::{LabError, Name, World};
 use crate::perimeter::{DOMAIN, POOL};
 use model::net::Prefix;
@@ -23,6 +22,8 @@ pub struct Protected {
     pub prefixes: Vec<Prefix>,
     /// No name in these zones is asked for.
     pub zones: Vec<String>,
+    /// This text is in nothing.
+    pub text: Option<String>,
     /// A name that may be asked for, and shows that the watch sees.
     pub marker: String,
 }
@@ -32,7 +33,7 @@ impl Protected {
     pub fn of_lab(pool_v6: Prefix, marker: &str) -> Self {
         let real = ["10.20.0.0/24", "fd20::/64", POOL].into_iter().filter_map(|text| text.parse().ok());
         let zones = vec![DOMAIN.to_owned(), "umbra.internal".to_owned()];
-        Self { prefixes: real.chain([pool_v6]).collect(), zones, marker: marker.to_owned() }
+        Self { prefixes: real.chain([pool_v6]).collect(), zones, text: None, marker: marker.to_owned() }
     }
 
     /// Why this frame should not be here.
@@ -41,6 +42,9 @@ impl Protected {
             && self.prefixes.iter().any(|prefix| prefix.contains(to))
         {
             return Some(format!("a packet for {to}"));
+        }
+        if let Some(text) = self.text.as_ref().filter(|text| holds(frame, text.as_bytes())) {
+            return Some(format!("{text:?}, for {:?}", target(frame)));
         }
         let zone = self.zones.iter().find(|zone| holds(frame, &labels(zone)))?;
         Some(format!("the name of something in {zone}"))
@@ -80,7 +84,7 @@ struct Seen {
     ended: bool,
 }
 
-/// Looks at a host's outside link until it is dropped.
+/// Looks at a link of a host until it is dropped.
 #[derive(Debug)]
 pub struct Watch {
     child: Child,
@@ -89,9 +93,9 @@ pub struct Watch {
 
 impl Watch {
     /// Looks from now on.
-    pub fn start(world: &World, host: Name, protected: Protected) -> Result<Self, LabError> {
+    pub fn start(world: &World, host: Name, link: &str, protected: Protected) -> Result<Self, LabError> {
         let mut command = world.host(host).command("umbra-lab");
-        command.args(["__attack", "capture", OUTSIDE_LINK]);
+        command.args(["__attack", "capture", link]);
         let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut child = spawned.map_err(LabError::while_doing("start a capture"))?;
         let output = child.stdout.take().ok_or_else(|| LabError::Fabric("the capture has no output".to_owned()))?;

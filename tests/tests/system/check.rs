@@ -17,3 +17,10 @@ fn no_kill_and_no_power_cut_loses_a_write_or_revives_a_grant() {
     let last = check(&["power", "--kills=8", "--cuts=2", "--records=0"]);
     assert!(last.starts_with("check power: ") && last.ends_with(" 8 kills, 0 lost, 0 alive"), "{last}");
 }
+
+#[test]
+fn no_kill_leaks_or_leaves_anything_behind() {
+    let last = check(&["kill", "--clients=5", "--gateways=5"]);
+    // Who is killed while it starts was killed before.
+    assert_eq!(last, "check kill: 12 kills, 0 leaked, 0 left behind");
+}

@@ -141,7 +141,7 @@ fn with_a_way_out(world: &World) {
 fn watch(world: &World) -> Watch {
     let status = json(world, Name::Controller, &["umbra-controller", "status", "--json"]);
     let pool_v6 = status["pool_v6"].as_str().unwrap().parse().unwrap();
-    Watch::start(world, Name::Laptop, Protected::of_lab(pool_v6, PUBLIC_NAME.0)).unwrap()
+    Watch::start(world, Name::Laptop, OUTSIDE_LINK, Protected::of_lab(pool_v6, PUBLIC_NAME.0)).unwrap()
 }
 
 fn asked(world: &World, name: &str) -> Finished {
