@@ -65,6 +65,10 @@ pub struct Up {
     /// From which addresses grants speak to services, IPv4.
     #[arg(long, default_value = "198.18.0.0/15", value_name = "PREFIX")]
     pub nat_v4: Prefix,
+    /// Lets what grants may send through Docker's and ufw's firewall: adds their documented exceptions (chains DOCKER-USER,
+    /// ufw-user-forward), and removes them on exit. It lets nobody else through.
+    #[arg(long)]
+    pub pass_firewalls: bool,
     /// Answers nothing at all outside, not even on closed ports.
     #[arg(long)]
     pub dark: bool,
@@ -139,6 +143,9 @@ fn show(s: &Status, output: &mut Output) -> Result<(), Failure> {
     output.field("controller", if s.connected { "connected" } else { "not connected" })?;
     output.field("confirmed", if s.confirmed { "yes" } else { "no: umbra-controller gateway confirm" })?;
     output.field("grants", format!("{} (state {})", s.grants, s.revision))?;
+    for line in &s.firewalls {
+        output.field("attention", line)?;
+    }
     for (reason, count) in &s.drops {
         output.field("dropped", format!("{count} {reason}"))?;
     }

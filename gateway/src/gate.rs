@@ -61,6 +61,9 @@ pub struct Status {
     pub trouble: Option<String>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// What other firewalls of this host do to packets of grants.
+    #[serde(default)]
+    pub firewalls: Vec<String>,
 }
 
 /// Where the gate stands.

@@ -1,6 +1,7 @@
 //! The program `umbra-gateway`: enforces, beside the protected services. It decides nothing.
 
 mod cli;
+mod firewalls;
 mod gate;
 mod resolve;
 mod rpc;

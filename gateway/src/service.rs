@@ -1,6 +1,7 @@
 //! The running gateway: joins or resumes, sets the host's firewall and forwarding, and puts everything back on exit.
 
 use crate::cli::Up;
+use crate::firewalls;
 use crate::gate::{Gate, Place, Status};
 use anyhow::{Context as _, Result, anyhow, bail};
 use grant::verified::Scope;
@@ -91,6 +92,9 @@ async fn forget_shield(options: &Up) {
             return;
         }
         let _ = std::fs::remove_file(&file);
+    }
+    if let Err(error) = nft::forget_exceptions().await {
+        tracing::debug!(%error, "no exceptions in other firewalls could be removed");
     }
     let mut removed = nft::remove(PROGRAM).await;
     if Identity::load(&options.state).is_err() {
@@ -201,6 +205,9 @@ impl Undo {
         } else if let Err(error) = std::fs::remove_file(&self.file) {
             tracing::warn!(%error, "the note on forwarding could not be removed");
         }
+        if let Err(error) = nft::forget_exceptions().await {
+            tracing::warn!(%error, "the exceptions in other firewalls could not be removed");
+        }
         if let Err(error) = nft::remove(PROGRAM).await {
             tracing::error!(%error, "the firewall tables could not be removed");
         }
@@ -255,12 +262,14 @@ async fn serve(options: &Up, node: Node, nat: NatPool, stop: [&mut Signal; 2]) -
         endpoints: options.endpoints.clone(),
         renew_every: options.probe_every,
     };
+    let watched = firewalls::Options { program: PROGRAM, tun: options.device.clone(), except: options.pass_firewalls };
+    let firewalls = firewalls::watch(watched);
     let gate = Gate::new(place, seen, scope, boot)?;
     let status = gate.status();
     tokio::spawn(Arc::clone(&link).run());
     tokio::spawn(boot::keep_svid(identity, options.state.clone(), Arc::clone(&link), svid));
     tokio::spawn(gate.run(inbox.events));
-    tokio::spawn(answer_status(options.socket.clone(), status, counting));
+    tokio::spawn(answer_status(options.socket.clone(), status, firewalls, counting));
     let [terminate, interrupt] = stop;
     tokio::select! {
         _ = terminate.recv() => {}
@@ -271,7 +280,12 @@ async fn serve(options: &Up, node: Node, nat: NatPool, stop: [&mut Signal; 2]) -
 }
 
 /// The local socket: one JSON document for each connection of root or group `umbra`.
-async fn answer_status(path: std::path::PathBuf, status: watch::Receiver<Status>, counting: Arc<Runtime>) {
+async fn answer_status(
+    path: std::path::PathBuf,
+    status: watch::Receiver<Status>,
+    firewalls: watch::Receiver<Vec<String>>,
+    counting: Arc<Runtime>,
+) {
     let listener = match node::local::bind(&path) {
         Ok(listener) => listener,
         Err(error) => {
@@ -289,7 +303,9 @@ async fn answer_status(path: std::path::PathBuf, status: watch::Receiver<Status>
             }
             let counted = counting.engine.drops().into_iter().filter(|(_, count)| *count > 0);
             let drops = counted.map(|(reason, count)| (reason.to_owned(), count)).collect();
-            let document = serde_json::to_vec(&Status { drops, ..status.borrow().clone() }).unwrap_or_default();
+            let firewalls = firewalls.borrow().clone();
+            let document =
+                serde_json::to_vec(&Status { drops, firewalls, ..status.borrow().clone() }).unwrap_or_default();
             // Who does not read its answer has lost it.
             let _ = tokio::time::timeout(ANSWER_MAX, connection.write_all(&document)).await;
         }

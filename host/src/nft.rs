@@ -7,12 +7,14 @@
 mod batch;
 mod client;
 mod dark;
+mod foreign;
 mod gateway;
 mod guard;
 mod timeouts;
 
 pub use client::Client;
 pub use dark::{AllowIn, Dark};
+pub use foreign::{ForeignChain, Passage, except, forget_exceptions, forward_chains, passage};
 pub use gateway::{Gateway, MARK};
 pub use guard::Guard;
 

@@ -388,6 +388,8 @@ pub const RESOLV_CONF_ENTRIES_MAX: usize = 32;
 pub const ACCOUNT_GROUPS_MAX: usize = 4_096;
 /// Largest entry of the machine's account database, bytes: a group lists its members.
 pub const ACCOUNT_ENTRY_BYTES_MAX: usize = 1 << 20;
+/// Chains of other firewalls that a gateway names; a person looks at a few of them.
+pub const FOREIGN_CHAINS_MAX: usize = 8;
 /// Prefixes that one firewall table guards; an organisation has two, and two pools.
 pub const GUARDED_PREFIXES_MAX: usize = 64;
 /// Peers that are ticked under one lock of the state.

@@ -6,12 +6,14 @@ use model::net::Prefix;
 use nlink::Nftables;
 use nlink::netlink::Connection;
 use nlink::netlink::nftables::{
-    BaseChain, Chain, Family, Field, Match, RawMessage, Rule, RuleSpec, Stmt, Transaction, Value, Verdict,
+    BaseChain, Chain, Family, Field, Match, Object, RawMessage, Rule, RuleSpec, Stmt, Transaction, Value, Verdict,
 };
 use std::net::IpAddr;
 
 /// `NFT_MSG_NEWTABLE` (linux/netfilter/nf_tables.h).
 const NEW_TABLE: u8 = 0;
+/// `NFT_MSG_NEWRULE`.
+const NEW_RULE: u8 = 6;
 /// `NFT_MSG_NEWOBJ`.
 const NEW_OBJECT: u8 = 18;
 /// `NFTA_TABLE_NAME`.
@@ -55,6 +57,18 @@ impl Batch {
     /// A named object of a kind that the library does not know, in a table of this batch; its attributes in bytes.
     pub fn object(mut self, family: Family, attributes: Vec<u8>) -> Self {
         self.transaction = self.transaction.raw(RawMessage::new(NEW_OBJECT, family).flags(CREATE).attrs(attributes));
+        self
+    }
+
+    /// A named counter, in a table of this batch.
+    pub fn counter(mut self, table: &str, family: Family, name: &str) -> Self {
+        self.transaction = self.transaction.add_object(&Object::counter(table, name).family(family));
+        self
+    }
+
+    /// A rule in front of those that the chain has, its attributes in bytes: the library only appends.
+    pub fn rule_in_front(mut self, family: Family, attributes: Vec<u8>) -> Self {
+        self.transaction = self.transaction.raw(RawMessage::new(NEW_RULE, family).flags(CREATE).attrs(attributes));
         self
     }
 

@@ -1,12 +1,13 @@
 //! What may a gateway forward? From the TUN to the service side, and the replies to that; it is a router for nobody.
 
 use super::batch::{Batch, accept_rule, all, drop_rule, source_in};
+use super::foreign::{ENTERED, LEFT, REDIRECTED};
 use super::timeouts::Timeout;
 use super::{NftError, interface, prefixes, table};
 use model::net::Prefix;
 use nlink::netlink::nftables::{
-    BaseChain, CtDirection, CtState, Family, FibFlags, FibResult, Field, FilterHook, Match, NatHook, NatStatement,
-    Priority, RuleSpec, Stmt, Value, Verdict,
+    BaseChain, CtDirection, CtState, CtStatus, Family, FibFlags, FibResult, Field, FilterHook, Match, NatHook,
+    NatStatement, ObjectType, Priority, RuleSpec, Stmt, Value, Verdict,
 };
 use nlink::netlink::types::route::RouteType;
 
@@ -14,6 +15,10 @@ use nlink::netlink::types::route::RouteType;
 pub const MARK: u32 = 0x756d_6272;
 /// Behind destination NAT (-100), where a reply has its true destination again, and before routing.
 const AFTER_NAT: Priority = Priority::Custom(-90);
+
+/// Before and behind every other firewall's chains, whose priorities lie around 0.
+const BEFORE_ALL: Priority = Priority::Custom(-1_000_000);
+const BEHIND_ALL: Priority = Priority::Custom(1_000_000);
 
 /// A flow that comes with our own port as its source gets one from the other half of all ports.
 const PORTS_MIDDLE: u16 = 32_768;
@@ -52,13 +57,19 @@ impl Gateway {
         let tun = interface(&self.tun)?;
         prefixes(&self.nat_pools)?;
         let prerouting = |priority| BaseChain::filter(FilterHook::Prerouting, priority);
+        let forwarded = |priority| BaseChain::filter(FilterHook::Forward, priority);
         let chains = [
             ("spoofed", prerouting(Priority::Raw), self.spoofed(tun)),
             ("transit", prerouting(AFTER_NAT), transit(tun)),
-            ("forward", BaseChain::filter(FilterHook::Forward, Priority::Filter), self.forward(tun, timeouts)),
+            ("before", forwarded(BEFORE_ALL), [refused(tun), self.counted(tun, ENTERED)].concat()),
+            ("forward", forwarded(Priority::Filter), self.forward(tun, timeouts)),
+            ("behind", forwarded(BEHIND_ALL), self.counted(tun, LEFT)),
             ("postrouting", BaseChain::nat(NatHook::Postrouting, Priority::SrcNat), self.masquerade(tun)),
         ];
         let mut batch = Batch::open(&name)?.replace(&name, Family::Inet);
+        for counter in [ENTERED, LEFT, REDIRECTED] {
+            batch = batch.counter(&name, Family::Inet, counter);
+        }
         for timeout in timeouts {
             batch = batch.object(Family::Inet, timeout.attributes(&name));
         }
@@ -80,10 +91,7 @@ impl Gateway {
     /// Marks what the TUN sends, lets replies back, drops everything else, whatever its interfaces.
     fn forward(&self, tun: &str, timeouts: &[Timeout]) -> Vec<RuleSpec> {
         let from_tun = Match::eq(Field::Iifname, tun);
-        let mut rules = vec![
-            drop_rule([Match::eq(Field::CtState, CtState::INVALID)]),
-            drop_rule([from_tun.clone(), Match::eq(Field::Oifname, tun)]),
-        ];
+        let mut rules = Vec::new();
         for timeout in timeouts {
             let new = Match::eq(Field::CtState, CtState::NEW);
             rules.push(all([from_tun.clone(), new, timeout.protocol()]).then(timeout.assignment()));
@@ -94,6 +102,13 @@ impl Gateway {
         rules.push(accept_rule([vec![Match::eq(Field::Oifname, tun)], reply()].concat()));
         rules.push(drop_rule([]));
         rules
+    }
+
+    /// Counts what grants send and get: what is refused by us is refused before, so that all of it should come through.
+    fn counted(&self, tun: &str, counter: &str) -> Vec<RuleSpec> {
+        let sent = |pool| vec![Match::eq(Field::Iifname, tun), source_in(pool)];
+        let answers = [vec![Match::eq(Field::Oifname, tun)], reply()].concat();
+        self.nat_pools.iter().map(sent).chain([answers]).map(|matches| all(matches).then(count_in(counter))).collect()
     }
 
     /// The service side sees the gateway's own address, and a port that is not ours.
@@ -110,6 +125,25 @@ impl Gateway {
     }
 }
 
+fn count_in(counter: &str) -> Stmt {
+    Stmt::Objref { object_type: ObjectType::Counter, name: counter.to_owned() }
+}
+
+/// What is dropped whatever others think of it.
+fn refused(tun: &str) -> Vec<RuleSpec> {
+    vec![
+        drop_rule([Match::eq(Field::CtState, CtState::INVALID)]),
+        drop_rule([Match::eq(Field::Iifname, tun), Match::eq(Field::Oifname, tun)]),
+    ]
+}
+
+/// A flow of a grant whose destination somebody else's rules changed: to a container, to a port of this host. It would
+/// reach what nobody granted.
+fn redirected(tun: &str) -> RuleSpec {
+    let elsewhere = Match::eq(Field::CtStatus, Value::CtStatus(CtStatus::DST_NAT));
+    all([Match::eq(Field::Iifname, tun), elsewhere]).then(count_in(REDIRECTED)).then(Verdict::Drop)
+}
+
 /// Drops what would be forwarded for strangers before it is routed: routing itself answers, with ICMP "time exceeded"
 /// or "unreachable", before the forward hook is asked.
 fn transit(tun: &str) -> Vec<RuleSpec> {
@@ -118,6 +152,7 @@ fn transit(tun: &str) -> Vec<RuleSpec> {
         accept_rule([Match::eq(field, kind)])
     };
     vec![
+        redirected(tun),
         accept_rule([Match::eq(Field::Iifname, "lo")]),
         accept_rule([Match::eq(Field::Iifname, tun)]),
         accept_rule(reply()),

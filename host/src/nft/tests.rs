@@ -4,6 +4,8 @@
 
 #[path = "tests/connections.rs"]
 mod connections;
+#[path = "tests/foreign.rs"]
+mod foreign;
 
 use super::*;
 use crate::forwarding::Forwarding;

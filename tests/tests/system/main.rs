@@ -18,6 +18,7 @@ mod demo;
 mod enrolment;
 mod failover;
 mod families;
+mod firewalls;
 mod full;
 mod hostile;
 mod kills;
