@@ -159,6 +159,9 @@ pub const POLICY_REASON_MAX: usize = 256;
 pub const POLICY_CONDITION_MAX: usize = NAME_MAX;
 /// Decisions that one question about everybody's access may take: some seconds.
 pub const ACCESS_DECISIONS_MAX: usize = 100_000;
+/// Decisions that the comparison of a new revision with the one in force may take before it is applied: some tens of
+/// milliseconds, for what it takes away waits for it.
+pub const APPLY_DECISIONS_MAX: usize = 10_000;
 /// Rows of who can reach what in one answer.
 pub const ACCESS_ROWS_MAX: usize = 10_000;
 /// Bytes of these rows, so that they fit into one message of [`RPC_MESSAGE_MAX`].

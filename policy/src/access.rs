@@ -39,15 +39,24 @@ pub enum Access {
 }
 
 /// What has to hold of one policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Need {
     /// Its id.
     pub policy: String,
     /// The names of the conditions that the moment decides, or what they look at.
     pub conditions: Vec<String>,
-    /// What it says, so that another condition of the same name is another need.
     rule: Arc<Rule>,
 }
+
+/// Another condition of the same name is another need; the same in another place of the file is not.
+impl PartialEq for Need {
+    fn eq(&self, other: &Self) -> bool {
+        self.rule.canonical == other.rule.canonical
+            && self.conditions == other.conditions
+            && self.policy == other.policy
+    }
+}
+impl Eq for Need {}
 
 impl Access {
     /// `never`, `if`, `always`.

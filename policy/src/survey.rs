@@ -9,9 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::limits::{ACCESS_DECISIONS_MAX, ACCESS_EXAMPLES_MAX};
 
 use crate::access::{Access, access};
-use crate::compile::PolicySet;
+use crate::compile::{PolicySet, Rule};
 use crate::facts::Facts;
 use crate::schema::Kind;
+use crate::scope::{Scope, Side};
+use crate::visible::is_named;
 
 /// Everybody and everything, by name: users with their groups, resources with their tags.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,8 +26,8 @@ pub struct Population {
 
 /// There are more classes than may be decided at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("these are {0} decisions, at most {ACCESS_DECISIONS_MAX} are taken at once: name one user or one resource")]
-pub struct TooMany(usize);
+#[error("these are {0} pairs to decide for, more than at once: name one user or one resource")]
+pub struct TooMany(pub usize);
 
 /// One side of a population in classes.
 struct Classes<'a> {
@@ -69,13 +71,8 @@ pub struct Survey<'a> {
 impl<'a> Survey<'a> {
     /// Decides for everybody.
     pub fn new(set: &PolicySet, population: &'a Population) -> Result<Self, TooMany> {
-        Self::telling_apart(set, &[set], population)
-    }
-
-    /// Classes fine enough for all of `sets`, decided by `set`.
-    fn telling_apart(set: &PolicySet, sets: &[&PolicySet], population: &'a Population) -> Result<Self, TooMany> {
-        let users = Classes::new(&population.users, sets, Kind::User, Kind::Group);
-        let resources = Classes::new(&population.resources, sets, Kind::Resource, Kind::Tag);
+        let users = Classes::new(&population.users, &[set], Kind::User, Kind::Group);
+        let resources = Classes::new(&population.resources, &[set], Kind::Resource, Kind::Tag);
         let decisions = users.all.len().saturating_mul(resources.all.len());
         if decisions > ACCESS_DECISIONS_MAX {
             return Err(TooMany(decisions));
@@ -144,31 +141,69 @@ pub struct Shift {
     pub after: Access,
 }
 
-/// Compares what everybody may reach under two sets.
-pub fn compare(old: &PolicySet, new: &PolicySet, population: &Population) -> Result<Shifts, TooMany> {
-    let both = [old, new];
-    let before = Survey::telling_apart(old, &both, population)?;
-    let after = Survey::telling_apart(new, &both, population)?;
+/// How many heads are compared with a name in the time of one decision.
+const LOOKS_PER_DECISION: usize = 100;
+
+/// Compares what everybody may reach under two sets, with at most `decisions_max` decisions: only whom a policy names that
+/// is new, gone or changed can be concerned, and only these are decided again.
+pub fn compare(
+    old: &PolicySet,
+    new: &PolicySet,
+    population: &Population,
+    decisions_max: usize,
+) -> Result<Shifts, TooMany> {
+    let (users, resources) = (
+        Classes::new(&population.users, &[old, new], Kind::User, Kind::Group),
+        Classes::new(&population.resources, &[old, new], Kind::Resource, Kind::Tag),
+    );
+    let heads = changed_heads(old, new);
     let mut shifts = Shifts::default();
     let mut found: Vec<(u8, Shift)> = Vec::new();
-    for ((users, user, _), (was, is)) in before.users.all.iter().zip(before.cells.iter().zip(&after.cells)) {
-        for ((resources, resource, _), (was, is)) in before.resources.all.iter().zip(was.iter().zip(is)) {
-            if was.equals(is) {
+    let too_many = || TooMany(users.all.len().saturating_mul(resources.all.len()));
+    let (mut decisions, mut looks) = (0, 0);
+    for (many, user, groups) in &users.all {
+        let whats: BTreeSet<&Side> =
+            heads.iter().filter(|head| is_named(&head.who, user, groups)).map(|head| &head.what).collect();
+        for (more, resource, tags) in &resources.all {
+            looks += whats.len();
+            if looks > decisions_max.saturating_mul(LOOKS_PER_DECISION) {
+                return Err(too_many());
+            }
+            if !whats.iter().any(|what| is_named(what, resource, tags)) {
                 continue;
             }
-            let (rank, count) = match is.width().cmp(&was.width()) {
+            decisions += 2;
+            if decisions > decisions_max {
+                return Err(too_many());
+            }
+            let facts =
+                Facts { groups: Some((*groups).clone()), tags: Some((*tags).clone()), ..Facts::of(*user, *resource) };
+            let (before, after) = (access(old, &facts), access(new, &facts));
+            if before.equals(&after) {
+                continue;
+            }
+            let (rank, count) = match after.width().cmp(&before.width()) {
                 std::cmp::Ordering::Greater => (0, &mut shifts.widened),
                 std::cmp::Ordering::Equal => (1, &mut shifts.changed),
                 std::cmp::Ordering::Less => (2, &mut shifts.narrowed),
             };
-            *count += users * resources;
+            *count = count.saturating_add(many.saturating_mul(*more));
             let (user, resource) = ((*user).to_owned(), (*resource).to_owned());
-            found.push((rank, Shift { user, resource, before: was.clone(), after: is.clone() }));
+            found.push((rank, Shift { user, resource, before, after }));
         }
     }
     found.sort_by(|(a, x), (b, y)| (a, &x.user, &x.resource).cmp(&(b, &y.user, &y.resource)));
     shifts.examples = found.into_iter().map(|(_, shift)| shift).take(ACCESS_EXAMPLES_MAX).collect();
     Ok(shifts)
+}
+
+/// Whom and what the policies name that differ between two sets.
+fn changed_heads<'a>(old: &'a PolicySet, new: &'a PolicySet) -> BTreeSet<&'a Scope> {
+    let differing = |of: &'a PolicySet, from: &'a PolicySet| {
+        let same = |rule: &Rule| from.rules.get(&rule.id).is_some_and(|other| other.canonical == rule.canonical);
+        of.rules().filter(move |rule| !same(rule)).filter_map(|rule| rule.scope.as_ref())
+    };
+    differing(old, new).chain(differing(new, old)).collect()
 }
 
 #[cfg(test)]
@@ -225,8 +260,10 @@ mod tests {
     #[test]
     fn a_comparison_says_who_gets_more_and_who_less() {
         let (old, population) = (set(OLD), population());
-        let same = compare(&old, &set(OLD), &population).unwrap();
-        assert_eq!(same, Shifts::default());
+        let compare = |old: &PolicySet, new: &PolicySet, population: &Population| compare(old, new, population, 24);
+        // Moved within the file, beside a change that concerns the same people.
+        let moved = format!("// moved\n{OLD} permit(principal in Group::\"eng\", action, resource) when {{ false }};");
+        assert_eq!(compare(&old, &set(&moved), &population), Ok(Shifts::default()));
         let later = compare(&old, &set(&OLD.replace("< 5", "< 9")), &population).unwrap();
         assert_eq!((later.widened, later.changed, later.narrowed), (0, 4, 0));
         let other = set("@id(\"db\") permit(principal in Group::\"eng\", action, resource in Tag::\"db\");
@@ -258,7 +295,17 @@ mod tests {
         ));
         let refused = Survey::new(&named, &population).map(|s| s.counts()).unwrap_err();
         assert!(refused.to_string().contains("name one user"), "{refused}");
-        assert!(compare(&named, &alike, &population).is_err());
+        assert!(compare(&named, &alike, &population, 20).is_err());
+    }
+
+    #[test]
+    fn only_whom_a_change_concerns_is_decided_again() {
+        let (old, population) = (set(OLD), population());
+        let new = format!("{OLD} permit(principal == User::\"cat\", action, resource in Tag::\"fast\");");
+        // `cat` and `redis`, before and after.
+        assert_eq!(compare(&old, &set(&new), &population, 2).unwrap().widened, 1);
+        assert!(compare(&old, &set(&new), &population, 1).is_err());
+        assert_eq!(compare(&old, &set(OLD), &population, 0), Ok(Shifts::default()));
     }
 
     #[test]
@@ -267,7 +314,7 @@ mod tests {
         let population = Population { users, resources: members(&[("pg", &[])]) };
         let each = |i: usize| format!("permit(principal == User::\"u{i}\", action, resource);");
         let all: String = (0..ACCESS_EXAMPLES_MAX + 5).map(each).collect();
-        let shifts = compare(&set(""), &set(&all), &population).unwrap();
+        let shifts = compare(&set(""), &set(&all), &population, ACCESS_DECISIONS_MAX).unwrap();
         assert_eq!((shifts.widened, shifts.examples.len()), (ACCESS_EXAMPLES_MAX as u64 + 5, ACCESS_EXAMPLES_MAX));
     }
 }

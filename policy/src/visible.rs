@@ -34,7 +34,8 @@ pub fn visible<'a>(
     resources.into_iter().filter(|(name, tags)| seen(name, tags)).map(|(name, _)| name).collect()
 }
 
-fn is_named(side: &Side, name: &str, memberships: &BTreeSet<String>) -> bool {
+/// Whether one side of a head names this.
+pub(crate) fn is_named(side: &Side, name: &str, memberships: &BTreeSet<String>) -> bool {
     match side {
         Side::Any => true,
         Side::One(one) => one == name,

@@ -1,12 +1,12 @@
 //! Which call does each command make, and how is its answer shown?
 
+mod policy;
 mod show;
 
 use super::args::{
-    AdminCommand, AuditCommand, DeviceCommand, GatewayCommand, GroupCommand, JoinKeyArgs, JoinKeyCommand,
-    PolicyCommand, ResourceArgs, ResourceCommand, SessionCommand, SiteCommand, UserCommand,
+    AdminCommand, AuditCommand, DeviceCommand, GatewayCommand, GroupCommand, JoinKeyArgs, JoinKeyCommand, ResourceArgs,
+    ResourceCommand, SessionCommand, SiteCommand, UserCommand,
 };
-use super::input;
 use host::clock::SystemClock;
 use host::keyfile;
 use model::limits::RPC_MESSAGE_MAX;
@@ -56,7 +56,7 @@ pub(super) async fn run(client: &mut Client, command: AdminCommand, output: &mut
         AdminCommand::Site(command) => site(client, command, output).await,
         AdminCommand::Gateway(command) => gateway(client, command, output).await,
         AdminCommand::Resource(command) => resource(client, command, output).await,
-        AdminCommand::Policy(command) => policy(client, command, output).await,
+        AdminCommand::Policy(command) => policy::run(client, command, output).await,
         AdminCommand::JoinKey(command) => join_key(client, command, output).await,
         AdminCommand::Device(command) => device(client, command, output).await,
         AdminCommand::Session(command) => session(client, command, output).await,
@@ -209,46 +209,6 @@ fn resource_request(args: ResourceArgs) -> wire::AddResourceRequest {
         lease_ms: args.lease.map_or(0, millis),
         on_gateway: args.on_gateway,
         tags: args.tags,
-    }
-}
-
-async fn policy(client: &mut Client, command: PolicyCommand, output: &mut Output) -> Result<(), Failure> {
-    let (verdict, apply) = match command {
-        PolicyCommand::Show => {
-            return show::policy(&client.show_policy(wire::ShowPolicyRequest {}).await?.into_inner(), wall(), output);
-        }
-        PolicyCommand::Check { files } => {
-            let files = wire::PolicyFiles { files: input::policy_files(&files)? };
-            (client.check_policy(files).await?.into_inner(), false)
-        }
-        PolicyCommand::Apply { files } => {
-            let files = wire::PolicyFiles { files: input::policy_files(&files)? };
-            (client.apply_policy(files).await?.into_inner(), true)
-        }
-    };
-    let json = output.json(&verdict)?;
-    let told = |finding: &wire::PolicyFinding, kind: &str| {
-        format!("{}:{}: {kind}{}", finding.file, finding.line, finding.reason)
-    };
-    if !json {
-        verdict.warnings.iter().for_each(|finding| output.note(told(finding, "warning: ")));
-        verdict.problems.iter().for_each(|finding| output.note(told(finding, "")));
-    }
-    if !verdict.problems.is_empty() {
-        let count = verdict.problems.len();
-        let kept = if apply { "; the policy in force stays as it was" } else { "" };
-        return Err(Failure::failed(format!("the policy has {count} problem(s){kept}")));
-    }
-    match (apply, &verdict.changed) {
-        (true, Some(changed)) if !json => {
-            output.line(format!(
-                "policy revision {} is in force: {} policies",
-                verdict.policy_revision, verdict.policies
-            ))?;
-            let named = wire::Changed { id: changed.id.clone(), name: String::new(), ..changed.clone() };
-            if named.confirmations.is_empty() { Ok(()) } else { done(&named, output, "policy applied:") }
-        }
-        _ => output.line(format!("the policy is valid: {} policies", verdict.policies)),
     }
 }
 

@@ -267,8 +267,32 @@ pub(super) enum PolicyCommand {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
-    /// Show the policy in force.
-    Show,
+    /// Show the policy in force, or an older revision.
+    Show {
+        /// Its number, as `history` lists it.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        revision: Option<u64>,
+    },
+    /// List the revisions that are kept: who applied which, when, and what it changed.
+    History,
+    /// Put an older revision in force again, as a new one.
+    Rollback {
+        /// Its number, as `history` lists it.
+        #[arg(value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
+        revision: u64,
+    },
+    /// Say who can reach what: always, if something holds, or never.
+    Access {
+        /// Only this user.
+        #[arg(long)]
+        user: Option<String>,
+        /// Only this resource.
+        #[arg(long)]
+        resource: Option<String>,
+        /// Those who never can, too, where neither is named.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

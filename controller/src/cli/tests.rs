@@ -218,6 +218,160 @@ async fn the_largest_policy_fits_through_the_call_and_into_one_commit() {
     assert_eq!(site.organisation.now().policy.as_ref().unwrap().record.number, 2);
 }
 
+const EVERYTHING: &str = "@id(\"all\") permit(principal in Group::\"staff\", action, resource);\n";
+const FRESH: &str =
+    "@id(\"all\") @condition(\"a log-in of this hour\") permit(principal in Group::\"staff\", action, resource)
+                     when { context.login_age_s < 3600 };\n";
+
+/// Two users in `staff`, one outside, one disabled, two resources.
+async fn staffed() -> Site {
+    let site = start().await;
+    let password = site.file("password", "correct horse").display().to_string();
+    site.run("group add staff").await;
+    for name in ["ann --group staff", "ben --group staff", "cat", "dan --group staff"] {
+        site.run(&format!("user add {name} --password-file {password}")).await;
+    }
+    site.run("user disable dan").await;
+    site.run("site add hq --prefix 10.20.0.0/24").await;
+    site.run("resource add wiki --site hq --host wiki.corp.example --tcp 443").await;
+    site.run("resource add pg --site hq --host pg.corp.example --tcp 5432").await;
+    site
+}
+
+#[tokio::test]
+async fn each_revision_is_kept_with_what_it_changed_and_an_older_one_comes_back_as_a_new_one() {
+    let site = staffed().await;
+    assert!(site.run("policy history").await.contains("no policy was applied yet"));
+    let first = site.file("first.cedar", EVERYTHING).display().to_string();
+    let second = site.file("second.cedar", FRESH).display().to_string();
+    let said = site.run(&format!("policy check {first}")).await;
+    assert!(said.contains("4 wider, 0 narrower") && said.contains("ann -> pg: was never, now always"), "{said}");
+    site.run(&format!("policy apply {first}")).await;
+    let said = site.run(&format!("policy apply {second}")).await;
+    assert!(said.contains("against revision 1: 0 added, 0 removed, 1 changed (all)"), "{said}");
+    assert!(
+        said.contains("0 wider, 4 narrower, 0 with") && said.contains("now if: `all`: `a log-in of this hour`"),
+        "{said}"
+    );
+    assert!(site.run("policy show --revision 1").await.contains(EVERYTHING.trim()));
+    assert!(!site.run("policy show").await.contains(EVERYTHING.trim()));
+
+    let before = site.organisation.store.revision().number;
+    let said = site.run("policy rollback 1").await;
+    assert!(said.contains("revision 3 is in force") && said.contains("4 wider, 0 narrower"), "{said}");
+    assert_eq!(site.organisation.store.revision().number, before + 1, "one transaction with its audit record");
+    let audit = site.json("audit list --action policy.rollback").await["records"][0].clone();
+    assert_eq!((audit["detail"]["restores"].as_u64(), audit["detail"]["widened"].as_u64()), (Some(1), Some(4)));
+    assert!(audit["actor"].as_str().unwrap().starts_with("local:"));
+    assert!(site.run("policy show").await.contains(EVERYTHING.trim()));
+    assert_eq!(site.organisation.now().compiled.as_ref().unwrap().rules().next().unwrap().reads.len(), 1);
+
+    let history = site.json("policy history").await["revisions"].as_array().unwrap().clone();
+    let column = |name: &str| -> Vec<u64> { history.iter().map(|row| row[name].as_u64().unwrap()).collect() };
+    assert_eq!((column("policy_revision"), column("restores")), (vec![3, 2, 1], vec![1, 0, 0]));
+    assert!(history[0]["digest"] == history[2]["digest"] && history[0]["digest"] != history[1]["digest"]);
+    assert_eq!(audit["detail"]["digest"], history[0]["digest"]);
+    let table = site.run("policy history").await;
+    assert!(table.contains("3 in force") && table.contains("back to 1: +0 -0 ~1, access 4 wider"), "{table}");
+}
+
+#[tokio::test]
+async fn a_roll_back_is_checked_like_an_apply_and_only_to_what_is_kept() {
+    use crate::directory::{Draft, PastPolicy, PolicyFile};
+    use model::limits::POLICY_HISTORY_MAX;
+    let site = staffed().await;
+    let path = site.file("a.cedar", EVERYTHING).display().to_string();
+    for _ in 0..POLICY_HISTORY_MAX + 2 {
+        site.run(&format!("policy apply {path}")).await;
+    }
+    let history = site.json("policy history").await["revisions"].as_array().unwrap().clone();
+    let numbers: Vec<u64> = history.iter().map(|row| row["policy_revision"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (3..=POLICY_HISTORY_MAX + 2).rev().collect::<Vec<_>>());
+    // What an earlier release took and this one does not.
+    let kept = site.organisation.now().policy.as_ref().unwrap().record.clone();
+    let spoil = |_: &crate::directory::Directory, draft: &mut Draft| {
+        let text = "permit(principal, action, resource) when { context has device };".to_owned();
+        let files = vec![PolicyFile { name: "old.cedar".to_owned(), text }];
+        draft.put(&5, &PastPolicy(crate::directory::PolicyRevision { number: 5, files, ..kept.clone() }))?;
+        let at = model::time::WallMs(0);
+        Ok(((), crate::audit::Entry::new(at, "test", "spoil", "policy", crate::audit::Outcome::Done)))
+    };
+    site.organisation.change(spoil).await.unwrap();
+    let before = site.organisation.store.revision();
+    for (text, part) in [
+        ("policy rollback 22", "in force already"),
+        ("policy rollback 2", "the last 20 are kept"),
+        ("policy rollback 99", "there is no policy revision 99"),
+        ("policy rollback 5", "1 problem(s); the policy in force stays as it was"),
+        ("policy show --revision 2", "there is no policy revision 2"),
+        ("policy rollback 0", "not in 1.."),
+    ] {
+        let failure = site.fail(text).await;
+        assert!(failure.text.contains(part), "{text}: {failure:?}");
+    }
+    assert_eq!(site.organisation.store.revision(), before);
+}
+
+#[tokio::test]
+async fn of_two_who_apply_at_once_each_change_is_told_against_the_one_before() {
+    let site = staffed().await;
+    let one = site.file("one.cedar", EVERYTHING).display().to_string();
+    let two = site.file("two.cedar", "").display().to_string();
+    let apply = |path: &str| {
+        let (folder, text) = (site.folder.path().to_owned(), format!("policy apply {path}"));
+        tokio::spawn(async move { command(&folder, &text).await.unwrap() })
+    };
+    let all: Vec<_> = (0..6).map(|n| apply(if n % 2 == 0 { &one } else { &two })).collect();
+    for done in all {
+        done.await.unwrap();
+    }
+    let rows = site.json("policy history").await["revisions"].as_array().unwrap().clone();
+    assert_eq!(rows.len(), 6);
+    for (newer, older) in rows.iter().zip(&rows[1..]) {
+        assert_eq!(newer["changes"]["against"], older["policy_revision"]);
+        let changed = u64::from(newer["digest"] != older["digest"]);
+        let (added, removed) = (&newer["changes"]["added"], &newer["changes"]["removed"]);
+        assert_eq!(added.as_u64().unwrap() + removed.as_u64().unwrap(), changed, "{newer} {older}");
+    }
+}
+
+#[tokio::test]
+async fn who_can_reach_what_is_told_always_if_or_never() {
+    let site = staffed().await;
+    assert!(site.run("policy access").await.contains("no policy was applied yet"));
+    let text =
+        format!("{FRESH} @id(\"own\") permit(principal == User::\"cat\", action, resource == Resource::\"wiki\");");
+    let path = site.file("a.cedar", &text).display().to_string();
+    site.run(&format!("policy apply {path}")).await;
+    let told = site.run("policy access").await;
+    let lines: Vec<Vec<&str>> = told.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines.len(), 6, "{told}");
+    assert_eq!(lines[1][..3], ["ann", "pg", "if"]);
+    assert_eq!(lines[5][..4], ["cat", "wiki", "always", "`own`"]);
+    assert!(told.contains("`all`: `a log-in of this hour`") && !told.contains("dan"), "{told}");
+    assert_eq!(site.run("policy access").await, told);
+    let cat = site.run("policy access --user cat").await;
+    assert!(cat.contains("cat   pg        never   no policy permits it"), "{cat}");
+    let wiki = site.json("policy access --resource wiki").await;
+    let users: Vec<&str> = wiki["rows"].as_array().unwrap().iter().map(|row| row["user"].as_str().unwrap()).collect();
+    assert_eq!(users, ["ann", "ben", "cat"]);
+    assert_eq!(wiki["rows"][0]["permits"][0]["conditions"][0], "`a log-in of this hour`");
+    let counts = ["always", "sometimes", "never"].map(|name| site_count(&wiki, name));
+    assert_eq!(counts, [1, 2, 0]);
+    assert_eq!(site.json("policy access --all").await["rows"].as_array().unwrap().len(), 6);
+    assert!(site.run("policy access --user dan").await.contains("the account is disabled"));
+    for (text, part) in [
+        ("policy access --user nobody", "there is no user `nobody`"),
+        ("policy access --resource x", "no resource `x`"),
+    ] {
+        assert!(site.fail(text).await.text.contains(part));
+    }
+}
+
+fn site_count(reply: &serde_json::Value, name: &str) -> u64 {
+    reply[name].as_u64().unwrap()
+}
+
 #[tokio::test]
 async fn warnings_are_listed_up_to_a_bound() {
     use model::limits::POLICY_PROBLEMS_MAX;

@@ -30,7 +30,7 @@ pub use index::{Counted, Counter, Unique};
 pub use join_key::{JoinKey, JoinKeyState, Redeemed};
 pub use name::{Name, NameError};
 pub use org::{Org, OwnerToken, SealedSecret};
-pub use policy::{Compiler, PastPolicy, PolicyFile, PolicyRevision};
+pub use policy::{Compiler, PastPolicy, PastPolicyHead, PolicyChanges, PolicyFile, PolicyRevision};
 pub use reader::{Reader, StartError};
 pub use resource::{Resource, SuffixName};
 pub use session::Session;

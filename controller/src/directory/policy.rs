@@ -1,5 +1,6 @@
 //! Which policy files are in force?
 
+use super::sha256;
 use crate::store::Record;
 use ::policy::{PolicySet, Problem};
 use model::limits::POLICY_COMPILES_AT_ONCE_MAX;
@@ -28,11 +29,46 @@ pub struct PolicyRevision {
     pub applied: WallMs,
     /// By whom.
     pub applied_by: String,
+    /// [`digest`] of the files.
+    #[serde(default)]
+    pub digest: String,
+    /// How many policies are in them.
+    #[serde(default)]
+    pub policies: u64,
+    /// The older revision whose files these are, after a roll-back.
+    #[serde(default)]
+    pub restores: Option<u64>,
+    /// What it changed, where that is known.
+    #[serde(default)]
+    pub changes: Option<PolicyChanges>,
+}
+
+/// What a revision of the policy changed of the one before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyChanges {
+    /// The revision before; 0 for none.
+    pub against: u64,
+    /// How many policies were added, removed, and changed.
+    pub policies: [u64; 3],
+    /// The ids of the first of each.
+    pub ids: [Vec<String>; 3],
+    /// How many pairs of a user and a resource got more, less, and other conditions; none where they were too many.
+    pub pairs: Option<[u64; 3]>,
 }
 
 impl PolicyRevision {
     /// The id of the revision in force.
     pub const CURRENT: &'static str = "current";
+}
+
+/// SHA-256 of names and texts of files, in hexadecimal. Each is preceded by its length, so that no two revisions share it.
+pub fn digest(files: &[PolicyFile]) -> String {
+    let mut bytes = Vec::new();
+    for part in files.iter().flat_map(|file| [&file.name, &file.text]) {
+        bytes.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    sha256(&bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Record for PolicyRevision {
@@ -50,17 +86,47 @@ impl Record for PastPolicy {
     type Id = u64;
 }
 
+/// The same without its files, for lists: up to 30 MiB of text stay unread.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastPolicyHead {
+    /// See [`PolicyRevision`].
+    pub number: u64,
+    /// See [`PolicyRevision`].
+    pub applied: WallMs,
+    /// See [`PolicyRevision`].
+    pub applied_by: String,
+    /// See [`PolicyRevision`].
+    #[serde(default)]
+    pub digest: String,
+    /// See [`PolicyRevision`].
+    #[serde(default)]
+    pub policies: u64,
+    /// See [`PolicyRevision`].
+    #[serde(default)]
+    pub restores: Option<u64>,
+    /// See [`PolicyRevision`].
+    #[serde(default)]
+    pub changes: Option<PolicyChanges>,
+}
+
+impl Record for PastPolicyHead {
+    const KIND: &'static str = PastPolicy::KIND;
+    type Id = u64;
+}
+
 /// Compiles policy files, and remembers the last set: what an administrator's call has compiled to see whether it may be
 /// applied is not compiled again when it comes into force. Clones share what they remember.
 #[derive(Debug, Clone)]
 pub struct Compiler {
     last: Arc<Mutex<Option<Compiled>>>,
     turns: Arc<Semaphore>,
+    surveys: Arc<Semaphore>,
 }
 
 impl Default for Compiler {
     fn default() -> Self {
-        Self { last: Arc::default(), turns: Arc::new(Semaphore::new(POLICY_COMPILES_AT_ONCE_MAX)) }
+        let places = || Arc::new(Semaphore::new(POLICY_COMPILES_AT_ONCE_MAX));
+        Self { last: Arc::default(), turns: places(), surveys: places() }
     }
 }
 
@@ -76,21 +142,24 @@ impl Compiler {
         self.compile_while(files, &|| true)
     }
 
-    /// The same for an administrator's call, off the threads that serve others: a bounded number at once, as long as
-    /// `is_time`. None when the runtime ends.
+    /// The same for an administrator's call, [`Self::in_turn`], as long as `is_time`.
     pub async fn compile_in_turn(
         &self,
         files: Vec<PolicyFile>,
         is_time: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Option<Result<Arc<PolicySet>, Vec<Problem>>> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await.ok()?;
         let compiler = self.clone();
-        let work = move || {
-            // Held by the work itself, and not by the caller, who may go away.
-            let _turn = turn;
-            compiler.compile_while(&files, &is_time)
-        };
-        tokio::task::spawn_blocking(work).await.ok()
+        self.in_turn(move || compiler.compile_while(&files, &is_time)).await
+    }
+
+    /// Does work on whole policies off the threads that serve others, a bounded number at once. None when the runtime ends.
+    pub async fn in_turn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        one_at_a_time(&self.turns, work).await
+    }
+
+    /// The same for what changes nothing and may take long: no change waits behind it.
+    pub async fn survey<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        one_at_a_time(&self.surveys, work).await
     }
 
     fn compile_while(
@@ -111,12 +180,48 @@ impl Compiler {
     }
 }
 
+async fn one_at_a_time<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    let work = move || {
+        // Held by the work itself, and not by the caller, who may go away.
+        let _place = place;
+        work()
+    };
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn file(text: &str) -> [PolicyFile; 1] {
         [PolicyFile { name: "a.cedar".to_owned(), text: text.to_owned() }]
+    }
+
+    #[test]
+    fn digests_tell_apart_what_only_looks_alike() {
+        let file = |name: &str, text: &str| PolicyFile { name: name.to_owned(), text: text.to_owned() };
+        let all = [
+            digest(&[]),
+            digest(&[file("a", "b")]),
+            digest(&[file("ab", "")]),
+            digest(&[file("", "ab")]),
+            digest(&[file("a", ""), file("b", "")]),
+            digest(&[file("b", ""), file("a", "")]),
+        ];
+        assert!(all.iter().all(|one| one.len() == 64 && all.iter().filter(|other| one == *other).count() == 1));
+    }
+
+    #[test]
+    fn a_revision_of_an_earlier_release_is_read() {
+        let text = r#"{"number":3,"files":[{"name":"a","text":"b"}],"applied":5,"applied_by":"local:root"}"#;
+        let past: PastPolicy = serde_json::from_str(text).unwrap();
+        assert_eq!((past.0.number, past.0.restores, past.0.changes), (3, None, None));
+        let head: PastPolicyHead = serde_json::from_str(text).unwrap();
+        assert_eq!((head.number, head.digest.as_str()), (3, ""));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The modules below hold one noun each. A call only commits facts: who is cut off by them, and when gateways have
 //! acknowledged it, is the business of [`Arranger`].
 
+mod access;
 mod audit;
 mod device;
 mod gateway;
@@ -152,6 +153,9 @@ calls! {
     check_policy(PolicyFiles) -> PolicyVerdict,
     apply_policy(PolicyFiles) -> PolicyVerdict,
     show_policy(ShowPolicyRequest) -> ShowPolicyReply,
+    list_policy_revisions(ListPolicyRevisionsRequest) -> ListPolicyRevisionsReply,
+    rollback_policy(RollbackPolicyRequest) -> PolicyVerdict,
+    list_access(ListAccessRequest) -> ListAccessReply,
     create_join_key(CreateJoinKeyRequest) -> CreateJoinKeyReply,
     list_join_keys(ListJoinKeysRequest) -> ListJoinKeysReply,
     revoke_join_key(RevokeJoinKeyRequest) -> Changed,

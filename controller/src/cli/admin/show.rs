@@ -124,22 +124,6 @@ pub(super) fn resource(one: &wire::Resource, output: &mut Output) -> Result<(), 
     one.virtual_addresses.iter().try_for_each(|address| output.line(each(address)))
 }
 
-pub(super) fn policy(reply: &wire::ShowPolicyReply, now: i64, output: &mut Output) -> Result<(), Failure> {
-    if output.json(reply)? {
-        return Ok(());
-    }
-    if reply.policy_revision == 0 {
-        return output.line("no policy was applied yet: nobody may reach anything");
-    }
-    let applied = moment(now, reply.applied_ms);
-    output.note(format!("revision {}, applied {applied} by {}", reply.policy_revision, reply.applied_by));
-    for file in &reply.files {
-        output.line(format!("// {}", file.name))?;
-        file.text.lines().try_for_each(|line| output.line(line))?;
-    }
-    Ok(())
-}
-
 pub(super) fn join_keys(reply: &wire::ListJoinKeysReply, now: i64, output: &mut Output) -> Result<(), Failure> {
     if output.json(reply)? {
         return Ok(());
