@@ -181,8 +181,10 @@ impl Agent {
             Ok(resource) => resource,
             Err(status) => return drop(reply.send(Err(status))),
         };
-        match self.book.word(&resource) {
-            Some((_, Word::Denied(_) | Word::Ended(_))) => {
+        match (self.book.word(&resource), self.book.standing(&resource)) {
+            // Somebody's will ended it: which condition, and what to do, the controller says when it is asked.
+            (Some((_, Word::Ended(_))), Standing::Denied(_)) => self.wait_for(resource, WaiterReply::Why(reply)),
+            (Some((_, Word::Denied(_) | Word::Ended(_))), _) => {
                 let answer = self.why_reply(self.name_of(&resource), self.book.word(&resource), false);
                 drop(reply.send(Ok(answer)));
             }

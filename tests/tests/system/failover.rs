@@ -295,6 +295,31 @@ fn a_policy_without_the_permit_ends_access_at_once() {
 }
 
 #[test]
+fn a_deny_names_the_condition_and_what_to_do_and_why_repeats_it() {
+    let world = world();
+    let (_services, _perimeter) = start(&world, &one_laptop());
+    reached(&world);
+    let strict = r#"@id("fresh") @condition("a log-in of this very second")
+        permit(principal in Group::"engineers", action == Action::"connect", resource == Resource::"web")
+        when { context.login_age_s < 1 };"#;
+    let strict = write_file(&world, Name::Controller, "strict.cedar", strict.as_bytes()).unwrap();
+    let applied = admin(&world, &["policy", "apply", &strict]).unwrap();
+    assert!(applied.stdout.contains("now if: `fresh`: `a log-in of this very second`"), "{applied:?}");
+    let told = "policy `fresh` would permit it, but `a log-in of this very second` does not hold: log in again with `umbra login`";
+    let asked = |word: &str| world.host(Name::Laptop).run(&["umbra", word, "web"], SOON).unwrap();
+    // The grant is decided again by time, and its end is on its way; `why` asks what ended it.
+    until("the end of the access", SOON, || asked("why").stdout.contains(told));
+    assert_eq!(asked("why").status.code(), Some(3));
+    let connect = asked("connect");
+    assert!(connect.status.code() == Some(3) && connect.stderr.contains(told), "{connect:?}");
+    assert!(said(&world, Name::Laptop, &["umbra", "ls"]).contains("a log-in of this very second"));
+    let access = admin(&world, &["policy", "access", "--user", "engineer", "--resource", "web"]).unwrap();
+    assert!(access.stdout.contains("if") && access.stdout.contains("a log-in of this very second"), "{access:?}");
+    admin(&world, &["policy", "rollback", "1"]).unwrap();
+    is_back(&world);
+}
+
+#[test]
 fn a_revoked_device_has_no_access() {
     let world = world();
     let (_services, _perimeter) = start(&world, &one_laptop());
