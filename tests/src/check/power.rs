@@ -25,9 +25,31 @@ const ACKS_MAX: u64 = 300;
 const EARLY: u64 = 8;
 /// What a recovery may take.
 const RECOVERY_MAX: Duration = Duration::from_secs(2);
-/// Makes the system calls that sync do nothing and succeed.
-const NO_SYNC: &str =
-    "strace -f -qq --seccomp-bpf -o /dev/null -e trace=fsync,fdatasync -e inject=fsync,fdatasync:retval=0";
+/// Runs a program whose calls of fsync and fdatasync are not as they should be; how, is added.
+const STRACE: &str = "strace -f -qq --seccomp-bpf -o /dev/null -e trace=fsync,fdatasync -e inject=fsync,fdatasync:";
+
+/// What becomes of the writer's sync calls?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Sync {
+    /// What the system makes of them
+    Real,
+    /// Each begins 30 ms late, so that most cuts come between a write and its sync; needs strace
+    Late,
+    /// Each succeeds and does nothing: then this check has to find losses; needs strace
+    None,
+}
+
+impl Sync {
+    /// The program that runs the writer, with its words.
+    fn through(self) -> Vec<String> {
+        let how = match self {
+            Self::Real => return Vec::new(),
+            Self::Late => "delay_enter=30000",
+            Self::None => "retval=0",
+        };
+        format!("{STRACE}{how}").split_whitespace().map(str::to_owned).collect()
+    }
+}
 
 /// How `check power` is called.
 #[derive(Debug, clap::Args)]
@@ -41,9 +63,9 @@ pub struct Arguments {
     /// Records in the store whose recovery is timed after a kill; 0 leaves it out
     #[arg(long, default_value_t = 100_000)]
     records: u64,
-    /// Take the sync calls away from the writer (with strace): then this check has to find losses
-    #[arg(long)]
-    without_sync: bool,
+    /// What becomes of the writer's sync calls
+    #[arg(long, value_enum, default_value_t = Sync::Real)]
+    sync: Sync,
 }
 
 /// Runs all parts.
@@ -51,16 +73,15 @@ pub fn check(arguments: &Arguments) -> anyhow::Result<Tally> {
     let folder = Folder::new()?;
     let mut tally = Tally::new("power", &["lost", "alive"]);
     let program = std::env::current_exe()?;
-    let through: Vec<&str> = if arguments.without_sync { NO_SYNC.split_whitespace().collect() } else { Vec::new() };
+    let through = arguments.sync.through();
+    let through: Vec<&str> = through.iter().map(String::as_str).collect();
     let writer = Writer { program: &program, through: &through, records: 0 };
-    if arguments.cuts > 0
-        && let Some(missing) = disk::missing()
-    {
-        writeln!(io::stdout(), "power cuts: skipped, {missing}")?;
-    } else if arguments.cuts > 0 {
-        // Mounts go with this process, however it ends.
-        unshare_host().context("a mount namespace of its own")?;
-        cut_often(arguments.cuts, &writer, &folder.0, &mut tally)?;
+    // Mounts in a namespace of its own go with this process, however it ends.
+    let missing = disk::missing().or_else(|| unshare_host().err().map(|error| format!("no mount namespace: {error}")));
+    match missing {
+        Some(missing) if arguments.cuts > 0 => writeln!(io::stdout(), "power cuts: skipped, {missing}")?,
+        None if arguments.cuts > 0 => cut_often(arguments.cuts, &writer, &folder.0, &mut tally)?,
+        _ => {}
     }
     if arguments.kills > 0 {
         kill_often(arguments.kills, &writer, &folder.0.join("killed"), &mut tally)?;
@@ -87,11 +108,11 @@ fn kill_often(kills: u64, writer: &Writer<'_>, store: &Path, tally: &mut Tally) 
 fn cut_often(cuts: u64, writer: &Writer<'_>, folder: &Path, tally: &mut Tally) -> anyhow::Result<()> {
     let folder = folder.join("disk");
     let (mut disk, mut acknowledged) = fresh_disk(writer, &folder)?;
-    let mut disks = [0_u64; Remains::ALL.len()];
+    let (mut disks, mut inside) = ([0_u64; Remains::ALL.len()], 0);
     for round in 0..cuts {
         let store = disk.mount()?.join("store");
         acknowledged.extend(writer.kill_after(moment(round)?, &store)?);
-        disk.cut()?;
+        inside += u64::from(disk.cut()? > 0);
         let mut good = Vec::new();
         for (remains, bad) in Remains::ALL.into_iter().zip(&mut disks) {
             let store = disk.mount_remains(remains)?.join("store");
@@ -110,7 +131,11 @@ fn cut_often(cuts: u64, writer: &Writer<'_>, folder: &Path, tally: &mut Tally) -
             None => (disk, acknowledged) = fresh_disk(writer, &folder)?,
         }
     }
-    writeln!(io::stdout(), "power cuts: {cuts}, under {} acknowledged commits", commits(&acknowledged))?;
+    let commits = commits(&acknowledged);
+    writeln!(
+        io::stdout(),
+        "power cuts: {cuts}, {inside} of them before a flush, under {commits} acknowledged commits"
+    )?;
     for (remains, bad) in Remains::ALL.into_iter().zip(disks) {
         writeln!(
             io::stdout(),

@@ -46,11 +46,14 @@ fn load_items(db: &sled::Db, state: &mut State) -> Result<(), String> {
     }
     let found = (state.items.len() as u64, bytes, digest);
     let want = (state.meta.items, state.meta.bytes, state.meta.digest);
-    if found != want {
+    if (found.0, found.1) != (want.0, want.1) {
         return Err(format!(
             "it holds {} keys of {} bytes where {} of {} were written",
             found.0, found.1, want.0, want.1
         ));
+    }
+    if found != want {
+        return Err("some of its records are older or newer than the rest".to_owned());
     }
     Ok(())
 }

@@ -123,14 +123,17 @@ impl Disk {
         Ok(self.mounted())
     }
 
-    /// Takes what a power cut at this moment leaves, of each kind, and unmounts.
-    pub fn cut(&mut self) -> anyhow::Result<()> {
+    /// Takes what a power cut at this moment leaves, of each kind, and unmounts. Answers how many blocks were written and
+    /// not flushed.
+    pub fn cut(&mut self) -> anyhow::Result<u64> {
         let lower = self.lower.take().context("the disk is not mounted")?;
         // First what was flushed: what is flushed a moment later is in the other one, too.
         copy(&self.image(), &self.remains(Remains::Flushed))?;
         copy(&lower, &self.remains(Remains::Written))?;
-        mix(&self.remains(Remains::Flushed), &self.remains(Remains::Written), &self.remains(Remains::Mixed))?;
-        self.unmount()
+        let [flushed, written, mixed] = Remains::ALL.map(|remains| self.remains(remains));
+        let unflushed = mix(&flushed, &written, &mixed)?;
+        self.unmount()?;
+        Ok(unflushed)
     }
 
     /// Mounts what is left after a cut; the file system's journal is replayed.
@@ -153,11 +156,11 @@ impl Disk {
 /// Copies a disk; blocks of zeros take no room.
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     let from = File::open(from).with_context(|| from.display().to_string())?;
-    write_blocks(to, [from], || 0)
+    write_blocks(to, [from], || 0).map(drop)
 }
 
-/// Each block from one or the other, by lot.
-fn mix(one: &Path, other: &Path, to: &Path) -> anyhow::Result<()> {
+/// Each block from one or the other, by lot; answers in how many they differ.
+fn mix(one: &Path, other: &Path, to: &Path) -> anyhow::Result<u64> {
     let mut lots = random(u64::MAX)? | 1;
     let draw = move || {
         // xorshift64: enough to choose blocks by.
@@ -173,7 +176,8 @@ fn write_blocks<const N: usize>(
     to: &Path,
     mut from: [File; N],
     mut which: impl FnMut() -> usize,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<u64> {
+    let mut different = 0;
     let mut to = File::create(to)?;
     to.set_len(SIZE)?;
     let mut blocks: [Vec<u8>; N] = std::array::from_fn(|_| vec![0; BLOCK * 256]);
@@ -183,13 +187,16 @@ fn write_blocks<const N: usize>(
         }
         for place in 0..256 {
             let at = chunk * 256 + place as u64;
-            let chosen = blocks.get(which()).context("no such disk")?;
-            let block = chosen.get(place * BLOCK..(place + 1) * BLOCK).context("a block that is cut")?;
+            let range = place * BLOCK..(place + 1) * BLOCK;
+            let mut all = blocks.iter().map(|block| block.get(range.clone()));
+            let first = all.next();
+            different += u64::from(all.any(|block| Some(block) != first));
+            let block = blocks.get(which()).and_then(|chosen| chosen.get(range)).context("a block that is cut")?;
             if block.iter().any(|byte| *byte != 0) {
                 to.seek(SeekFrom::Start(at * BLOCK as u64))?;
                 to.write_all(block)?;
             }
         }
     }
-    Ok(())
+    Ok(different)
 }
