@@ -18,6 +18,7 @@ use model::ids::NodeId;
 use model::limits::STREAM_QUEUE_MAX;
 use model::time::Clock as _;
 use node::boot::{self, BootError, Node, Setup};
+use node::dark::Wish;
 use node::identity::{Identity, IdentityError, Seen};
 use proto::join::{JoinFile, JoinKind};
 use proto::local as wire;
@@ -423,7 +424,8 @@ async fn guard(options: &DaemonArgs, node: &Node) -> Result<()> {
     nft::Client { program: PROGRAM.into(), tun: tun.clone() }.apply().await?;
     if options.dark {
         let (udp_port, allow_in) = (node.runtime.udp.local_port(), options.allow_in.clone());
-        nft::Dark { program: PROGRAM.into(), tun, udp_port, allow_in }.apply().await?;
+        let cut_ssh = options.cut_ssh;
+        node::dark::enter(Wish { program: PROGRAM, tun, udp_port, allow_in, cut_ssh }).await?;
     } else {
         nft::remove_dark(PROGRAM).await?;
     }

@@ -17,6 +17,7 @@ use model::limits::{PROVISIONAL_LIFE, PROVISIONAL_MAX, RPC_MESSAGE_MAX};
 use model::pool::{CONTROL_PORT, ENROL_PORT, Pool};
 use model::secret::Secret;
 use model::time::Instant;
+use node::dark::Wish;
 use node::overlay::{Overlay, OverlayError};
 use node::runtime::{Inbox, Runtime};
 use node::svid::SvidKey;
@@ -55,6 +56,8 @@ pub struct FrontOptions {
     pub dark: bool,
     /// With `dark`: what stays open.
     pub allow_in: Vec<nft::AllowIn>,
+    /// With `dark`: also where it shuts SSH out while somebody uses it.
+    pub cut_ssh: bool,
 }
 
 /// Why the network side does not start.
@@ -190,8 +193,8 @@ impl Front {
         }
         if options.dark {
             let (tun, udp_port) = (options.device.clone(), udp.local_port());
-            let allow_in = options.allow_in.clone();
-            nft::Dark { program: PROGRAM.into(), tun, udp_port, allow_in }.apply().await?;
+            let (allow_in, cut_ssh) = (options.allow_in.clone(), options.cut_ssh);
+            node::dark::enter(Wish { program: PROGRAM, tun, udp_port, allow_in, cut_ssh }).await?;
         } else {
             nft::remove_dark(PROGRAM).await?;
         }

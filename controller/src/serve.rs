@@ -84,6 +84,7 @@ async fn serve_network(organisation: &Organisation, args: &ServeArgs) -> Result<
         port: port(organisation, args),
         dark: args.dark,
         allow_in: args.allow_in.clone(),
+        cut_ssh: args.cut_ssh,
     };
     let (front, inbox) = Front::open(organisation.clone(), &options).await?;
     tracing::info!(port = front.runtime().udp.local_port(), dark = options.dark, "listening");

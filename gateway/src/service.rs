@@ -16,6 +16,7 @@ use model::time::Clock as _;
 use node::boot::{self, Node, Setup};
 use node::cli::input::agree;
 use node::cli::{ADMIN_GROUP, Output};
+use node::dark::Wish;
 use node::identity::Seen;
 use node::{Identity, Runtime};
 use proto::join::{JoinFile, JoinKind};
@@ -148,12 +149,13 @@ async fn shield(options: &Up, pool: Pool, nat: Option<NatPool>) -> Result<()> {
 
 /// The tables that guard the host itself. A `udp_port` of 0 is one that the kernel has not chosen yet.
 async fn guard(options: &Up, pool: Pool, tun: &str, udp_port: u16) -> Result<()> {
-    let (program, tun) = (PROGRAM.to_owned(), tun.to_owned());
+    let tun = tun.to_owned();
     let overlay = vec![pool.v4(), pool.v6()];
     let untracked_port = Some(udp_port).filter(|port| *port != 0);
-    nft::Guard { program: program.clone(), tun: tun.clone(), overlay, untracked_port }.apply().await?;
+    nft::Guard { program: PROGRAM.into(), tun: tun.clone(), overlay, untracked_port }.apply().await?;
     if options.dark {
-        nft::Dark { program, tun, udp_port, allow_in: options.allow_in.clone() }.apply().await?;
+        let (allow_in, cut_ssh) = (options.allow_in.clone(), options.cut_ssh);
+        node::dark::enter(Wish { program: PROGRAM, tun, udp_port, allow_in, cut_ssh }).await?;
     }
     Ok(())
 }

@@ -126,8 +126,14 @@ mod tests {
             ip("addr add fd00:198::5/128 dev lo nodad");
             ip("addr add fd00:198::6/128 dev lo nodad");
             // A table that asks for connection states switches tracking on.
-            let dark =
-                Dark { program: "test".to_owned(), tun: "umbra-t0".to_owned(), udp_port: 1, allow_in: Vec::new() };
+            let dark = Dark {
+                program: "test".to_owned(),
+                tun: "umbra-t0".to_owned(),
+                udp_port: 1,
+                allow_in: Vec::new(),
+                sessions: Vec::new(),
+                trial: None,
+            };
             dark.apply().await.expect("apply");
             let conntrack = Conntrack::open().expect("open");
             for [gone, other] in [["127.0.0.5", "127.0.0.6"], ["fd00:198::5", "fd00:198::6"]] {

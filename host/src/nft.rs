@@ -13,7 +13,7 @@ mod guard;
 mod timeouts;
 
 pub use client::Client;
-pub use dark::{AllowIn, Dark};
+pub use dark::{AllowIn, Dark, Standing, standing};
 pub use foreign::{ForeignChain, Passage, except, forget_exceptions, forward_chains, passage};
 pub use gateway::{Gateway, MARK};
 pub use guard::Guard;

@@ -391,6 +391,12 @@ pub const RESOLV_CONF_ENTRIES_MAX: usize = 32;
 pub const ACCOUNT_GROUPS_MAX: usize = 4_096;
 /// Largest entry of the machine's account database, bytes: a group lists its members.
 pub const ACCOUNT_ENTRY_BYTES_MAX: usize = 1 << 20;
+/// SSH sessions of administrators that a machine leaves open when it turns dark.
+pub const SSH_SESSIONS_MAX: usize = 64;
+/// Processes that are looked at for them: Linux counts them up to 4,194,304, and one in use has some thousand.
+pub const PROCESSES_LOOKED_AT_MAX: usize = 65_536;
+/// How long a machine is dark that would shut out SSH while somebody uses it.
+pub const DARK_TRIAL: Duration = Duration::from_secs(60);
 /// Chains of other firewalls that a gateway names; a person looks at a few of them.
 pub const FOREIGN_CHAINS_MAX: usize = 8;
 /// Prefixes that one firewall table guards; an organisation has two, and two pools.

@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod channel;
 pub mod cli;
+pub mod dark;
 pub mod enrol;
 pub mod identity;
 pub mod link;

@@ -112,6 +112,9 @@ pub struct DaemonArgs {
     /// With --dark: a port that stays open, as tcp:22 or udp:6000-6010. May be repeated.
     #[arg(long, value_name = "PROTOCOL:PORTS")]
     pub allow_in: Vec<AllowIn>,
+    /// With --dark: shut SSH out even though somebody uses it now. Without it, a --dark that would do so is taken back after 60 s.
+    #[arg(long)]
+    pub cut_ssh: bool,
 }
 
 #[derive(Debug, Options)]

@@ -72,6 +72,9 @@ pub struct ServeArgs {
     /// With --dark: a port that stays open, as tcp:22 or udp:6000-6010. May be repeated.
     #[arg(long, value_name = "PROTOCOL:PORTS")]
     pub allow_in: Vec<AllowIn>,
+    /// With --dark: shut SSH out even though somebody uses it now. Without it, a --dark that would do so is taken back after 60 s.
+    #[arg(long)]
+    pub cut_ssh: bool,
     /// How long a log-in lasts, from 1s to 90d.
     #[arg(long, env = "UMBRA_CONTROLLER_SESSION_LIFE", value_name = "DURATION", default_value = "12h", value_parser = session_life)]
     pub session_life: Duration,

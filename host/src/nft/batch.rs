@@ -6,9 +6,11 @@ use model::net::Prefix;
 use nlink::Nftables;
 use nlink::netlink::Connection;
 use nlink::netlink::nftables::{
-    BaseChain, Chain, Family, Field, Match, Object, RawMessage, Rule, RuleSpec, Stmt, Transaction, Value, Verdict,
+    BaseChain, Chain, Family, Field, Match, Object, RawMessage, Rule, RuleSpec, Set, SetElement, SetKeyType, Stmt,
+    Transaction, Value, Verdict,
 };
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// `NFT_MSG_NEWTABLE` (linux/netfilter/nf_tables.h).
 const NEW_TABLE: u8 = 0;
@@ -57,6 +59,14 @@ impl Batch {
     /// A named object of a kind that the library does not know, in a table of this batch; its attributes in bytes.
     pub fn object(mut self, family: Family, attributes: Vec<u8>) -> Self {
         self.transaction = self.transaction.raw(RawMessage::new(NEW_OBJECT, family).flags(CREATE).attrs(attributes));
+        self
+    }
+
+    /// A set of one-byte keys that are gone after that time, in a table of this batch.
+    pub fn fading_set(mut self, table: &str, family: Family, name: &str, keys: &[u8], life: Duration) -> Self {
+        let set = Set::new(table, name).family(family).key_type(SetKeyType::InetProto).timeout(life);
+        let elements: Vec<SetElement> = keys.iter().map(|key| SetElement::inet_proto(*key)).collect();
+        self.transaction = self.transaction.add_set(set.clone()).add_set_elements(&set, &elements);
         self
     }
 

@@ -1,16 +1,24 @@
 //! What makes a machine silent? An input chain that lets in what the machine needs and what it asked for, and drops the
 //! rest, so that not even a closed port answers.
 
-use super::batch::{Batch, accept_rule, drop_rule};
+use super::batch::{Batch, accept_rule, drop_rule, failed, source_in};
 use super::{NftError, interface, table};
+use crate::ssh::Session;
 use model::limits::ALLOW_IN_MAX;
-use model::net::{NetError, PortRange, Protocol};
+use model::net::{NetError, PortRange, Prefix, Protocol};
+use nlink::Nftables;
+use nlink::netlink::Connection;
 use nlink::netlink::nftables::{
-    BaseChain, CmpOp, CtState, Expr, Family, Field, FilterHook, Match, PayloadBase, Policy, Priority, Register,
-    RuleSpec, Value, Verdict,
+    BaseChain, CmpOp, CtState, Expr, Family, Field, FilterHook, LookupExpr, Match, MetaKey, PayloadBase, Policy,
+    Priority, Register, RuleSpec, Stmt, Value, Verdict,
 };
 use std::str::FromStr;
+use std::time::Duration;
 
+/// The set whose elements a trial lasts.
+const TRIAL: &str = "trial";
+/// `NFPROTO_IPV4`, `NFPROTO_IPV6` (linux/netfilter.h).
+const FAMILIES: [u8; 2] = [2, 10];
 /// Neighbour discovery and router advertisements: solicitations and advertisements, 133 to 136 (RFC 4861, section 4).
 const DISCOVERY: [u8; 4] = [133, 134, 135, 136];
 /// "Packet too big" (RFC 4443, section 3.2).
@@ -58,6 +66,40 @@ pub struct Dark {
     pub udp_port: u16,
     /// The administrator's exceptions.
     pub allow_in: Vec<AllowIn>,
+    /// Connections that go on, whether connection tracking knows them or not.
+    pub sessions: Vec<Session>,
+    /// Dark for so long only: then the kernel lets everything in again.
+    pub trial: Option<Duration>,
+}
+
+/// How dark is a program's machine?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Not at all.
+    Off,
+    /// It stays so.
+    Dark,
+    /// Until a trial's time is over.
+    Trial,
+    /// The trial's time is over: nothing is dropped.
+    Over,
+}
+
+/// How dark the machine is, by the program's table in the kernel.
+pub async fn standing(program: &str) -> Result<Standing, NftError> {
+    let name = table(program, "-dark")?;
+    let failed = |source| failed(&name, source);
+    let connection = Connection::<Nftables>::new().map_err(failed)?;
+    let tables = connection.list_tables_in(Family::Inet).await.map_err(failed)?;
+    if !tables.iter().any(|table| table.name == name) {
+        return Ok(Standing::Off);
+    }
+    let sets = connection.list_sets_in(&name, Family::Inet).await.map_err(failed)?;
+    if !sets.iter().any(|set| set.name == TRIAL) {
+        return Ok(Standing::Dark);
+    }
+    let left = connection.list_set_elements(&name, TRIAL, Family::Inet).await.map_err(failed)?;
+    Ok(if left.is_empty() { Standing::Over } else { Standing::Trial })
 }
 
 impl Dark {
@@ -68,8 +110,13 @@ impl Dark {
         if self.allow_in.len() > ALLOW_IN_MAX {
             return Err(NftError::Exceptions);
         }
-        let base = BaseChain::filter(FilterHook::Input, Priority::Filter).policy(Policy::Drop);
-        let batch = Batch::open(&name)?.replace(&name, Family::Inet).chain(&name, Family::Inet, "input", base);
+        let policy = if self.trial.is_some() { Policy::Accept } else { Policy::Drop };
+        let base = BaseChain::filter(FilterHook::Input, Priority::Filter).policy(policy);
+        let mut batch = Batch::open(&name)?.replace(&name, Family::Inet);
+        if let Some(life) = self.trial {
+            batch = batch.fading_set(&name, Family::Inet, TRIAL, &FAMILIES, life);
+        }
+        let batch = batch.chain(&name, Family::Inet, "input", base);
         let batch =
             self.rules(tun).into_iter().fold(batch, |batch, rule| batch.rule(&name, Family::Inet, "input", rule));
         batch.commit().await
@@ -99,10 +146,27 @@ impl Dark {
             let ports = Value::range(allowed.ports.first, allowed.ports.last);
             rules.push(accept_rule([Match::eq(field, ports)]));
         }
-        // The policy would do; this one counts.
-        rules.push(drop_rule([]));
+        rules.extend(self.sessions.iter().map(session_rule));
+        rules.push(match self.trial {
+            // The policy would do; this one counts.
+            None => drop_rule([]),
+            Some(_) => trial_rule(),
+        });
         rules
     }
+}
+
+fn session_rule(session: &Session) -> RuleSpec {
+    let from = source_in(&Prefix::host(session.peer.ip()));
+    let (to, local) = (Field::TcpDport, session.local.port());
+    accept_rule([from, Match::eq(Field::TcpSport, session.peer.port()), Match::eq(to, local)])
+}
+
+/// Drops as long as the set holds the packet's family.
+fn trial_rule() -> RuleSpec {
+    let (dreg, key) = (Register::R0, MetaKey::NfProto);
+    let family = RuleSpec::new().then(Expr::Meta { dreg, key });
+    family.then(Expr::from(LookupExpr::new(TRIAL, Register::R0))).then(Stmt::Counter).then(Verdict::Drop)
 }
 
 fn discovery_rule(kind: u8) -> RuleSpec {

@@ -6,6 +6,8 @@
 mod connections;
 #[path = "tests/foreign.rs"]
 mod foreign;
+#[path = "tests/trial.rs"]
+mod trial;
 
 use super::*;
 use crate::forwarding::Forwarding;
@@ -263,7 +265,14 @@ fn a_dark_machine_is_silent_and_still_works() {
     node.block_on(|| async {
         let ports = PortRange::new(2222, 2230).expect("ports");
         let allow_in = vec![AllowIn { protocol: Protocol::Tcp, ports }];
-        let dark = Dark { program: "test".to_owned(), tun: TUN.to_owned(), udp_port: 7443, allow_in };
+        let dark = Dark {
+            program: "test".to_owned(),
+            tun: TUN.to_owned(),
+            udp_port: 7443,
+            allow_in,
+            sessions: Vec::new(),
+            trial: None,
+        };
         dark.apply().await.expect("apply");
     });
     for host in [&node, &stranger] {

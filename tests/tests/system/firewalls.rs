@@ -1,9 +1,10 @@
-//! Another firewall on the gateway's host, as Docker writes one: it neither widens access nor breaks it silently.
+//! What a gateway's firewall and others do to each other: another's, as Docker writes one, neither widens access nor breaks it
+//! silently; our own shuts no administrator out.
 
 use crate::support::{SOON, probe, world};
-use crate::talk::{json, until};
+use crate::talk::{Talk, json, until};
 use std::process::Stdio;
-use umbra_tests::lab::{Name, World};
+use umbra_tests::lab::{Daemon, Name, World};
 use umbra_tests::perimeter::{Perimeter, Plan};
 use umbra_tests::service::Services;
 
@@ -81,4 +82,50 @@ fn another_firewall_widens_nothing_and_what_it_drops_is_said() {
     gateway.stop(SOON).unwrap();
     let rules = world.host(Name::Gateway).run(&["nft", "list", "ruleset"], SOON).unwrap().stdout;
     assert!(rules.contains("DOCKER-USER") && !rules.contains("umbra"), "{rules}");
+}
+
+/// Starts a gateway that has joined already.
+fn again(world: &World, options: &[&str]) -> Daemon {
+    let mut command = world.host(Name::Gateway).command("umbra-gateway");
+    command.args(["up", "--name", "gateway", "--dark"]).args(options);
+    let gateway = world.host(Name::Gateway).start("gateway", command).unwrap();
+    gateway.wait_for_line("confirmed=true", SOON).unwrap();
+    gateway
+}
+
+#[test]
+fn dark_cuts_no_ssh_session_and_is_on_trial_where_ssh_would_be_shut() {
+    let world = world();
+    let _services = Services::start(&world).unwrap();
+    // By its name it is a server of SSH; it echoes lines.
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_umbra-lab"), world.folder().join("bin/sshd")).unwrap();
+    let mut command = world.host(Name::Gateway).command("sshd");
+    command.args(["__service", "echo", "--listen=203.0.113.20:2222"]);
+    let server = world.host(Name::Gateway).start("sshd", command).unwrap();
+    server.wait_for_line("listening", SOON).unwrap();
+    let mut session = Talk::open(&world, Name::Stranger, "203.0.113.20:2222");
+    let comes_in = || probe(&world, Name::Stranger, &["--patience=500", "echo", "203.0.113.20:2222", "x"]).success();
+
+    let plan = Plan { laptops: vec![Name::Laptop], ..Plan::default() };
+    let mut perimeter = Perimeter::start(&world, &plan).unwrap_or_else(|error| panic!("{error}"));
+    let gateway = perimeter.gateways.remove(&Name::Gateway).unwrap();
+    let log = |gateway: &Daemon| gateway.lines().join("\n");
+    assert!(log(&gateway).contains("SSH is in use (port 2222)"), "{}", log(&gateway));
+    assert!(session.answers(), "the session in use: {}", session.last_words());
+    assert!(!comes_in(), "dark on trial");
+    until("the service", SOON, || echoes(&world));
+    let table =
+        || world.host(Name::Gateway).run(&["nft", "list", "table", "inet", "umbra-gateway-dark"], SOON).unwrap();
+    // The kernel itself ends it, whatever becomes of the gateway.
+    assert!(table().stdout.contains("timeout 1m") && table().stdout.contains("policy accept"), "{:?}", table());
+    gateway.kill9().unwrap();
+    assert!(session.answers() && table().stdout.contains("policy accept"), "killed on trial");
+
+    let gateway = again(&world, &["--allow-in", "tcp:2222"]);
+    assert!(table().stdout.contains("policy drop") && !log(&gateway).contains("SSH is in use"), "{}", log(&gateway));
+    assert!(session.answers() && comes_in(), "allowed in");
+    gateway.stop(SOON).unwrap();
+    let gateway = again(&world, &["--cut-ssh"]);
+    assert!(table().stdout.contains("policy drop") && !log(&gateway).contains("SSH is in use"), "{}", log(&gateway));
+    assert!(session.answers() && !comes_in(), "shut on request");
 }

@@ -55,7 +55,14 @@ fn our_port_makes_no_connections_and_works_in_the_dark() {
     let (node, other) = neighbours();
     let ours = our_sockets(&node);
     let far = other.run(|| ["10.1.0.2", "fd01::2"].map(|own| UdpSocket::bind(to(own, 9_000)).expect("bind")));
-    let dark = Dark { program: "test".to_owned(), tun: TUN.to_owned(), udp_port: PORT, allow_in: Vec::new() };
+    let dark = Dark {
+        program: "test".to_owned(),
+        tun: TUN.to_owned(),
+        udp_port: PORT,
+        allow_in: Vec::new(),
+        sessions: Vec::new(),
+        trial: None,
+    };
     node.block_on(|| async move { dark.apply().await.expect("dark") });
     let ends = [
         ("10.1.0.2", to("10.1.0.1", PORT), to("10.1.0.2", 9_000)),
