@@ -17,7 +17,7 @@ use node::boot::{self, Node, Setup};
 use node::cli::input::agree;
 use node::cli::{ADMIN_GROUP, Output};
 use node::dark::Wish;
-use node::identity::Seen;
+use node::seen::Seen;
 use node::{Identity, Runtime};
 use proto::join::{JoinFile, JoinKind};
 use std::net::{IpAddr, Ipv6Addr};

@@ -16,6 +16,7 @@ pub mod namespace;
 pub mod netlink;
 pub mod nft;
 pub mod resolv;
+pub mod slots;
 pub mod ssh;
 pub mod sysctl;
 pub mod terminal;

@@ -10,7 +10,6 @@ use model::key::{PrivateKey, PublicKey};
 use model::limits::IDENTITY_BYTES_MAX;
 use model::net::{HostName, Prefix};
 use model::pool::Pool;
-use model::revision::Revision;
 use model::secret::Secret;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
@@ -19,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const FILE: &str = "identity.json";
-const SEEN_FILE: &str = "seen.json";
 const VERSION: u32 = 1;
 
 /// Why the identity cannot be read or written.
@@ -178,45 +176,5 @@ impl Identity {
     pub fn svid_slot(&self) -> Result<SvidSlot, IdentityError> {
         let key = SvidKey::from_pkcs8(self.svid_key.expose())?;
         Ok(SvidSlot::new(self.svid_chain.iter().map(|c| CertificateDer::from(c.clone())).collect(), &key)?)
-    }
-}
-
-/// The highest (incarnation, revision) that this node ever saw: it never accepts less (design, 3.11).
-#[derive(Debug)]
-pub struct Seen {
-    path: PathBuf,
-    floor: Revision,
-}
-
-impl Seen {
-    /// Reads it; a node that has seen nothing starts at zero.
-    pub fn load(folder: &Path) -> Result<Self, IdentityError> {
-        let path = folder.join(SEEN_FILE);
-        let floor = match keyfile::read(&path, IDENTITY_BYTES_MAX) {
-            Ok(bytes) => serde_json::from_slice(bytes.expose())
-                .map_err(|e| IdentityError::Damaged { path: path.clone(), why: e.to_string() })?,
-            Err(error) if error.is_missing() => Revision::default(),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Self { path, floor })
-    }
-
-    /// What was seen.
-    pub const fn floor(&self) -> Revision {
-        self.floor
-    }
-
-    /// Accepts a revision that is not lower, and keeps it on disk; `false` means that it is to be refused.
-    pub fn accept(&mut self, revision: Revision) -> Result<bool, IdentityError> {
-        if revision < self.floor {
-            return Ok(false);
-        }
-        if revision > self.floor {
-            let text = serde_json::to_vec(&revision)
-                .map_err(|e| IdentityError::Damaged { path: self.path.clone(), why: e.to_string() })?;
-            keyfile::replace(&self.path, &text)?;
-            self.floor = revision;
-        }
-        Ok(true)
     }
 }

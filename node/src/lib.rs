@@ -11,6 +11,7 @@ pub mod local;
 pub mod overlay;
 mod rpc;
 pub mod runtime;
+pub mod seen;
 pub mod svid;
 pub mod tls;
 
