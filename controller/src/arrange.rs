@@ -11,8 +11,9 @@ pub mod state;
 
 pub use state::Arrangements;
 
-use model::ids::GatewayId;
+use model::ids::{GatewayId, ResourceId, SessionId};
 use model::revision::Revision;
+use model::time::WallMs;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -28,11 +29,28 @@ pub struct Confirmation {
     pub ends_in: Duration,
 }
 
+/// A live grant, as administrators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// To what it leads.
+    pub resource: ResourceId,
+    /// Through which gateway.
+    pub gateway: GatewayId,
+    /// When it ends unless renewed.
+    pub ends: WallMs,
+}
+
+/// What comes later.
+pub type Fut<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 /// Arranges on gateways what facts demand.
 pub trait Arranger: Send + Sync {
     /// Waits until every gateway concerned has acknowledged all changes up to `revision`, at most
     /// [`REVOKE_WAIT_MAX`](model::limits::REVOKE_WAIT_MAX), and tells what is known then.
-    fn settled(&self, revision: Revision) -> Pin<Box<dyn Future<Output = Vec<Confirmation>> + Send + '_>>;
+    fn settled(&self, revision: Revision) -> Fut<'_, Vec<Confirmation>>;
+
+    /// The live grants of a log-in.
+    fn grants_of(&self, session: SessionId) -> Fut<'_, Vec<Held>>;
 }
 
 /// Knows no gateway.
@@ -40,7 +58,10 @@ pub trait Arranger: Send + Sync {
 pub struct NoGateways;
 
 impl Arranger for NoGateways {
-    fn settled(&self, _: Revision) -> Pin<Box<dyn Future<Output = Vec<Confirmation>> + Send + '_>> {
+    fn settled(&self, _: Revision) -> Fut<'_, Vec<Confirmation>> {
+        Box::pin(async { Vec::new() })
+    }
+    fn grants_of(&self, _: SessionId) -> Fut<'_, Vec<Held>> {
         Box::pin(async { Vec::new() })
     }
 }

@@ -118,6 +118,7 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
             "ConfirmDevice",
             "RevokeDevice",
             "ListSessions",
+            "ShowSession",
             "RevokeSession",
             "ListAudit",
             "VerifyAudit",

@@ -49,6 +49,10 @@ impl StatePaths {
     pub fn store(&self) -> PathBuf {
         Self::store_in(&self.org())
     }
+    /// Records of flows.
+    pub fn flows(&self) -> PathBuf {
+        self.org().join("flows")
+    }
     /// The key under which secrets in the store are sealed.
     pub fn seal_key(&self) -> PathBuf {
         Self::seal_key_in(&self.org())

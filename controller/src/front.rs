@@ -237,7 +237,7 @@ impl Front {
         let devices = DevicesServer::new(DevicesRpc::new(organisation.clone(), Arc::clone(&arrangements)))
             .max_decoding_message_size(64 << 10)
             .max_encoding_message_size(RPC_MESSAGE_MAX);
-        let gateways = GatewaysServer::new(GatewaysRpc::new(arrangements, Arc::clone(&runtime)))
+        let gateways = GatewaysServer::new(GatewaysRpc::new(arrangements, Arc::clone(&runtime), &organisation))
             .max_decoding_message_size(RPC_MESSAGE_MAX)
             .max_encoding_message_size(usize::MAX >> 1);
         let nodes = NodesServer::new(NodesRpc::new(organisation.clone())).max_decoding_message_size(64 << 10);

@@ -8,6 +8,7 @@ pub mod ca;
 mod cli;
 pub mod config;
 pub mod directory;
+pub mod flows;
 pub mod front;
 pub mod init;
 pub mod judge;

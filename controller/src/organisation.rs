@@ -7,6 +7,7 @@ use crate::ca::{Ca, CaError};
 use crate::config::{StatePaths, Timing};
 use crate::directory::change::{self, Draft, Refusal};
 use crate::directory::{Directory, Org, Reader, SealedSecret, StartError};
+use crate::flows::FlowLog;
 use crate::seal::{SealError, Sealer};
 use crate::store::{OpenError, Options, ReadError, Reading, SledStore, Store};
 use host::keyfile::{self, KeyFileError};
@@ -36,6 +37,8 @@ pub struct Organisation {
     pub failures: SharedFailures,
     /// How long things last.
     pub timing: Timing,
+    /// What became of flows.
+    pub flows: Arc<FlowLog>,
 }
 
 /// Why an organisation cannot be opened.
@@ -87,11 +90,7 @@ impl Organisation {
         }
         let sealer = read_sealer(&paths.seal_key())?;
         let store: Arc<dyn Store> = Arc::new(SledStore::open(&paths.store(), options)?);
-        Self::from_store(store, sealer, clock).await
-    }
-
-    /// From an open store.
-    pub async fn from_store(store: Arc<dyn Store>, sealer: Sealer, clock: Arc<dyn Clock>) -> Result<Self, LoadError> {
+        let flows = Arc::new(FlowLog::new(paths.flows()));
         let directory = Reader::start(Arc::clone(&store)).await?;
         let now = directory.now();
         let org = now.org.as_ref().ok_or(StartError::NoOrganisation)?;
@@ -109,6 +108,7 @@ impl Organisation {
             key: Arc::new(Secret::new(key)),
             failures: SharedFailures::default(),
             timing: Timing::default(),
+            flows,
         })
     }
 

@@ -4,14 +4,15 @@
 //! Order of every change (design, 3.9): the table, then the engine (new view, resets), then the kernel's connection
 //! tracking, then the persisted revision, and only then the acknowledgement.
 
+use crate::flows::Outbox;
 use crate::resolve::Resolver;
-use crate::rpc::{Down, Flow, Hello, Standing, Stream};
+use crate::rpc::{Down, Hello, Standing, Stream};
 use grant::sync::Update;
 use grant::table::{Applied, Table};
 use grant::verified::Scope;
 use host::conntrack::{Conntrack, ConntrackError};
 use model::ids::{GrantId, NodeId};
-use model::limits::{PROBE_EVERY, RENEWALS_REMEMBERED_MAX, RESOLVING_MAX, STREAM_QUEUE_MAX};
+use model::limits::{PROBE_EVERY, RENEWALS_REMEMBERED_MAX, RESOLVING_MAX};
 use model::net::HostName;
 use model::pool::NatPool;
 use model::revision::Revision;
@@ -35,6 +36,8 @@ const WAIT_MAX: Duration = Duration::from_millis(500);
 const SETTLE_RETRY: Duration = Duration::from_secs(1);
 /// How often names under which clients reach this gateway are looked up again.
 const ENDPOINTS_EVERY: Duration = Duration::from_secs(60);
+/// How long an ending program waits for the controller to take what it knows of its flows.
+const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 /// How often own addresses are read again and counters are reported.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
@@ -105,7 +108,7 @@ pub struct Gate {
     /// Names to be told of that wait for their turn; at most those of the site.
     unreported: BTreeSet<(HostName, bool)>,
     resolver: Resolver,
-    flows: Vec<Flow>,
+    flows: Outbox,
     ending: Ending,
     status: watch::Sender<Status>,
 }
@@ -165,7 +168,7 @@ impl Gate {
             resolving: BTreeSet::new(),
             unreported: BTreeSet::new(),
             resolver: Resolver::default(),
-            flows: Vec::new(),
+            flows: Outbox::default(),
             ending: Ending::default(),
             status,
         })
@@ -176,8 +179,8 @@ impl Gate {
         self.status.subscribe()
     }
 
-    /// Runs for as long as the program.
-    pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+    /// Runs until it is told to stop, or for as long as the program.
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, mut stop: oneshot::Receiver<()>) {
         let (resolved, mut resolved_in) = mpsc::channel(RESOLVING_MAX);
         let mut links = self.link.watch();
         let mut generation = 0;
@@ -193,6 +196,7 @@ impl Gate {
                     self.report_more(&resolved);
                 }
                 opened = opened(&mut self.opening) => self.on_opened(opened, &resolved),
+                Ok(()) = &mut stop => return self.hand_over().await,
                 _ = links.changed() => {}
                 // A stream says once where the gateway is; one that is being opened says what was known before.
                 Ok(()) = self.endpoints.changed() => (self.stream, self.opening) = (None, None),
@@ -272,6 +276,7 @@ impl Gate {
             self.clear_lingering().await;
             self.settle();
         }
+        self.report_flows();
         let since = now.since(self.last_renew);
         let due = self.renew_soon || self.table.renewal_due(now);
         if self.stream.is_some() && (since >= self.renew_every || (due && since >= RENEW_MIN)) {
@@ -316,6 +321,7 @@ impl Gate {
                     self.publish().await;
                 }
             }
+            Ok(Down::FlowsKept { up_to }) => self.flows.kept(up_to),
             Err(why) => {
                 tracing::warn!(%why, "the controller's stream ended");
                 self.stream = None;
@@ -371,7 +377,7 @@ impl Gate {
         for event in events {
             match event {
                 Event::GrantClosed { nat, .. } => self.ending.lingering.extend(nat),
-                Event::FlowEnded(summary) => self.keep_flow(summary),
+                Event::FlowEnded(summary) => self.flows.push(summary),
                 _ => {}
             }
         }
@@ -436,17 +442,11 @@ impl Gate {
         match event {
             Event::Resolve { name, v4 } => self.resolve(name, v4, resolved),
             Event::Handshake { peer: PeerId::Node(NodeId::Controller), theirs, .. } => self.link.shaken(theirs),
-            Event::FlowEnded(summary) => self.keep_flow(summary),
+            Event::FlowEnded(summary) => self.flows.push(summary),
             Event::TargetRefused { grant, target } => {
                 tracing::warn!(%grant, %target, "a target lies where no packet may go; dropped");
             }
             Event::GrantClosed { .. } | Event::Handshake { .. } | Event::Knock { .. } | Event::Want(_) => {}
-        }
-    }
-
-    fn keep_flow(&mut self, summary: tunnel::api::FlowSummary) {
-        if self.flows.len() < STREAM_QUEUE_MAX {
-            self.flows.push(Flow { summary });
         }
     }
 
@@ -488,10 +488,39 @@ impl Gate {
     async fn housekeep(&mut self) {
         self.refresh_scope().await;
         let drops = self.runtime.engine.counters();
-        let flows = std::mem::take(&mut self.flows);
         if let Some(stream) = &self.stream {
-            stream.report(&drops, flows);
+            stream.report(&drops);
         }
+    }
+
+    /// Tells the controller of flows that ended. What cannot be sent is sent again later.
+    fn report_flows(&mut self) {
+        let Some(stream) = &self.stream else { return self.flows.again() };
+        let now = self.runtime.now();
+        if let Some(batch) = self.flows.next(now)
+            && !stream.report_flows(now, &batch)
+        {
+            self.flows.again();
+        }
+    }
+
+    /// The program ends: what is known of the flows goes to the controller first, if it takes it soon.
+    async fn hand_over(mut self) {
+        self.runtime.engine.stopped_flows().into_iter().for_each(|flow| self.flows.push(flow));
+        let handing = async {
+            self.flows.hurry();
+            self.report_flows();
+            while !self.flows.is_empty() && self.stream.is_some() {
+                match next(&mut self.stream).await {
+                    Ok(Down::FlowsKept { up_to }) => self.flows.kept(up_to),
+                    Ok(_) => {}
+                    Err(_) => return,
+                }
+                self.flows.hurry();
+                self.report_flows();
+            }
+        };
+        let _ = tokio::time::timeout(HAND_OVER_MAX, handing).await;
     }
 
     fn show(&self, trouble: Option<String>) {

@@ -2,6 +2,7 @@
 
 mod cli;
 mod firewalls;
+mod flows;
 mod gate;
 mod resolve;
 mod rpc;

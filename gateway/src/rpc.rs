@@ -1,10 +1,12 @@
 //! What do gateway and controller say to each other? The only place of this program that knows the wire's types.
 
+use crate::flows::Batch;
 use grant::sync::{Delta, Snapshot, Update};
 use model::ids::GrantId;
-use model::net::{HostName, Prefix, Protocol};
+use model::net::{HostName, Prefix};
 use model::pool::NatPool;
 use model::revision::{Digest, Revision};
+use model::time::Instant;
 use node::channel::MESSAGE_MAX;
 use proto::convert::{WireError, bounded, id, required, wrong};
 use proto::v1;
@@ -17,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
+use tunnel::api::{FlowEnd, FlowSummary};
 
 use model::limits::{GRANTS_PER_GATEWAY_MAX, LIST_MAX, STREAM_QUEUE_MAX};
 
@@ -31,6 +34,11 @@ pub enum Down {
         update: Update,
         /// With a snapshot: what this gateway is in the organisation.
         standing: Option<Standing>,
+    },
+    /// Flow records are on the controller's disk.
+    FlowsKept {
+        /// All up to this number.
+        up_to: u64,
     },
     /// The answer to request `seq`: tables are equal, these lives are extended.
     Renewed {
@@ -69,12 +77,6 @@ pub struct Hello {
     pub endpoints: Vec<SocketAddr>,
     /// Random, new at each start.
     pub boot: u64,
-}
-
-/// What became of a flow.
-pub struct Flow {
-    /// Of which grant.
-    pub summary: tunnel::api::FlowSummary,
 }
 
 impl Stream {
@@ -122,11 +124,17 @@ impl Stream {
         self.send(UpWhat::Report(v1::Report { names: vec![name], ..Default::default() }));
     }
 
-    /// Counters and ended flows.
-    pub fn report(&self, drops: &[(&'static str, u64)], flows: Vec<Flow>) {
+    /// Counters.
+    pub fn report(&self, drops: &[(&'static str, u64)]) {
         let drops = drops.iter().map(|(r, n)| v1::Count { reason: (*r).to_owned(), count: *n }).collect();
-        let flows = flows.into_iter().map(|f| flow_record(&f.summary)).collect();
-        self.send(UpWhat::Report(v1::Report { drops, flows, ..Default::default() }));
+        self.send(UpWhat::Report(v1::Report { drops, ..Default::default() }));
+    }
+
+    /// Ended flows. Was it taken?
+    pub fn report_flows(&self, now: Instant, batch: &Batch) -> bool {
+        let flows = batch.flows.iter().map(|flow| flow_record(now, flow)).collect();
+        let (first_flow, lost_flows) = (batch.first, batch.lost);
+        self.send(UpWhat::Report(v1::Report { flows, first_flow, lost_flows, ..Default::default() }))
     }
 
     /// Was it taken? A full queue means that the controller does not read: the stream is about to end, and a new one says
@@ -140,15 +148,17 @@ impl Stream {
     }
 }
 
-fn flow_record(f: &tunnel::api::FlowSummary) -> v1::FlowRecord {
+fn flow_record(now: Instant, f: &FlowSummary) -> v1::FlowRecord {
+    let end = match f.end {
+        FlowEnd::Closed => v1::FlowEnd::Closed,
+        FlowEnd::Idle => v1::FlowEnd::Idle,
+        FlowEnd::Grant => v1::FlowEnd::Grant,
+        FlowEnd::Evicted => v1::FlowEnd::Evicted,
+        FlowEnd::Stopped => v1::FlowEnd::Stopped,
+    };
     v1::FlowRecord {
         grant: f.grant.to_string(),
-        protocol: v1::Protocol::from(match f.protocol {
-            Protocol::Tcp => Protocol::Tcp,
-            Protocol::Udp => Protocol::Udp,
-            Protocol::Icmp => Protocol::Icmp,
-        })
-        .into(),
+        protocol: v1::Protocol::from(f.protocol).into(),
         target: proto::convert::address_bytes(f.target),
         port: u32::from(f.port),
         packets_up: f.up.0,
@@ -156,7 +166,8 @@ fn flow_record(f: &tunnel::api::FlowSummary) -> v1::FlowRecord {
         packets_down: f.down.0,
         bytes_down: f.down.1,
         duration_ms: proto::convert::millis(f.lasted),
-        end: format!("{:?}", f.end).to_lowercase(),
+        end: end.into(),
+        ended_ago_ms: proto::convert::millis(now.since(f.last)),
     }
 }
 
@@ -192,6 +203,7 @@ fn read(message: v1::GatewayDown) -> Result<Down, WireError> {
                 .collect::<Result<_, WireError>>()?;
             Ok(Down::Renewed { seq: r.seq, lives })
         }
+        DownWhat::FlowsKept(kept) => Ok(Down::FlowsKept { up_to: kept.up_to }),
     }
 }
 

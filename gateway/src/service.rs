@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_stream::StreamExt as _;
 use tonic::transport::server::Connected as _;
 
@@ -270,7 +270,8 @@ async fn serve(options: &Up, node: Node, nat: NatPool, stop: [&mut Signal; 2]) -
     let status = gate.status();
     tokio::spawn(Arc::clone(&link).run());
     tokio::spawn(boot::keep_svid(identity, options.state.clone(), Arc::clone(&link), svid));
-    tokio::spawn(gate.run(inbox.events));
+    let (end, ended) = oneshot::channel();
+    let gate = tokio::spawn(gate.run(inbox.events, ended));
     tokio::spawn(answer_status(options.socket.clone(), status, firewalls, counting));
     let [terminate, interrupt] = stop;
     tokio::select! {
@@ -278,6 +279,10 @@ async fn serve(options: &Up, node: Node, nat: NatPool, stop: [&mut Signal; 2]) -
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
+    if end.send(()).is_ok() {
+        // A task that failed has said so.
+        let _ = gate.await;
+    }
     Ok(())
 }
 

@@ -170,6 +170,10 @@ pub struct Tombstone {
     pub device: DeviceId,
     /// Its gateway.
     pub gateway: GatewayId,
+    /// What it led to.
+    pub resource: ResourceId,
+    /// The log-in that it stood on.
+    pub session: SessionId,
     /// Its NAT number.
     pub nat_number: u32,
     /// Why it ended.

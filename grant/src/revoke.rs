@@ -99,6 +99,8 @@ impl Ledger {
             grant: id,
             device: live.grant.device,
             gateway: live.gateway,
+            resource: live.grant.resource,
+            session: live.session,
             nat_number: live.number,
             cause,
             revision: out.revision,

@@ -63,6 +63,18 @@ pub const FLOWS_PER_GRANT_MAX: usize = 4_096;
 pub const FLOWS_PER_PEER_MAX: usize = 8_192;
 /// Flows to one real address: the kernel masquerades all of them behind 64k ports.
 pub const FLOWS_PER_TARGET_MAX: usize = 32_768;
+/// Records of ended flows that a gateway keeps for its controller, about 100 bytes each; beyond it the oldest go, counted.
+pub const FLOW_RECORDS_MAX: usize = 16_384;
+/// Records of ended flows in one report.
+pub const FLOW_REPORT_MAX: usize = 512;
+/// Reports of one gateway that wait to be written; a gateway sends the next one when the last one is kept.
+pub const FLOW_REPORTS_WAITING_MAX: usize = 4;
+/// Bytes of one file of flow records.
+pub const FLOW_FILE_BYTES_MAX: u64 = 4 << 20;
+/// Files of flow records of one gateway; beyond it the oldest goes.
+pub const FLOW_FILES_MAX: usize = 8;
+/// Flow records in one answer to an administrator.
+pub const FLOW_LIST_MAX: usize = 1_000;
 /// Idle time of a TCP flow (RFC 5382 REQ-5: not less than 2 h 4 min).
 pub const TCP_IDLE: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
 /// Idle time of a TCP flow that was reset or closed from both sides.

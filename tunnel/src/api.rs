@@ -221,6 +221,8 @@ pub struct FlowSummary {
     pub down: (u64, u64),
     /// From the first packet to the last.
     pub lasted: Duration,
+    /// When the last packet came.
+    pub last: Instant,
     /// Why it ended.
     pub end: FlowEnd,
 }
@@ -236,6 +238,8 @@ pub enum FlowEnd {
     Grant,
     /// Room was needed.
     Evicted,
+    /// The gateway stopped; the conversation may go on as a flow of its next start.
+    Stopped,
 }
 
 /// What the engine wants sent, written, answered and done. The caller empties it after each call.

@@ -6,7 +6,7 @@
 
 mod change;
 
-use crate::api::{Config, Event, Out, PeerId, PeerStatus, Role, Routes};
+use crate::api::{Config, Event, FlowEnd, FlowSummary, Out, PeerId, PeerStatus, Role, Routes};
 use crate::control;
 use crate::counters::{Counters, Drop};
 use crate::headers::Packet;
@@ -381,6 +381,11 @@ impl Engine {
     /// The state of one tunnel.
     pub fn peer(&self, id: &PeerId) -> Option<PeerStatus> {
         self.state.read().peers.by_id(id).map(|peer| peer.status())
+    }
+
+    /// Gateway: what is known of the flows that live, for a program that stops without ending them.
+    pub fn stopped_flows(&self) -> Vec<FlowSummary> {
+        self.site.summaries(FlowEnd::Stopped)
     }
 
     /// What was dropped, by reason, in a stable order: datagrams, then packets.

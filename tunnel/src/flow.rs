@@ -136,6 +136,7 @@ impl Flow {
             up: self.up,
             down: self.down,
             lasted: self.last.since(self.first),
+            last: self.last,
             end,
         }
     }
@@ -439,6 +440,11 @@ impl Table {
             }
         }
         ended
+    }
+
+    /// What is known of the flows that live.
+    pub fn summaries(&self, end: FlowEnd) -> Vec<FlowSummary> {
+        self.flows.values().map(|flow| flow.summary(end)).collect()
     }
 
     /// When [`Self::expire`] has something to do next.

@@ -5,7 +5,7 @@
 //! has left the old view and before pairings are dropped, or a packet judged by the old view could open a flow after the
 //! revoke, and the RST for the client would find no tunnel.
 
-use crate::api::{Event, FlowEnd, Out};
+use crate::api::{Event, FlowEnd, FlowSummary, Out};
 use crate::counters::{Counters, Drop};
 use crate::filter::{Filter, Pass};
 use crate::flow::{Caps, ClientKey, Flow, FlowId, Opening, ServiceKey, Table};
@@ -140,6 +140,11 @@ impl Site {
     /// How many flows live.
     pub fn flows(&self) -> usize {
         self.state().table.len()
+    }
+
+    /// What is known of the flows that live, should nobody ask later.
+    pub fn summaries(&self, end: FlowEnd) -> Vec<FlowSummary> {
+        self.state().table.summaries(end)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

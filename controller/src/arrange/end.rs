@@ -6,7 +6,7 @@ use crate::store::{Commit, CommitError};
 use grant::ledger::Ledger;
 use grant::record::Cause;
 use grant::revoke::{Revocation, Selector, revoke};
-use model::ids::{GatewayId, GrantId, PairingId};
+use model::ids::{GatewayId, GrantId, PairingId, SessionId};
 use model::limits::{COMMIT_KEYS_MAX, REVOKE_WAIT_MAX, UNWRITTEN_ENDS_MAX};
 use model::revision::Revision;
 use std::collections::{BTreeMap, VecDeque};
@@ -14,7 +14,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::lines::DeviceNews;
-use super::{Arranger, Confirmation};
+use super::{Arranger, Confirmation, Fut, Held};
 
 /// Grants that one transaction ends: each needs two keys and perhaps a tunnel's.
 const ENDS_PER_COMMIT: usize = COMMIT_KEYS_MAX / 4;
@@ -180,12 +180,15 @@ impl Arrangements {
 }
 
 impl Arranger for Arrangements {
-    fn settled(&self, revision: Revision) -> std::pin::Pin<Box<dyn Future<Output = Vec<Confirmation>> + Send + '_>> {
+    fn settled(&self, revision: Revision) -> Fut<'_, Vec<Confirmation>> {
         Box::pin(async move {
             let standing = self.settle(revision).await;
             let confirmation = |(gateway, confirmed, ends_in)| Confirmation { gateway, confirmed, ends_in };
             standing.into_iter().map(confirmation).collect()
         })
+    }
+    fn grants_of(&self, session: SessionId) -> Fut<'_, Vec<Held>> {
+        Box::pin(self.grants_of_session(session))
     }
 }
 

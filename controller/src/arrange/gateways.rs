@@ -3,18 +3,20 @@
 use super::state::{Arrangements, StoredBoot, StoredGrant};
 use crate::audit::{Entry, Outcome};
 use crate::directory::{GatewaySeen, NodeState};
+use crate::flows::{FlowRecord, Told};
 use crate::judge::{self, Verdict};
 use crate::store::{Commit, CommitError};
 use grant::record::{Cause, GrantRecord, Live};
 use grant::revoke::Selector;
 use model::grant::Ending;
-use model::ids::{GatewayId, GrantId};
+use model::ids::{GatewayId, GrantId, SessionId};
 use model::net::HostName;
 use model::pool::NatPool;
 use model::revision::{Digest, Revision};
 use model::time::Instant;
 use std::net::SocketAddr;
 
+use super::Held;
 use super::lines::{DeviceNews, GatewayNews};
 
 /// What a gateway says first.
@@ -52,6 +54,34 @@ pub enum HelloError {
 }
 
 impl Arrangements {
+    /// Whose were these flows? Those of a grant that the gateway does not hold and never held are left out.
+    pub async fn attribute(&self, gateway: GatewayId, boot: u64, told: Vec<Told>) -> Vec<FlowRecord> {
+        let ledger = self.ledger.lock().await;
+        let whose = |grant: GrantId| {
+            let live = ledger.live(grant).map(|l| (l.gateway, l.grant.device, l.session, l.grant.resource));
+            live.or_else(|| ledger.tombstone(grant).map(|t| (t.gateway, t.device, t.session, t.resource)))
+        };
+        let attributed = told.into_iter().filter_map(|told| match whose(told.grant) {
+            Some((held_by, device, session, resource)) if held_by == gateway => {
+                Some(FlowRecord { gateway, boot, device, session, resource, told })
+            }
+            _ => {
+                tracing::warn!(%gateway, grant = %told.grant, "a gateway tells of a flow of a grant that is not its own");
+                None
+            }
+        });
+        attributed.collect()
+    }
+
+    /// The live grants of a log-in.
+    pub async fn grants_of_session(&self, session: SessionId) -> Vec<Held> {
+        let (ledger, at) = (self.ledger.lock().await, self.moment());
+        let held = ledger.all().filter(|live| live.session == session);
+        let shown =
+            |live: &Live| Held { resource: live.grant.resource, gateway: live.gateway, ends: at.to_wall(live.ends) };
+        held.map(shown).collect()
+    }
+
     /// A gateway opened its stream.
     pub async fn greet(&self, id: GatewayId, hello: Hello) -> Result<(), HelloError> {
         let directory = self.directory();

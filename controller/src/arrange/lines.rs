@@ -28,6 +28,8 @@ pub enum GatewayNews {
         /// New lives.
         lives: Vec<(GrantId, Duration)>,
     },
+    /// Flow records up to this number are on disk.
+    FlowsKept(u64),
 }
 
 /// News for a device.
@@ -127,6 +129,14 @@ impl Lines {
             return None;
         }
         Some(work(line))
+    }
+
+    /// Tells a gateway on this very stream, if it still is its stream.
+    pub fn tell_gateway(&self, id: GatewayId, stream: u64, news: GatewayNews) {
+        if self.is_current(id, stream) {
+            // A stream with a full queue ends; the next one begins with a snapshot, and flows are told again.
+            self.with_gateway(id, |line| line.stream == stream && line.send(news));
+        }
     }
 
     /// The gateways that have a stream and made a request, with their round-trip times.

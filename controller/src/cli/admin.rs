@@ -286,6 +286,10 @@ async fn session(client: &mut Client, command: SessionCommand, output: &mut Outp
         SessionCommand::List { all } => {
             show::sessions(&client.list_sessions(wire::ListSessionsRequest { all }).await?.into_inner(), wall(), output)
         }
+        SessionCommand::Show { session, limit } => {
+            let reply = client.show_session(wire::ShowSessionRequest { session, limit }).await?.into_inner();
+            show::session(&reply, wall(), output)
+        }
         SessionCommand::Revoke { session } => {
             let reply = client.revoke_session(wire::RevokeSessionRequest { session }).await?.into_inner();
             done(&reply, output, "session ended:")

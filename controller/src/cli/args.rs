@@ -353,6 +353,13 @@ pub(super) enum SessionCommand {
         #[arg(long)]
         all: bool,
     },
+    /// What a log-in may reach now, and which flows it had, as its gateways say.
+    Show {
+        session: String,
+        /// How many flows, newest first.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
     /// End a log-in, and say which gateways have confirmed it.
     Revoke { session: String },
 }

@@ -45,15 +45,15 @@ async fn start() -> Site {
 struct OneGateway;
 
 impl crate::arrange::Arranger for OneGateway {
-    fn settled(
-        &self,
-        _: model::revision::Revision,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Vec<crate::arrange::Confirmation>> + Send + '_>> {
+    fn settled(&self, _: model::revision::Revision) -> crate::arrange::Fut<'_, Vec<crate::arrange::Confirmation>> {
         Box::pin(async {
             let gateway = model::ids::GatewayId::from_bytes([1; 10]);
             let ends_in = std::time::Duration::from_secs(1_200);
             vec![crate::arrange::Confirmation { gateway, confirmed: false, ends_in }]
         })
+    }
+    fn grants_of(&self, session: model::ids::SessionId) -> crate::arrange::Fut<'_, Vec<crate::arrange::Held>> {
+        crate::arrange::NoGateways.grants_of(session)
     }
 }
 

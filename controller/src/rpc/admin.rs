@@ -163,6 +163,7 @@ calls! {
     confirm_device(ConfirmDeviceRequest) -> Changed,
     revoke_device(RevokeDeviceRequest) -> Changed,
     list_sessions(ListSessionsRequest) -> ListSessionsReply,
+    show_session(ShowSessionRequest) -> ShowSessionReply,
     revoke_session(RevokeSessionRequest) -> Changed,
     list_audit(ListAuditRequest) -> ListAuditReply,
     verify_audit(VerifyAuditRequest) -> VerifyAuditReply,

@@ -4,14 +4,20 @@ use crate::arrange::Arrangements;
 use crate::arrange::gateways::{Hello, HelloError};
 use crate::arrange::lines::GatewayNews;
 use crate::authz::{Caller, refusal};
+use crate::flows::{FlowEnd, FlowLog, Told};
+use crate::organisation::Organisation;
 use grant::sync::Update;
 use model::ids::{GatewayId, NodeId};
-use model::limits::{ENDPOINTS_MAX, GRANTS_PER_GATEWAY_MAX, LIST_MAX, STREAM_QUEUE_MAX, TLS_HANDSHAKE_MAX};
+use model::limits::{
+    ENDPOINTS_MAX, FLOW_REPORT_MAX, FLOW_REPORTS_WAITING_MAX, GRANTS_PER_GATEWAY_MAX, LIST_MAX, STREAM_QUEUE_MAX,
+    TLS_HANDSHAKE_MAX,
+};
 use model::net::HostName;
 use model::pool::NatPool;
 use model::revision::{Digest, Revision};
+use model::time::{Clock, WallMs};
 use node::Runtime;
-use proto::convert::{WireError, array, bounded, id, millis, required, wrong};
+use proto::convert::{WireError, address, array, bounded, id, millis, protocol, required, wrong};
 use proto::v1;
 use proto::v1::gateway_down::What as DownWhat;
 use proto::v1::gateway_up::What as UpWhat;
@@ -30,6 +36,16 @@ use tunnel::PeerId;
 pub struct GatewaysRpc {
     arrangements: Arc<Arrangements>,
     runtime: Arc<Runtime>,
+    flows: Arc<FlowLog>,
+    clock: Arc<dyn Clock>,
+}
+
+/// A gateway's stream.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    gateway: GatewayId,
+    stream: u64,
+    boot: u64,
 }
 
 /// A message of a gateway that is not its hello, checked.
@@ -37,6 +53,7 @@ enum Up {
     Renew { seq: u64, revision: Revision, digest: Digest },
     Ack { revision: Revision, refused: Vec<model::ids::GrantId> },
     Report(Vec<(HostName, bool, bool)>, Vec<(String, u64)>),
+    Flows { first: u64, lost: u64, records: Vec<v1::FlowRecord> },
 }
 
 fn malformed(error: WireError) -> Status {
@@ -45,8 +62,9 @@ fn malformed(error: WireError) -> Status {
 
 impl GatewaysRpc {
     /// Over these grants; the packet path knows where a gateway's tunnel comes from.
-    pub const fn new(arrangements: Arc<Arrangements>, runtime: Arc<Runtime>) -> Self {
-        Self { arrangements, runtime }
+    pub fn new(arrangements: Arc<Arrangements>, runtime: Arc<Runtime>, organisation: &Organisation) -> Self {
+        let (flows, clock) = (Arc::clone(&organisation.flows), Arc::clone(&organisation.clock));
+        Self { arrangements, runtime, flows, clock }
     }
 
     fn hello(&self, gateway: GatewayId, hello: v1::GatewayHello) -> Result<Hello, WireError> {
@@ -69,7 +87,10 @@ impl GatewaysRpc {
         Ok(Hello { seen, nat, endpoints, version, boot: hello.boot })
     }
 
-    async fn follow(self, gateway: GatewayId, stream: u64, mut up: Streaming<v1::GatewayUp>) {
+    async fn follow(self, line: Line, mut up: Streaming<v1::GatewayUp>) {
+        let Line { gateway, stream, .. } = line;
+        let (reports, waiting) = mpsc::channel(FLOW_REPORTS_WAITING_MAX);
+        tokio::spawn(self.clone().keep_flows(line, waiting));
         while let Ok(Some(message)) = up.message().await {
             if !self.arrangements.lines.is_current(gateway, stream) {
                 break;
@@ -85,6 +106,10 @@ impl GatewaysRpc {
                     }
                     tracing::debug!(%gateway, ?drops, "the gateway's counters");
                 }
+                // Beside the stream: a renewal does not wait for this disk. One report too many is told again.
+                Ok(Up::Flows { first, lost, records }) => {
+                    let _ = reports.try_send((first, lost, records));
+                }
                 Err(error) => {
                     tracing::warn!(%gateway, %error, "a gateway's message makes no sense; its stream ends");
                     break;
@@ -93,6 +118,67 @@ impl GatewaysRpc {
         }
         self.arrangements.lines.close_gateway(gateway, stream);
     }
+}
+
+impl GatewaysRpc {
+    /// Writes one report after another, and says so to the gateway.
+    async fn keep_flows(self, line: Line, mut reports: mpsc::Receiver<(u64, u64, Vec<v1::FlowRecord>)>) {
+        let mut lost_before = 0;
+        while let Some((first, lost, records)) = reports.recv().await {
+            let wall = self.clock.wall();
+            let told: Result<Vec<Told>, WireError> =
+                (first..).zip(records).map(|(number, record)| flow(number, wall, &record)).collect();
+            let told = match told {
+                Ok(told) => told,
+                Err(error) => {
+                    tracing::warn!(gateway = %line.gateway, %error, "a gateway's flow records make no sense; they are not kept");
+                    continue;
+                }
+            };
+            if lost > lost_before {
+                tracing::warn!(gateway = %line.gateway, lost, "flow records found no room at the gateway since its start");
+                lost_before = lost;
+            }
+            let up_to = first.saturating_add(told.len() as u64).saturating_sub(1);
+            let records = self.arrangements.attribute(line.gateway, line.boot, told).await;
+            let flows = Arc::clone(&self.flows);
+            match tokio::task::spawn_blocking(move || flows.append(line.gateway, &records)).await {
+                Ok(Ok(())) => {
+                    self.arrangements.lines.tell_gateway(line.gateway, line.stream, GatewayNews::FlowsKept(up_to));
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "flow records cannot be written; gateways keep theirs for as long as they have room");
+                }
+                Err(error) => tracing::error!(%error, "flow records were not written"),
+            }
+        }
+    }
+}
+
+fn flow(number: u64, now: WallMs, record: &v1::FlowRecord) -> Result<Told, WireError> {
+    let before = |at: WallMs, ms: u64| WallMs(at.0.saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX)));
+    let ended = before(now, record.ended_ago_ms);
+    Ok(Told {
+        number,
+        grant: id("flows.grant", &record.grant)?,
+        protocol: protocol(record.protocol)?,
+        target: address("flows.target", &record.target)?,
+        port: u16::try_from(record.port).map_err(|_| wrong("flows.port", "must be 0 to 65535"))?,
+        started: before(ended, record.duration_ms),
+        ended,
+        packets_up: record.packets_up,
+        bytes_up: record.bytes_up,
+        packets_down: record.packets_down,
+        bytes_down: record.bytes_down,
+        end: match v1::FlowEnd::try_from(record.end) {
+            Ok(v1::FlowEnd::Closed) => FlowEnd::Closed,
+            Ok(v1::FlowEnd::Idle) => FlowEnd::Idle,
+            Ok(v1::FlowEnd::Grant) => FlowEnd::Grant,
+            Ok(v1::FlowEnd::Evicted) => FlowEnd::Evicted,
+            Ok(v1::FlowEnd::Stopped) => FlowEnd::Stopped,
+            Ok(v1::FlowEnd::Unspecified) | Err(_) => FlowEnd::Other,
+        },
+    })
 }
 
 fn read(message: v1::GatewayUp) -> Result<Up, WireError> {
@@ -108,11 +194,15 @@ fn read(message: v1::GatewayUp) -> Result<Up, WireError> {
             let refused = refused.iter().map(|g| id("refused", g)).collect::<Result<_, _>>()?;
             Ok(Up::Ack { revision: required("revision", a.revision)?.into(), refused })
         }
+        UpWhat::Report(r) if !r.flows.is_empty() => Ok(Up::Flows {
+            first: r.first_flow,
+            lost: r.lost_flows,
+            records: bounded("flows", r.flows, FLOW_REPORT_MAX)?,
+        }),
         UpWhat::Report(r) => {
             let names = bounded("names", r.names, LIST_MAX)?.into_iter();
             let names = names.map(|n| Ok((n.name.parse().map_err(|e| wrong("names", e))?, n.v4, n.v6)));
             let drops = bounded("drops", r.drops, LIST_MAX)?.into_iter().map(|c| (c.reason, c.count)).collect();
-            bounded("flows", r.flows, LIST_MAX)?;
             Ok(Up::Report(names.collect::<Result<_, WireError>>()?, drops))
         }
     }
@@ -140,6 +230,7 @@ fn write(arrangements: &Arrangements, gateway: GatewayId, news: GatewayNews) -> 
             grants: d.grants.into_iter().map(Into::into).collect(),
             ended: d.ended.iter().map(ToString::to_string).collect(),
         }),
+        GatewayNews::FlowsKept(up_to) => DownWhat::FlowsKept(v1::FlowsKept { up_to }),
         GatewayNews::Renewed { seq, lives } => {
             let life = |(grant, life): (model::ids::GrantId, _)| v1::GrantLife {
                 grant: grant.to_string(),
@@ -168,6 +259,7 @@ impl Gateways for GatewaysRpc {
             return Err(Status::invalid_argument("the first message must be the hello"));
         };
         let hello = self.hello(gateway, hello).map_err(malformed)?;
+        let boot = hello.boot;
         self.arrangements.greet(gateway, hello).await.map_err(|e| match e {
             HelloError::Unknown => refusal(),
             other => Status::failed_precondition(other.to_string()),
@@ -175,7 +267,7 @@ impl Gateways for GatewaysRpc {
         let (news, mut news_in) = mpsc::channel(STREAM_QUEUE_MAX);
         let (down, down_in) = mpsc::channel(1);
         let stream = self.arrangements.lines.open_gateway(gateway, news);
-        tokio::spawn(self.clone().follow(gateway, stream, up));
+        tokio::spawn(self.clone().follow(Line { gateway, stream, boot }, up));
         let arrangements = Arc::clone(&self.arrangements);
         tokio::spawn(async move {
             while let Some(news) = news_in.recv().await {

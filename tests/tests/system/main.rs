@@ -19,6 +19,7 @@ mod enrolment;
 mod failover;
 mod families;
 mod firewalls;
+mod flows;
 mod full;
 mod hostile;
 mod kills;

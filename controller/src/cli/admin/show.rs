@@ -171,6 +171,46 @@ pub(super) fn sessions(reply: &wire::ListSessionsReply, now: i64, output: &mut O
     output.table(["ID", "USER", "DEVICE", "LOGGED IN", "ENDS"], rows, "nobody is logged in")
 }
 
+/// One log-in, what it may reach now, and its flows, newest first.
+pub(super) fn session(reply: &wire::ShowSessionReply, now: i64, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let about = reply.session.clone().unwrap_or_default();
+    let end = if about.ended { "ended".to_owned() } else { format!("ends {}", moment(now, about.ends_ms)) };
+    let since = moment(now, about.created_ms);
+    output.line(&format!("{} on {}, logged in {since}, {end}", about.user, about.device))?;
+    let row = |one: &wire::SessionGrant| [one.resource.clone(), one.gateway.clone(), moment(now, one.ends_ms)];
+    let rows = reply.grants.iter().map(row).collect();
+    output.table(["RESOURCE", "GATEWAY", "RENEWED OR ENDS"], rows, "no access is granted right now")?;
+    let row = |one: &wire::SessionFlow| {
+        let target = match one.port {
+            0 => format!("{} {}", one.protocol, one.target),
+            port if one.target.contains(':') => format!("{} [{}]:{port}", one.protocol, one.target),
+            port => format!("{} {}:{port}", one.protocol, one.target),
+        };
+        let seconds = (one.ended_ms.saturating_sub(one.started_ms)) as f64 / 1000.0;
+        let lasted = format!("{seconds:.1} s");
+        let (up, down) = (bytes(one.bytes_up), bytes(one.bytes_down));
+        [moment(now, one.started_ms), lasted, one.resource.clone(), target, up, down, one.end.clone()]
+    };
+    let rows = reply.flows.iter().map(row).collect();
+    let heads = ["BEGAN", "LASTED", "RESOURCE", "TARGET", "UP", "DOWN", "END"];
+    output.table(heads, rows, "no flow of it has ended yet")
+}
+
+/// An amount as people read it: three digits and a unit.
+fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1000.0 {
+            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
 pub(super) fn audit(reply: &wire::ListAuditReply, output: &mut Output) -> Result<(), Failure> {
     if output.is_json() {
         // As they are chained: programs get the records themselves.

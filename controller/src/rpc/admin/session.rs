@@ -4,7 +4,25 @@ use super::{AdminRpc, changed, parse};
 use crate::authz::Caller;
 use crate::directory::{Directory, Draft, Refusal, Session};
 use model::ids::SessionId;
+use model::time::WallMs;
 use proto::admin as wire;
+use std::sync::Arc;
+
+/// Flows that are shown when nobody says how many.
+const FLOWS_SHOWN: usize = 50;
+
+fn shown(now: &Directory, session: &Session, wall: WallMs) -> wire::Session {
+    let user = now.users.find(&session.user);
+    let device = now.devices.find(&session.device);
+    wire::Session {
+        id: session.id.to_string(),
+        user: user.map_or_else(|| session.user.to_string(), |u| u.record.name.to_string()),
+        device: device.map_or_else(|| session.device.to_string(), |d| d.record.name.to_string()),
+        created_ms: session.created.0,
+        ends_ms: session.ends.0,
+        ended: !session.is_live(wall),
+    }
+}
 
 impl AdminRpc {
     pub(super) async fn list_sessions(
@@ -14,22 +32,51 @@ impl AdminRpc {
     ) -> Result<wire::ListSessionsReply, Refusal> {
         let (now, wall) = (self.organisation.now(), self.organisation.wall());
         let wanted = now.sessions.values().filter(|s| message.all || s.record.is_live(wall));
-        let sessions = wanted.map(|fact| {
-            let session = &fact.record;
-            let user = now.users.find(&session.user);
-            let device = now.devices.find(&session.device);
-            wire::Session {
-                id: session.id.to_string(),
-                user: user.map_or_else(|| session.user.to_string(), |u| u.record.name.to_string()),
-                device: device.map_or_else(|| session.device.to_string(), |d| d.record.name.to_string()),
-                created_ms: session.created.0,
-                ends_ms: session.ends.0,
-                ended: !session.is_live(wall),
-            }
-        });
+        let sessions = wanted.map(|fact| shown(&now, &fact.record, wall));
         let mut sessions: Vec<_> = sessions.collect();
         sessions.sort_by_key(|session| session.created_ms);
         Ok(wire::ListSessionsReply { sessions })
+    }
+
+    pub(super) async fn show_session(
+        &self,
+        _: &Caller,
+        message: wire::ShowSessionRequest,
+    ) -> Result<wire::ShowSessionReply, Refusal> {
+        let id: SessionId = parse(&message.session)?;
+        let (now, wall) = (self.organisation.now(), self.organisation.wall());
+        let fact = now.sessions.find(&id).ok_or_else(|| Refusal::missing("session", &message.session))?;
+        let limit = if message.limit == 0 { FLOWS_SHOWN } else { message.limit as usize };
+        let log = Arc::clone(&self.organisation.flows);
+        let read = move || log.newest(&id.to_string(), limit, |record| record.session == id);
+        let flows = tokio::task::spawn_blocking(read).await.map_err(|e| Refusal::Failed(e.to_string()))?;
+        let flows = flows.map_err(|e| Refusal::Failed(format!("the flow records cannot be read: {e}")))?;
+        let resource = |id| now.resources.find(&id).map_or_else(|| id.to_string(), |r| r.record.name.to_string());
+        let gateway = |id| now.gateways.find(&id).map_or_else(|| id.to_string(), |g| g.record.name.to_string());
+        let grants = self.arranger.grants_of(id).await.into_iter().map(|held| wire::SessionGrant {
+            resource: resource(held.resource),
+            gateway: gateway(held.gateway),
+            ends_ms: held.ends.0,
+        });
+        let flows = flows.into_iter().map(|record| wire::SessionFlow {
+            resource: resource(record.resource),
+            gateway: gateway(record.gateway),
+            protocol: record.told.protocol.to_string(),
+            target: record.told.target.to_string(),
+            port: u32::from(record.told.port),
+            started_ms: record.told.started.0,
+            ended_ms: record.told.ended.0,
+            packets_up: record.told.packets_up,
+            bytes_up: record.told.bytes_up,
+            packets_down: record.told.packets_down,
+            bytes_down: record.told.bytes_down,
+            end: record.told.end.to_string(),
+        });
+        Ok(wire::ShowSessionReply {
+            session: Some(shown(&now, &fact.record, wall)),
+            grants: grants.collect(),
+            flows: flows.collect(),
+        })
     }
 
     pub(super) async fn revoke_session(
