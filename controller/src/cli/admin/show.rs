@@ -179,7 +179,7 @@ pub(super) fn session(reply: &wire::ShowSessionReply, now: i64, output: &mut Out
     let about = reply.session.clone().unwrap_or_default();
     let end = if about.ended { "ended".to_owned() } else { format!("ends {}", moment(now, about.ends_ms)) };
     let since = moment(now, about.created_ms);
-    output.line(&format!("{} on {}, logged in {since}, {end}", about.user, about.device))?;
+    output.line(format!("{} on {}, logged in {since}, {end}", about.user, about.device))?;
     let row = |one: &wire::SessionGrant| [one.resource.clone(), one.gateway.clone(), moment(now, one.ends_ms)];
     let rows = reply.grants.iter().map(row).collect();
     output.table(["RESOURCE", "GATEWAY", "RENEWED OR ENDS"], rows, "no access is granted right now")?;
