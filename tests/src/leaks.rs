@@ -1,5 +1,6 @@
-//! Does anything that is protected leave a host in the clear? Every frame on a link is looked at: addresses of the overlay, real
-//! addresses of resources, and names of the organisation's zone have no business there.
+//! Does anything that is protected leave a host in the clear? Every frame that arrives at a link is looked at, that of the host's
+//! router for example: addresses of the overlay, real addresses of resources, and names of the organisation's zone have no
+//! business there.
 
 use crate::attacker::hex_bytes;
 use crate::lab::{LabError, Name, World};
@@ -84,7 +85,7 @@ struct Seen {
     ended: bool,
 }
 
-/// Looks at a link of a host until it is dropped.
+/// Looks at what arrives at a link of a host until it is dropped.
 #[derive(Debug)]
 pub struct Watch {
     child: Child,

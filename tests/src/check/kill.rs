@@ -1,8 +1,8 @@
 //! Does anything leak while a client or a gateway is dead, and does anything stay when it was started again?
 //!
 //! Programs are killed (SIGKILL) at random moments of each phase of their lives, under traffic. From the moment at which a client
-//! is up until somebody tells it to stop, nothing for overlay addresses, real addresses of resources or private names may leave the
-//! laptop in the clear, whoever is dead or starting; and a gateway's host never passes on what is no reply to a grant.
+//! is up until somebody tells it to stop, nothing for overlay addresses, private names or (unless the session is being revoked) real
+//! addresses of resources may leave the laptop in the clear, whoever is dead or starting; and a gateway's host never passes on what is no reply to a grant.
 
 pub mod nag;
 mod stage;
@@ -110,7 +110,7 @@ fn kill_client(stage: &mut Stage, dice: &mut Dice, phase: Phase, round: u64, tal
     if matches!(phase, Phase::Connected | Phase::Revoking) {
         stage.is_reached()?;
     }
-    let watch = stage.watch_laptop()?;
+    let watch = stage.watch_laptop(phase != Phase::Revoking)?;
     let _nag = stage.nag_laptop()?;
     if phase == Phase::Start {
         kill(&stage.client, tally)?;

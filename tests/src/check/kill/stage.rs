@@ -172,15 +172,18 @@ impl Stage {
         Ok(Watch::start(&self.world, host, link, protected)?)
     }
 
-    /// What leaves the laptop.
-    pub fn watch_laptop(&self) -> anyhow::Result<Watch> {
-        let prefixes = ["10.20.0.8/29", "fd20::10/124", perimeter::POOL];
-        self.watch(Name::Laptop, OUTSIDE_LINK, &prefixes, &[DOMAIN, "umbra.internal"], None)
+    /// What leaves the laptop: it arrives at the stranger, who is its router and its name server.
+    ///
+    /// Real addresses are the organisation's as long as somebody is `logged_in`.
+    pub fn watch_laptop(&self, logged_in: bool) -> anyhow::Result<Watch> {
+        let prefixes = [perimeter::POOL, "10.20.0.8/29", "fd20::10/124"];
+        let prefixes = if logged_in { &prefixes[..] } else { &prefixes[..1] };
+        self.watch(Name::Stranger, OUTSIDE_LINK, prefixes, &[DOMAIN, "umbra.internal"], None)
     }
 
-    /// What leaves the gateway towards the open.
+    /// What leaves the gateway towards the open, likewise.
     pub fn watch_gateway(&self) -> anyhow::Result<Watch> {
-        self.watch(Name::Gateway, OUTSIDE_LINK, &["198.18.0.0/15", perimeter::POOL], &[], None)
+        self.watch(Name::Stranger, OUTSIDE_LINK, &["198.18.0.0/15", perimeter::POOL], &[], None)
     }
 
     /// What reaches a service of what a stranger sends.
