@@ -3,7 +3,7 @@
 use prost::Message as _;
 
 /// Messages that carry a secret: they get a `Debug` that does not show it, in `src/redact.rs`.
-const SECRET: [&str; 10] = [
+const SECRET: [&str; 11] = [
     ".umbra.v1.LoginRequest",
     ".umbra.v1.EnrollRequest",
     ".umbra.v1.Pairing",
@@ -12,6 +12,7 @@ const SECRET: [&str; 10] = [
     ".umbra.admin.v1.AddUserRequest",
     ".umbra.admin.v1.SetPasswordRequest",
     ".umbra.admin.v1.CreateJoinKeyReply",
+    ".umbra.admin.v1.BackupRequest",
     ".umbra.local.v1.UpRequest",
     ".umbra.local.v1.LoginRequest",
 ];

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `args` | which commands and options are there? |
 //! | `admin` | which call does each make, and how is its answer shown? |
+//! | `backup` | how do backups go out, and come back? |
 //! | `input` | where do policy files come from? |
 //! | `start` | what do `init` and `serve` do before the rest takes over? |
 //!
@@ -11,6 +12,7 @@
 
 mod admin;
 mod args;
+mod backup;
 mod input;
 mod start;
 
@@ -19,7 +21,7 @@ mod tests;
 
 pub use args::ServeArgs;
 
-use args::{Args, Command};
+use args::{AdminCommand, Args, BackupCommand, Command};
 use clap::Parser as _;
 use node::cli::{Failure, Output};
 use std::ffi::OsString;
@@ -39,7 +41,7 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // A command makes one call: threads would take longer to start than it lasts.
     let mut builder = match args.command {
         Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
-        Command::Init(_) | Command::Admin(_) => tokio::runtime::Builder::new_current_thread(),
+        Command::Init(_) | Command::Restore(_) | Command::Admin(_) => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
@@ -54,6 +56,8 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 async fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     match args.command {
         Command::Init(init) => start::init(&args.state, init, output).await,
+        Command::Restore(restore) => backup::restore(&args.state, restore, output).await,
+        Command::Admin(AdminCommand::Backup(BackupCommand::Keygen { out })) => backup::keygen(&out, output),
         Command::Serve(serve) => start::serve(&args.state, &args.socket, serve).await,
         Command::Admin(command) => {
             let mut client = admin::connect(&args.socket).await?;

@@ -112,19 +112,21 @@ pub enum InitError {
 }
 
 /// A folder under construction: it goes unless it is put in place.
-struct Scaffold(Option<PathBuf>);
+pub(crate) struct Scaffold(Option<PathBuf>);
 
 impl Scaffold {
-    fn new(root: &Path) -> Result<Self, InitError> {
+    /// A new, empty one, beside where it will be.
+    pub(crate) fn new(root: &Path) -> Result<Self, InitError> {
         let path = root.join(format!(".init-{:016x}", u64::from_le_bytes(entropy::random()?)));
         keyfile::create_folder(&path)?;
         Ok(Self(Some(path)))
     }
-    fn path(&self) -> &Path {
+    /// Where it is until then.
+    pub(crate) fn path(&self) -> &Path {
         self.0.as_deref().unwrap_or(Path::new(""))
     }
     /// rename(2) replaces an empty folder at most: of two, the second fails.
-    fn put_in_place(mut self, goal: &Path) -> Result<(), InitError> {
+    pub(crate) fn put_in_place(mut self, goal: &Path) -> Result<(), InitError> {
         let io = |source| InitError::Io { path: goal.to_owned(), source };
         std::fs::rename(self.path(), goal).map_err(|source| match source.kind() {
             io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => InitError::Exists(goal.to_owned()),
@@ -206,13 +208,19 @@ pub fn public_key(private: &model::key::PrivateKey) -> PublicKey {
 }
 
 fn check(wish: &Wish) -> Result<(), InitError> {
-    if wish.endpoints.is_empty() || wish.endpoints.len() > ENDPOINTS_MAX {
-        return Err(InitError::Count(format!("name 1 to {ENDPOINTS_MAX} endpoints with --endpoint HOST:PORT")));
-    }
+    check_endpoints(&wish.endpoints)?;
     if wish.zones.len() + wish.private_zones.len() >= LIST_MAX {
         return Err(InitError::Count(format!("at most {LIST_MAX} zones are possible")));
     }
-    match wish.endpoints.iter().find(|endpoint| !proto::join::endpoint_is_sound(endpoint)) {
+    Ok(())
+}
+
+/// Can nodes be told to look for the controller there?
+pub(crate) fn check_endpoints(endpoints: &[String]) -> Result<(), InitError> {
+    if endpoints.is_empty() || endpoints.len() > ENDPOINTS_MAX {
+        return Err(InitError::Count(format!("name 1 to {ENDPOINTS_MAX} endpoints with --endpoint HOST:PORT")));
+    }
+    match endpoints.iter().find(|endpoint| !proto::join::endpoint_is_sound(endpoint)) {
         Some(bad) => Err(InitError::Endpoint(bad.chars().take(80).flat_map(char::escape_default).collect())),
         None => Ok(()),
     }

@@ -4,6 +4,7 @@ pub mod arrange;
 pub mod audit;
 pub mod authn;
 pub mod authz;
+pub mod backup;
 pub mod ca;
 mod cli;
 pub mod config;

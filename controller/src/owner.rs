@@ -105,6 +105,7 @@ async fn claim_at(
                 password: password.clone(),
                 groups: [owners.clone()].into(),
                 disabled: false,
+                restored: false,
                 created: now.wall,
             };
             draft.claim(directory, Unique::UserName, &name, id, || format!("the user name `{name}`"))?;

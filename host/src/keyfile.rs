@@ -79,14 +79,7 @@ impl KeyFileError {
 
 /// Writes a file that must not exist yet: mode 0600 whatever the umask, durable when this returns.
 pub fn create(path: &Path, secret: &[u8]) -> Result<(), KeyFileError> {
-    let temporary = Temporary::write(path, secret)?;
-    // A hard link fails where a rename would replace, and never follows a link at `path`.
-    std::fs::hard_link(&temporary.path, path).map_err(|source| match source.kind() {
-        io::ErrorKind::AlreadyExists => KeyFileError::Exists(path.to_owned()),
-        _ => failed("create", path)(source),
-    })?;
-    drop(temporary);
-    sync_folder(path)
+    Temporary::write(path, secret)?.link(path)
 }
 
 /// Writes a file in place of what is there: a reader, or a power cut, sees the old one or the new one, whole.
@@ -172,6 +165,35 @@ fn sync_folder(path: &Path) -> Result<(), KeyFileError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync the folder", folder))
 }
 
+/// A file that is written piece by piece and must not exist yet: mode 0600, and there only once it is whole.
+pub struct Fresh {
+    goal: PathBuf,
+    temporary: Temporary,
+    file: File,
+}
+
+impl Fresh {
+    /// Begins one. What is in the way is told now, and not after the work.
+    pub fn create(goal: &Path) -> Result<Self, KeyFileError> {
+        if std::fs::symlink_metadata(goal).is_ok() {
+            return Err(KeyFileError::Exists(goal.to_owned()));
+        }
+        let (temporary, file) = Temporary::create(goal)?;
+        Ok(Self { goal: goal.to_owned(), temporary, file })
+    }
+
+    /// Adds to it.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), KeyFileError> {
+        self.file.write_all(bytes).map_err(failed("write", &self.goal))
+    }
+
+    /// Puts it in place, durable when this returns. Without this call it goes.
+    pub fn keep(self) -> Result<(), KeyFileError> {
+        self.file.sync_all().map_err(failed("sync", &self.goal))?;
+        self.temporary.link(&self.goal)
+    }
+}
+
 /// A written, synced file beside its goal; removed on drop.
 struct Temporary {
     path: PathBuf,
@@ -179,6 +201,23 @@ struct Temporary {
 
 impl Temporary {
     fn write(goal: &Path, secret: &[u8]) -> Result<Self, KeyFileError> {
+        let (temporary, mut file) = Self::create(goal)?;
+        let written = file.write_all(secret).and_then(|()| file.sync_all());
+        written.map_err(failed("write", &temporary.path))?;
+        Ok(temporary)
+    }
+
+    /// A hard link fails where a rename would replace, and never follows a link at `path`.
+    fn link(self, path: &Path) -> Result<(), KeyFileError> {
+        std::fs::hard_link(&self.path, path).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => KeyFileError::Exists(path.to_owned()),
+            _ => failed("create", path)(source),
+        })?;
+        drop(self);
+        sync_folder(path)
+    }
+
+    fn create(goal: &Path) -> Result<(Self, File), KeyFileError> {
         let name = goal.file_name().ok_or_else(|| KeyFileError::NotAFile(goal.to_owned()))?;
         let suffix = u64::from_le_bytes(entropy::random()?);
         let mut hidden = std::ffi::OsString::from(".");
@@ -187,15 +226,11 @@ impl Temporary {
         let path = folder_of(goal).join(hidden);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let mut file = options.open(&path).map_err(failed("create", &path))?;
+        let file = options.open(&path).map_err(failed("create", &path))?;
         let temporary = Self { path };
-        let written = file
-            // A umask can only have taken bits away; give the owner's back.
-            .set_permissions(Permissions::from_mode(0o600))
-            .and_then(|()| file.write_all(secret))
-            .and_then(|()| file.sync_all());
-        written.map_err(failed("write", &temporary.path))?;
-        Ok(temporary)
+        // A umask can only have taken bits away; give the owner's back.
+        file.set_permissions(Permissions::from_mode(0o600)).map_err(failed("write", &temporary.path))?;
+        Ok((temporary, file))
     }
 }
 

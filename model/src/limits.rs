@@ -419,3 +419,16 @@ pub const PEER_SWEEP_MAX: usize = 1_024;
 pub const UNCONFIRMED_SESSIONS_MAX: usize = 4;
 /// How long the kernel may take to answer about connection tracking entries.
 pub const CONNTRACK_ANSWER_MAX: Duration = Duration::from_millis(500);
+
+/// Recipients of one backup.
+pub const BACKUP_RECIPIENTS_MAX: usize = 16;
+/// Bytes of each of the two lines in front of a backup's body.
+pub const BACKUP_HEADER_MAX: usize = 64 << 10;
+/// Bytes of one line within a backup: a revision of the policy with its files, as JSON within JSON.
+pub const BACKUP_LINE_MAX: usize = 64 << 20;
+/// Records of the audit trail in a backup, the newest.
+pub const BACKUP_AUDIT_MAX: u64 = 100_000;
+/// Messages of a backup that wait for whoever asked for it.
+pub const BACKUP_CHUNKS_WAITING_MAX: usize = 16;
+/// Shortest passphrase of a backup, bytes: it can be tried without end.
+pub const PASSPHRASE_MIN: usize = 12;

@@ -21,6 +21,7 @@ redact!(admin::ClaimOwnerRequest, "ClaimOwnerRequest", name);
 redact!(admin::AddUserRequest, "AddUserRequest", name, groups);
 redact!(admin::SetPasswordRequest, "SetPasswordRequest", user);
 redact!(admin::CreateJoinKeyReply, "CreateJoinKeyReply", changed);
+redact!(admin::BackupRequest, "BackupRequest", recipients);
 redact!(local::UpRequest, "UpRequest", name);
 redact!(local::LoginRequest, "LoginRequest", user);
 
@@ -44,6 +45,7 @@ mod tests {
             format!("{:?}", admin::AddUserRequest { password: canary(), ..Default::default() }),
             format!("{:?}", admin::SetPasswordRequest { user: "clerk".into(), password: canary() }),
             format!("{:?}", admin::CreateJoinKeyReply { join_file: bytes(), ..Default::default() }),
+            format!("{:?}", admin::BackupRequest { passphrase: canary(), recipients: Vec::new() }),
             format!("{:?}", local::UpRequest { join_file: canary(), name: "laptop".into() }),
             format!("{:?}", local::LoginRequest { user: "clerk".into(), password: canary() }),
         ];

@@ -7,6 +7,7 @@ use super::args::{
     AdminCommand, AuditCommand, DeviceCommand, GatewayCommand, GroupCommand, JoinKeyArgs, JoinKeyCommand, ResourceArgs,
     ResourceCommand, SessionCommand, SiteCommand, UserCommand,
 };
+use super::backup;
 use host::clock::SystemClock;
 use host::keyfile;
 use model::limits::RPC_MESSAGE_MAX;
@@ -34,7 +35,7 @@ pub(super) async fn connect(path: &Path) -> Result<Client, Failure> {
 }
 
 /// The wall clock, for telling moments to people.
-fn wall() -> i64 {
+pub(super) fn wall() -> i64 {
     SystemClock::new().wall().0
 }
 
@@ -61,6 +62,8 @@ pub(super) async fn run(client: &mut Client, command: AdminCommand, output: &mut
         AdminCommand::Device(command) => device(client, command, output).await,
         AdminCommand::Session(command) => session(client, command, output).await,
         AdminCommand::Audit(command) => audit(client, command, output).await,
+        AdminCommand::Backup(command) => backup::create(client, command, output).await,
+        AdminCommand::Restored(command) => backup::restored(client, command, output).await,
     }
 }
 

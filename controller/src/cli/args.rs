@@ -34,6 +34,8 @@ pub(super) enum Command {
     Init(InitArgs),
     /// Run the controller.
     Serve(ServeArgs),
+    /// Make an organisation again from a backup, on an empty machine.
+    Restore(RestoreArgs),
     #[command(flatten)]
     Admin(AdminCommand),
 }
@@ -55,6 +57,24 @@ pub(super) struct InitArgs {
     /// A zone that is the organisation's alone: what is not declared there does not exist.
     #[arg(long = "private-zone", value_name = "ZONE")]
     pub private_zones: Vec<HostName>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct RestoreArgs {
+    /// The backup.
+    pub backup: PathBuf,
+    /// File with the passphrase (`-`: standard input, the default).
+    #[arg(long, value_name = "FILE", conflicts_with = "identity_file")]
+    pub passphrase_file: Option<PathBuf>,
+    /// File with the identity, as `backup keygen` wrote it, for a backup that was made for its recipient.
+    #[arg(long, value_name = "FILE")]
+    pub identity_file: Option<PathBuf>,
+    /// Where nodes reach the controller from now on; by default where they did.
+    #[arg(long = "endpoint", value_name = "HOST:PORT")]
+    pub endpoints: Vec<String>,
+    /// Which life of the organisation this is; by default seconds since 1970, so that it is above every one before.
+    #[arg(long, value_name = "N")]
+    pub incarnation: Option<u64>,
 }
 
 /// How the controller shall run.
@@ -134,6 +154,49 @@ pub(super) enum AdminCommand {
     /// The audit trail.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Everything that makes the organisation, as one encrypted file.
+    #[command(subcommand)]
+    Backup(BackupCommand),
+    /// What waits for you after a restore.
+    #[command(subcommand)]
+    Restored(RestoredCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BackupCommand {
+    /// Make a backup while the controller runs. Without --recipient, a passphrase is asked for.
+    Create {
+        /// File to write, mode 0600; it must not exist yet.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// File with the passphrase (`-`: standard input).
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// Who can open it, as `backup keygen` shows it; may be repeated.
+        #[arg(long = "recipient", value_name = "RECIPIENT")]
+        recipients: Vec<String>,
+    },
+    /// Make an identity, to be kept away from this machine, and show its recipient.
+    Keygen {
+        /// File to write, mode 0600.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RestoredCommand {
+    /// List what waits, and from which moment on changes are lost.
+    List,
+    /// Let something take part again that has not been revoked or disabled after the backup was made.
+    Confirm {
+        /// user/NAME, device/NAME or gateway/NAME.
+        #[arg(required_unless_present = "all")]
+        items: Vec<String>,
+        /// Everything that waits: only where you know that nothing was taken away after the backup.
+        #[arg(long, conflicts_with = "items")]
+        all: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -32,6 +32,9 @@ pub struct Gateway {
     pub fingerprint: String,
     /// Takes part?
     pub state: NodeState,
+    /// Pending by a restore alone: it was confirmed when the backup was made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
     /// With which key it joined.
     pub join_key: JoinKeyId,
     /// When it enrolled.

@@ -59,6 +59,13 @@ pub struct PolicyChanges {
 impl PolicyRevision {
     /// The id of the revision in force.
     pub const CURRENT: &'static str = "current";
+
+    /// The revision that follows this one after a restore: without files it permits nothing.
+    pub fn emptied(&self) -> Self {
+        let (number, files) = (self.number.saturating_add(1), Vec::new());
+        let (applied_by, digest) = ("local:restore".to_owned(), digest(&files));
+        Self { number, files, applied: self.applied, applied_by, digest, policies: 0, restores: None, changes: None }
+    }
 }
 
 /// SHA-256 of names and texts of files, in hexadecimal. Each is preceded by its length, so that no two revisions share it.

@@ -59,7 +59,8 @@ impl Reader {
 
 /// Everything, and a watcher that continues from there. The watch starts before the first scan, and older changes than
 /// what was scanned are ignored, so that nothing falls between two scans.
-async fn read(store: &dyn Store) -> Result<(Directory, Watcher), ReadError> {
+/// Everything, and a watcher from there on.
+pub(crate) async fn read(store: &dyn Store) -> Result<(Directory, Watcher), ReadError> {
     let start = store.revision();
     let mut directory = Directory { revision: start, ..Directory::default() };
     let mut watcher = store.watch(start);

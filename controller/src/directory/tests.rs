@@ -15,6 +15,7 @@ fn user(number: u8, name: &str) -> User {
         password: PasswordHash("x".to_owned()),
         groups: BTreeSet::new(),
         disabled: false,
+        restored: false,
         created: WallMs(0),
     }
 }

@@ -31,6 +31,9 @@ pub struct User {
     pub groups: BTreeSet<Name>,
     /// A disabled user has no session and cannot get one.
     pub disabled: bool,
+    /// Disabled by a restore alone: an administrator may confirm it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
     /// When it was made.
     pub created: WallMs,
 }

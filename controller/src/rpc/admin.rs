@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+mod backup;
 mod device;
 mod gateway;
 mod group;
@@ -125,6 +126,12 @@ macro_rules! calls {
                 let caller = caller(&request);
                 Ok(Response::new(AdminRpc::$rpc(self, &caller, request.into_inner()).await?))
             })*
+
+            type BackupStream = backup::Pieces;
+            async fn backup(&self, request: Request<wire::BackupRequest>) -> Answer<Self::BackupStream> {
+                let caller = caller(&request);
+                Ok(Response::new(self.make_backup(&caller, request.into_inner())?))
+            }
         }
     };
 }
@@ -167,6 +174,8 @@ calls! {
     revoke_session(RevokeSessionRequest) -> Changed,
     list_audit(ListAuditRequest) -> ListAuditReply,
     verify_audit(VerifyAuditRequest) -> VerifyAuditReply,
+    list_restored(ListRestoredRequest) -> ListRestoredReply,
+    confirm_restored(ConfirmRestoredRequest) -> ConfirmRestoredReply,
 }
 
 /// A name that an administrator gave.

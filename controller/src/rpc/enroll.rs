@@ -166,6 +166,7 @@ fn create(
                 svid_key,
                 fingerprint: fingerprint.clone(),
                 state,
+                restored: false,
                 join_key,
                 created,
             };
@@ -182,6 +183,7 @@ fn create(
                 svid_key,
                 fingerprint: fingerprint.clone(),
                 state,
+                restored: false,
                 join_key,
                 created,
             };

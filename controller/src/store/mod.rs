@@ -107,6 +107,29 @@ pub struct Scan {
     pub items: Vec<(Key, Item)>,
 }
 
+/// Everything that a store holds at one revision; of the audit trail, where it ends.
+#[derive(Debug, Clone)]
+pub struct Export {
+    /// The revision.
+    pub revision: Revision,
+    /// All records, ordered by key, without head keys.
+    pub items: Vec<(Key, Item)>,
+    /// Its end at that revision.
+    pub audit: audit::Chain,
+}
+
+/// How a store begins that goes on where another one ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Beginning {
+    /// Which life of the organisation it is.
+    pub incarnation: u64,
+    /// The audit trail that it goes on with.
+    pub audit: audit::Chain,
+}
+
+/// A record of the audit trail as it is stored: its number, then hash and line.
+pub type StoredAudit = (u64, Vec<u8>);
+
 /// Why a commit did not happen (or, for [`CommitError::Io`], may not have).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
@@ -190,6 +213,10 @@ pub trait Store: Send + Sync {
     fn watch(&self, from: Revision) -> Watcher;
     /// Audit records that match, newest first.
     fn audit(&self, query: audit::Query) -> Fut<'_, Result<Vec<audit::Record>, ReadError>>;
+    /// Everything but the audit trail, at one revision.
+    fn export(&self) -> Fut<'_, Export>;
+    /// Audit records as they are stored, from `from` on, at most `max`; one that is gone is left out.
+    fn audit_stored(&self, from: u64, max: u64) -> Fut<'_, Result<Vec<StoredAudit>, ReadError>>;
     /// Walks the whole audit chain.
     fn verify_audit(&self) -> Fut<'_, Result<audit::Verified, audit::VerifyError>>;
 }

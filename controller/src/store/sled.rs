@@ -15,10 +15,10 @@ use model::revision::Revision;
 use tokio::sync::{mpsc, oneshot};
 
 use self::disk::{Handle, SledDisk};
-use self::read::{guarded, list_audit, verify_audit};
-use super::state::{Shared, Watcher};
+use self::read::{guarded, list_audit, stored_audit, verify_audit};
+use super::state::{Meta, Shared, Watcher};
 use super::writer::{Disk, Request, Writer};
-use super::{Commit, CommitError, Fut, Item, Key, Options, ReadError, Scan, Store};
+use super::{Beginning, Commit, CommitError, Export, Fut, Item, Key, Options, ReadError, Scan, Store, StoredAudit};
 use crate::audit;
 
 mod disk;
@@ -77,7 +77,26 @@ impl SledStore {
         }
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|cause| OpenError::Io { path: path.to_owned(), cause })?;
-        Self::start(path, options, true)
+        Self::start(path, options, |disk| disk.begin(&Meta::new(1)))
+    }
+
+    /// The same for one that goes on where another ended, with these audit records: the newest of that trail, in order.
+    pub fn create_after(
+        path: &Path,
+        options: Options,
+        beginning: Beginning,
+        audit: impl Iterator<Item = Result<StoredAudit, String>>,
+    ) -> Result<Self, OpenError> {
+        if path.join("sled").exists() {
+            return Err(OpenError::Exists(path.to_owned()));
+        }
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.map_err(|cause| OpenError::Io { path: path.to_owned(), cause })?;
+        let meta = Meta { audit: beginning.audit, ..Meta::new(beginning.incarnation) };
+        Self::start(path, options, |disk| {
+            disk.put_audit(audit)?;
+            disk.begin(&meta)
+        })
     }
 
     /// Opens the store in the folder `path`. Answers only when what was read is whole.
@@ -85,15 +104,17 @@ impl SledStore {
         if !path.join("sled").exists() {
             return Err(OpenError::Missing(path.to_owned()));
         }
-        Self::start(path, options, false)
+        Self::start(path, options, |_| Ok(()))
     }
 
-    fn start(path: &Path, options: Options, create: bool) -> Result<Self, OpenError> {
+    fn start(
+        path: &Path,
+        options: Options,
+        begin: impl FnOnce(&mut SledDisk) -> Result<(), String>,
+    ) -> Result<Self, OpenError> {
         let damaged = |cause| OpenError::Damaged { path: path.to_owned(), cause };
         let mut disk = SledDisk::open(path)?;
-        if create {
-            disk.begin().map_err(damaged)?;
-        }
+        begin(&mut disk).map_err(damaged)?;
         let state = disk.load().map_err(damaged)?;
         disk.note(state.meta.revision());
         let (shared, handle) = (Shared::new(state), disk.handle());
@@ -165,6 +186,23 @@ impl Store for SledStore {
         Box::pin(async move {
             let (db, chain) = (self.handle.db().map_err(ReadError::Damaged)?, self.shared.read().meta.audit);
             let read = tokio::task::spawn_blocking(move || guarded(|| list_audit(&db, chain, &query)));
+            read.await.map_err(|e| e.to_string()).and_then(|list| list).map_err(ReadError::Damaged)
+        })
+    }
+
+    fn export(&self) -> Fut<'_, Export> {
+        Box::pin(async move {
+            let state = self.shared.read();
+            let items = state.items.iter().filter(|(key, _)| !key.is_head());
+            let items = items.map(|(key, item)| (key.clone(), item.clone())).collect();
+            Export { revision: state.meta.revision(), items, audit: state.meta.audit }
+        })
+    }
+
+    fn audit_stored(&self, from: u64, max: u64) -> Fut<'_, Result<Vec<StoredAudit>, ReadError>> {
+        Box::pin(async move {
+            let (db, chain) = (self.handle.db().map_err(ReadError::Damaged)?, self.shared.read().meta.audit);
+            let read = tokio::task::spawn_blocking(move || guarded(|| stored_audit(&db, chain, from, max)));
             read.await.map_err(|e| e.to_string()).and_then(|list| list).map_err(ReadError::Damaged)
         })
     }

@@ -27,6 +27,7 @@ mod lives;
 mod measure;
 mod network;
 mod perimeter;
+mod restore;
 mod silence;
 mod support;
 mod talk;

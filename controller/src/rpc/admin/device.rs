@@ -48,7 +48,7 @@ impl AdminRpc {
                 return Err(Refusal::InUse(format!("device `{typed}` is {} already", device.state)));
             }
             compare(&format!("device `{typed}`"), "umbra status", &message.fingerprint, &device.fingerprint)?;
-            draft.update(fact, &Device { state: NodeState::Confirmed, ..device.clone() })?;
+            draft.update(fact, &Device { state: NodeState::Confirmed, restored: false, ..device.clone() })?;
             let entry = self.organisation.entry(caller, "device.confirm", &fact.key).with("name", device.name.as_str());
             Ok(((device.id, device.name.clone()), entry.with("fingerprint", device.fingerprint.as_str())))
         };

@@ -69,7 +69,7 @@ impl AdminRpc {
                 .find(&gateway.site)
                 .ok_or_else(|| Refusal::InUse("its site is gone: revoke it".to_owned()))?;
             draft.stands_on(site);
-            draft.update(fact, &Gateway { state: NodeState::Confirmed, ..gateway.clone() })?;
+            draft.update(fact, &Gateway { state: NodeState::Confirmed, restored: false, ..gateway.clone() })?;
             let entry =
                 self.organisation.entry(caller, "gateway.confirm", &fact.key).with("name", gateway.name.as_str());
             Ok(((gateway.id, gateway.name.clone()), entry.with("fingerprint", gateway.fingerprint.as_str())))

@@ -49,7 +49,7 @@ impl AdminRpc {
             draft.claim(directory, Unique::UserName, &name, id, || format!("the user name `{name}`"))?;
             let (name, groups, password) = (name.clone(), groups.clone(), password.clone());
             let entry = self.organisation.entry(caller, "user.add", format!("user/{id}")).with("name", name.as_str());
-            draft.create(&id, &User { id, name, password, groups, disabled: false, created })?;
+            draft.create(&id, &User { id, name, password, groups, disabled: false, restored: false, created })?;
             Ok(((), entry))
         };
         let (revision, ()) = self.organisation.change(make).await?;
@@ -98,6 +98,8 @@ impl AdminRpc {
         let action = if message.enabled { "user.enable" } else { "user.disable" };
         let change = self.change_user(caller, &message.user, action, |user| {
             user.disabled = !message.enabled;
+            // Somebody has looked: it is no longer what a restore made of it.
+            user.restored = false;
             user.disabled
         });
         change.await

@@ -19,9 +19,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use model::limits::COMMIT_AUDIT_MAX;
 use model::revision::Revision;
 
-use super::super::layout::{self, META, Write};
+use super::super::StoredAudit;
+use super::super::layout::{self, AUDIT, META, Write, number_name};
 use super::super::state::{Meta, State, checksum};
 use super::super::writer::Disk;
 use super::OpenError;
@@ -82,12 +84,30 @@ impl SledDisk {
         self.handle.clone()
     }
 
-    /// Makes the record about the store itself, as the first thing in it.
-    pub(super) fn begin(&mut self) -> Result<(), String> {
+    /// Makes the record about the store itself.
+    pub(super) fn begin(&mut self, meta: &Meta) -> Result<(), String> {
         let mut writes = Vec::new();
-        let meta = serde_json::to_vec(&Meta::new(1)).map_err(|e| e.to_string())?;
+        let meta = serde_json::to_vec(meta).map_err(|e| e.to_string())?;
         layout::put(&mut writes, META, "meta", &meta, 0);
         self.apply(writes).and_then(|()| self.sync())
+    }
+
+    /// Writes audit records of an earlier life of the store, before there is anything else in it.
+    pub(super) fn put_audit(
+        &mut self,
+        mut records: impl Iterator<Item = Result<StoredAudit, String>>,
+    ) -> Result<(), String> {
+        loop {
+            let mut writes = Vec::new();
+            for record in records.by_ref().take(COMMIT_AUDIT_MAX) {
+                let (seq, stored) = record?;
+                layout::put(&mut writes, AUDIT, &number_name(seq), &stored, 0);
+            }
+            if writes.is_empty() {
+                return Ok(());
+            }
+            self.apply(writes)?;
+        }
     }
 
     /// Everything that it holds but the audit trail, checked.

@@ -8,7 +8,7 @@ use model::revision::Revision;
 use super::super::layout::{self, AUDIT, Assembler, DATA, LOG, META, number_name};
 use super::super::plan::decode_names;
 use super::super::state::{Meta, Shared, State, fingerprint};
-use super::super::{Item, Key};
+use super::super::{Item, Key, StoredAudit};
 use crate::audit;
 
 /// Reads everything but the audit trail, and checks it against the store's record about itself.
@@ -112,6 +112,19 @@ pub(super) fn list_audit(
         }
     }
     Ok(records)
+}
+
+/// As they are stored, from `from` on, only what is durable.
+pub(super) fn stored_audit(
+    db: &sled::Db,
+    chain: audit::Chain,
+    from: u64,
+    max: u64,
+) -> Result<Vec<StoredAudit>, String> {
+    let from = from.max(chain.first).max(1);
+    let to = chain.seq.min(from.saturating_add(max).saturating_sub(1));
+    let read = (from..=to).map(|seq| Ok(read_audit(db, seq)?.map(|stored| (seq, stored))));
+    read.filter_map(Result::transpose).collect()
 }
 
 pub(super) fn verify_audit(db: &sled::Db, shared: &Shared) -> Result<audit::Verified, audit::VerifyError> {
