@@ -29,6 +29,12 @@ pub fn main() -> ExitCode {
     // Prints help and version with 0, errors of usage with 2.
     let args = Args::parse();
     let mut output = Output::new("umbra", args.json);
+    // Before there is a second thread.
+    if let Command::Daemon(DaemonArgs { user: Some(user), state, .. }) = &args.command
+        && let Err(failure) = node::become_user(user, state, &args.socket)
+    {
+        return output.fail(&failure);
+    }
     // A command makes one call: threads would take longer to start than it lasts.
     let mut builder = match args.command {
         Command::Daemon(_) => tokio::runtime::Builder::new_multi_thread(),

@@ -13,7 +13,8 @@ use crate::local::{self, Desk};
 use crate::names::{Names, Zone};
 use anyhow::{Context as _, Result, bail};
 use host::netlink::{Holder, add_blackholes, remove_blackholes};
-use host::{keyfile, nft};
+use host::privilege::Left;
+use host::{keyfile, nft, ssh};
 use model::ids::NodeId;
 use model::limits::STREAM_QUEUE_MAX;
 use model::time::Clock as _;
@@ -38,6 +39,10 @@ pub const PROGRAM: &str = "client";
 const DOWN_FILE: &str = "down";
 /// Tells the next image of this process why it is idle.
 const TROUBLE: &str = "UMBRA_CLIENT_TROUBLE";
+/// Tells the next image where SSH is served: it may not look into other processes any more.
+const SSH_PORTS: &str = "UMBRA_CLIENT_SSH_PORTS";
+/// Ports up to here take a privilege, and a client opens its own again each time that it comes up.
+const LOW_PORT_MAX: u16 = 1023;
 /// How often a start that failed is tried again: another network may be there.
 const RETRY: Duration = Duration::from_secs(30);
 /// How long answers that are under way may take before the process starts anew.
@@ -153,6 +158,7 @@ pub async fn run(options: &DaemonArgs) -> Result<()> {
     let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     keyfile::create_folder(&options.state)?;
     let listener = node::local::bind(&options.socket)?;
+    confine(options)?;
     tracing::info!(socket = %options.socket.display(), "the daemon runs");
     let (front, front_seen) = watch::channel(Front::Idle { organisation: None, trouble: None });
     let (commands, commands_in) = mpsc::channel(STREAM_QUEUE_MAX);
@@ -177,6 +183,14 @@ pub async fn run(options: &DaemonArgs) -> Result<()> {
     }
 }
 
+/// From the beginning, before it is up: it comes up, and goes down, with what is left. What it executes is itself.
+fn confine(options: &DaemonArgs) -> Result<()> {
+    let before = std::env::var(SSH_PORTS).unwrap_or_default();
+    ssh::remember(before.split(',').filter_map(|port| port.parse().ok()).chain(ssh::server_ports()));
+    let low_ports = (1..=LOW_PORT_MAX).contains(&options.port);
+    Ok(node::confine(Left { execute: true, low_ports, ..Left::default() })?)
+}
+
 /// Notes in the state folder that this machine is to be down.
 pub fn set_down(state: &Path) -> Result<()> {
     Ok(keyfile::replace(&state.join(DOWN_FILE), b"`umbra up` removes this file\n")?)
@@ -189,7 +203,8 @@ fn execute(trouble: Option<String>) -> std::io::Error {
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    command.args(arguments).env_remove(TROUBLE);
+    let ports: Vec<String> = ssh::remembered().iter().map(ToString::to_string).collect();
+    command.args(arguments).env_remove(TROUBLE).env(SSH_PORTS, ports.join(","));
     if let Some(trouble) = trouble {
         command.env(TROUBLE, trouble.replace('\0', " "));
     }

@@ -38,6 +38,9 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let mut output = Output::new("umbra-controller", args.json);
+    if let Err(failure) = start::become_user(&args) {
+        return output.fail(&failure);
+    }
     // A command makes one call: threads would take longer to start than it lasts.
     let mut builder = match args.command {
         Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),

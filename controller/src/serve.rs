@@ -13,6 +13,7 @@ use crate::rpc::admin::AdminRpc;
 use crate::store::Options;
 use host::clock::SystemClock;
 use host::local::LocalError;
+use host::privilege::{Left, PrivilegeError};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +39,9 @@ pub enum ServeError {
     /// The network side does not start.
     #[error(transparent)]
     Front(#[from] FrontError),
+    /// It may do more than it needs.
+    #[error(transparent)]
+    Privilege(#[from] PrivilegeError),
     /// The system refused.
     #[error("{0}")]
     System(#[from] std::io::Error),
@@ -57,6 +61,8 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
     let listener = node::local::bind(socket)?;
     let arranger: Arc<dyn Arranger> =
         if args.local_only { Arc::new(NoGateways) } else { serve_network(&organisation, args).await? };
+    // All that takes more is open. The listeners inside the overlay have ports that anybody may open.
+    node::confine(Left::default())?;
     tracing::info!(socket = %socket.display(), revision = %organisation.now().revision, "the controller runs");
     local::serve(listener, AdminRpc::new(organisation, arranger), stop).await?;
     if !args.local_only

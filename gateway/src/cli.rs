@@ -43,6 +43,9 @@ pub struct Up {
     /// What administrators will see this gateway as.
     #[arg(long, env = "UMBRA_GATEWAY_NAME", default_value_t = node::cli::host_name("gateway"))]
     pub name: String,
+    /// Becomes this user of the machine, who owns state and socket; a service manager does that by itself.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
     /// Where keys and state are kept.
     #[arg(long, env = "UMBRA_GATEWAY_STATE", default_value = "/var/lib/umbra/gateway")]
     pub state: PathBuf,
@@ -102,6 +105,12 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = matches!(&cli.command, Command::Status(status) if status.json);
     let mut output = Output::new("umbra-gateway", json);
+    // Before there is a second thread.
+    if let Command::Up(Up { user: Some(user), state, socket, .. }) = &cli.command
+        && let Err(failure) = node::become_user(user, state, socket)
+    {
+        return output.fail(&failure);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return output.fail(&Failure::failed(format!("no threads to run in: {error}"))),

@@ -8,6 +8,7 @@ use grant::verified::Scope;
 use host::forwarding::Forwarding;
 use host::netlink::{Holder, hold_blackholes, remove_blackholes};
 use host::nft;
+use host::privilege::Left;
 use host::{entropy, keyfile};
 use model::ids::NodeId;
 use model::net::Prefix;
@@ -65,7 +66,11 @@ pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
             return Err(error);
         }
     };
-    let result = serve(options, node, nat, [&mut terminate, &mut interrupt]).await;
+    // Joined, and all that takes more is open; what is left puts the host back, too.
+    let result = match node::confine(Left::default()) {
+        Ok(()) => serve(options, node, nat, [&mut terminate, &mut interrupt]).await,
+        Err(error) => Err(error.into()),
+    };
     undo.give_back().await;
     result
 }

@@ -44,6 +44,30 @@ pub fn groups_of(uid: u32) -> Vec<u32> {
     Vec::new()
 }
 
+/// A user of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    /// User id.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+}
+
+/// The user of this name, if there is one.
+pub fn user(name: &str) -> Option<Account> {
+    let name = CString::new(name).ok()?;
+    with_buffer(|buffer| {
+        // SAFETY: zeros are a valid passwd: null pointers and integers.
+        let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+        let mut found = std::ptr::null_mut();
+        // SAFETY: every pointer is live for the call, and the length is the buffer's.
+        let code = unsafe {
+            libc::getpwnam_r(name.as_ptr(), &raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found)
+        };
+        (code, (!found.is_null()).then_some(Account { uid: entry.pw_uid, gid: entry.pw_gid }))
+    })
+}
+
 /// Name and primary group.
 fn account(uid: u32) -> Option<(CString, u32)> {
     with_buffer(|buffer| {
@@ -83,6 +107,8 @@ mod tests {
         assert!(groups_of(0).contains(&0));
         assert_eq!(group_id("no-such-group-here"), None);
         assert_eq!(group_id("a\0b"), None);
+        assert_eq!(user("root"), Some(Account { uid: 0, gid: 0 }));
+        assert_eq!((user("no-such-user-here"), user("a\0b")), (None, None));
         assert!(groups_of(3_999_999_999).is_empty());
     }
 

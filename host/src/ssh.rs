@@ -4,6 +4,7 @@ use model::limits::{PROCESSES_LOOKED_AT_MAX, SSH_SESSIONS_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 
 /// Programs that serve SSH, by the beginning of their names.
 const SERVERS: [&str; 2] = ["sshd", "dropbear"];
@@ -22,24 +23,53 @@ pub struct Session {
     pub local: SocketAddr,
 }
 
+/// Ports on which SSH was found to be served, by a process that might look.
+static REMEMBERED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// Keeps ports for [`sessions`], which may not see by itself any more who has which: at most [`SSH_SESSIONS_MAX`].
+pub fn remember(ports: impl IntoIterator<Item = u16>) {
+    let mut remembered = REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner);
+    remembered.extend(ports.into_iter().take(SSH_SESSIONS_MAX));
+}
+
+/// What was kept.
+pub fn remembered() -> BTreeSet<u16> {
+    REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Ports on which SSH is served now, as far as this process may look.
+pub fn server_ports() -> BTreeSet<u16> {
+    server_ports_of(&SERVERS)
+}
+
+fn server_ports_of(servers: &[&str]) -> BTreeSet<u16> {
+    let held = held_by(servers);
+    let served = sockets().into_iter().filter(|s| s.state == LISTENING && held.contains(&s.inode));
+    served.map(|s| s.session.local.port()).collect()
+}
+
+fn sockets() -> Vec<Socket> {
+    let tables =
+        ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default());
+    tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(Socket::parse).collect()
+}
+
 /// Live sessions, at most [`SSH_SESSIONS_MAX`]. What cannot be read is none.
 pub fn sessions() -> Vec<Session> {
     sessions_of(&SERVERS)
 }
 
 fn sessions_of(servers: &[&str]) -> Vec<Session> {
-    let tables =
-        ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default());
-    let sockets: Vec<Socket> =
-        tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(Socket::parse).collect();
+    let sockets = sockets();
     let open: BTreeSet<u16> = sockets.iter().filter(|s| s.state == LISTENING).map(|s| s.session.local.port()).collect();
     let came_in = |s: &&Socket| s.state == ESTABLISHED && open.contains(&s.session.local.port());
     let candidates: BTreeMap<u64, Session> = sockets.iter().filter(came_in).map(|s| (s.inode, s.session)).collect();
     if candidates.is_empty() {
         return Vec::new();
     }
-    let held = held_by(servers);
-    let ours = candidates.iter().filter(|(inode, s)| s.local.port() == PORT || held.contains(inode));
+    let (held, remembered) = (held_by(servers), remembered());
+    let port_is = |port: u16| port == PORT || remembered.contains(&port);
+    let ours = candidates.iter().filter(|(inode, s)| port_is(s.local.port()) || held.contains(inode));
     ours.map(|(_, session)| *session).take(SSH_SESSIONS_MAX).collect()
 }
 
@@ -123,6 +153,12 @@ mod tests {
             let outward = Session { peer: expected.local, local: out.local_addr().expect("address") };
             assert!(!found.contains(&outward), "{found:?}");
             assert!(!sessions_of(&["no-such-server"]).contains(&expected));
+            // Who may not look any more has the port in mind.
+            let ports = server_ports_of(&[own.trim()]);
+            assert!(ports.contains(&expected.local.port()), "{ports:?}");
+            assert!(!ports.contains(&out.local_addr().expect("address").port()), "{ports:?}");
+            remember([expected.local.port()]);
+            assert!(sessions_of(&["no-such-server"]).contains(&expected));
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod identity;
 pub mod link;
 pub mod local;
 pub mod overlay;
+mod privilege;
 mod rpc;
 pub mod runtime;
 pub mod seen;
@@ -17,4 +18,5 @@ pub mod tls;
 
 pub use identity::Identity;
 pub use link::Link;
+pub use privilege::{become_user, confine};
 pub use runtime::Runtime;

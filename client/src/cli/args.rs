@@ -85,6 +85,10 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Options of `daemon`.
 #[derive(Debug, Clone, Options)]
 pub struct DaemonArgs {
+    /// Become this user of the machine, who owns state and socket; a service manager does that by itself. Only root may write
+    /// resolv.conf.
+    #[arg(long, value_name = "NAME", requires = "no_dns")]
+    pub user: Option<String>,
     /// Where keys and state are kept.
     #[arg(long, env = "UMBRA_STATE", default_value = STATE, value_name = "FOLDER")]
     pub state: PathBuf,

@@ -80,6 +80,9 @@ pub(super) struct RestoreArgs {
 /// How the controller shall run.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct ServeArgs {
+    /// Become this user of the machine, who owns state and socket; a service manager does that by itself.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
     /// The one UDP port; by default that of the first endpoint.
     #[arg(long, env = "UMBRA_CONTROLLER_PORT")]
     pub port: Option<u16>,

@@ -1,6 +1,6 @@
 //! What do `init` and `serve` do before the rest takes over?
 
-use super::args::{InitArgs, ServeArgs};
+use super::args::{Args, Command, InitArgs, ServeArgs};
 use crate::config::StatePaths;
 use crate::init::{self, InitError, Wish};
 use crate::owner::BothClocks;
@@ -72,6 +72,14 @@ pub(super) async fn init(state: &Path, args: InitArgs, output: &mut Output) -> R
         Some(path) => format!("owner token   in {path} (once, within {minutes} minutes)"),
     })?;
     output.line("next          umbra-controller serve")
+}
+
+/// For `serve --user`: before there is a second thread.
+pub(super) fn become_user(args: &Args) -> Result<(), Failure> {
+    match &args.command {
+        Command::Serve(ServeArgs { user: Some(user), .. }) => node::become_user(user, &args.state, &args.socket),
+        _ => Ok(()),
+    }
 }
 
 pub(super) async fn serve(state: &Path, socket: &Path, args: ServeArgs) -> Result<(), Failure> {

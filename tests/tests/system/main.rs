@@ -28,6 +28,7 @@ mod measure;
 mod network;
 mod perimeter;
 mod restore;
+mod privilege;
 mod silence;
 mod support;
 mod talk;
