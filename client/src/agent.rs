@@ -190,6 +190,7 @@ impl Agent {
         self.check_dns(true);
         self.look_around().await;
         loop {
+            self.runtime.beat();
             let wait = self.wait();
             let runtime = Arc::clone(&self.runtime);
             tokio::select! {

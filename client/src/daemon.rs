@@ -22,6 +22,7 @@ use node::boot::{self, BootError, Node, Setup};
 use node::dark::Wish;
 use node::identity::{Identity, IdentityError};
 use node::seen::Seen;
+use node::{Link, Manager, Runtime};
 use proto::join::{JoinFile, JoinKind};
 use proto::local as wire;
 use std::fmt;
@@ -118,6 +119,9 @@ struct Daemon<'a> {
     commands: mpsc::Receiver<Command>,
     terminate: Signal,
     interrupt: Signal,
+    manager: Manager,
+    /// The packet path that has to get on, while there is one.
+    living: watch::Sender<Option<Arc<Runtime>>>,
 }
 
 /// What runs while this machine is up.
@@ -126,6 +130,8 @@ struct Running {
     agent: tokio::task::JoinHandle<()>,
     answer: wire::UpReply,
     guardian: Option<Guardian>,
+    runtime: Arc<Runtime>,
+    link: Arc<Link>,
 }
 
 impl Running {
@@ -156,6 +162,7 @@ impl Running {
 pub async fn run(options: &DaemonArgs) -> Result<()> {
     // First: who is told to stop from here on puts everything back.
     let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let manager = Manager::start(PROGRAM)?;
     keyfile::create_folder(&options.state)?;
     let listener = node::local::bind(&options.socket)?;
     confine(options)?;
@@ -167,7 +174,9 @@ pub async fn run(options: &DaemonArgs) -> Result<()> {
     let serving = tokio::spawn(local::serve(listener, desk, async {
         let _ = stopped.await;
     }));
-    let mut daemon = Daemon { options, front, commands: commands_in, terminate, interrupt };
+    let living = watch::Sender::new(None);
+    let mut daemon = Daemon { options, front, commands: commands_in, terminate, interrupt, manager, living };
+    daemon.ready();
     let end = daemon.run().await;
     drop(daemon);
     let _ = stop.send(());
@@ -212,6 +221,13 @@ fn execute(trouble: Option<String>) -> std::io::Error {
 }
 
 impl Daemon<'_> {
+    /// It takes orders, whether it is up or not.
+    fn ready(&mut self) {
+        let living = self.living.subscribe();
+        let alive = move || std::future::ready(living.borrow().as_ref().is_none_or(|runtime| runtime.is_alive()));
+        self.manager.ready("down", alive);
+    }
+
     async fn run(&mut self) -> Result<End> {
         let mut trouble = std::env::var(TROUBLE).ok().filter(|t| !t.is_empty());
         self.tidy(trouble.is_none()).await;
@@ -333,6 +349,8 @@ impl Daemon<'_> {
             }
         };
         self.set_down(false)?;
+        self.living.send_replace(Some(Arc::clone(&running.runtime)));
+        self.manager.follow(&running.link);
         self.front.send_replace(Front::Up(running.orders.clone()));
         if let Some(reply) = reply {
             running.answer(reply, running.answer.clone());
@@ -363,6 +381,9 @@ impl Daemon<'_> {
                 },
             };
             tracing::info!("going down");
+            if matches!(end, End::Exit) {
+                self.manager.farewell()();
+            }
             self.front.send_replace(Front::Joining);
             let _ = running.orders.send(Order::Stop).await;
             let _ = (&mut running.agent).await;
@@ -463,7 +484,7 @@ async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Resul
     let state = options.state.clone();
     let parts = Parts {
         runtime: Arc::clone(&runtime),
-        link,
+        link: Arc::clone(&link),
         overlay,
         identity,
         seen,
@@ -473,12 +494,13 @@ async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Resul
         takeover,
     };
     let agent = Agent::new(parts).await?;
-    let resolving = names.run(inbox.local, move |frame| runtime.write_local(&frame));
+    let writing = Arc::clone(&runtime);
+    let resolving = names.run(inbox.local, move |frame| writing.write_local(&frame));
     tokio::spawn(async move {
         if let Err(error) = resolving.await {
             tracing::error!(%error, "the resolver ended");
         }
     });
     let agent = tokio::spawn(agent.run(inbox.events, orders_in));
-    Ok(Running { orders, agent, answer, guardian })
+    Ok(Running { orders, agent, answer, guardian, runtime, link })
 }

@@ -108,6 +108,8 @@ fn command(options: &DaemonArgs) -> Command {
     }
     command.arg("guardian").arg("--state").arg(&options.state);
     command.arg("--resolv-conf").arg(&options.resolv_conf).arg("--device").arg(&options.device);
+    // The service manager hears the daemon, nobody else.
+    command.env_remove(host::notify::SOCKET).env_remove(host::notify::WATCHDOG);
     // In a group of its own: what a terminal or a script sends to the daemon's group is not meant for it.
     command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
     command

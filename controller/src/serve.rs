@@ -5,15 +5,17 @@ pub use crate::cli::ServeArgs;
 use crate::arrange::restore::RestoreError;
 use crate::arrange::{Arrangements, Arranger, NoGateways};
 use crate::config::{StatePaths, Timing};
+use crate::directory::Org;
 use crate::front::{Front, FrontError, FrontOptions};
 use crate::local;
 use crate::organisation::{LoadError, Organisation};
 use crate::rpc::accept::Connections;
 use crate::rpc::admin::AdminRpc;
-use crate::store::Options;
+use crate::store::{Key, Options, Record as _, Store};
 use host::clock::SystemClock;
 use host::local::LocalError;
 use host::privilege::{Left, PrivilegeError};
+use node::{Manager, Runtime};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,21 +51,28 @@ pub enum ServeError {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<(), ServeError> {
+    let mut manager = Manager::start(crate::front::PROGRAM)?;
     let mut organisation = Organisation::open(paths, Options::default(), Arc::new(SystemClock::new())).await?;
     organisation.timing = Timing { session: args.session_life, svid: args.svid_life, review: args.review_every };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let farewell = manager.farewell();
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        farewell();
     };
     let listener = node::local::bind(socket)?;
-    let arranger: Arc<dyn Arranger> =
-        if args.local_only { Arc::new(NoGateways) } else { serve_network(&organisation, args).await? };
+    let (arranger, runtime): (Arc<dyn Arranger>, _) = match args.local_only {
+        true => (Arc::new(NoGateways), None),
+        false => serve_network(&organisation, args).await.map(|(arranger, runtime)| (arranger, Some(runtime)))?,
+    };
     // All that takes more is open. The listeners inside the overlay have ports that anybody may open.
     node::confine(Left::default())?;
     tracing::info!(socket = %socket.display(), revision = %organisation.now().revision, "the controller runs");
+    let store = Arc::clone(&organisation.store);
+    manager.ready("serving", move || is_alive(Arc::clone(&store), runtime.clone()));
     local::serve(listener, AdminRpc::new(organisation, arranger), stop).await?;
     if !args.local_only
         && let Err(error) = host::nft::remove(crate::front::PROGRAM).await
@@ -75,7 +84,10 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
 }
 
 /// Opens everything outside and serves it in tasks of its own.
-async fn serve_network(organisation: &Organisation, args: &ServeArgs) -> Result<Arc<dyn Arranger>, ServeError> {
+async fn serve_network(
+    organisation: &Organisation,
+    args: &ServeArgs,
+) -> Result<(Arc<dyn Arranger>, Arc<Runtime>), ServeError> {
     let connections = Arc::new(Connections::default());
     let arrangements = Arrangements::restore(
         Arc::clone(&organisation.store),
@@ -94,6 +106,7 @@ async fn serve_network(organisation: &Organisation, args: &ServeArgs) -> Result<
     };
     let (front, inbox) = Front::open(organisation.clone(), &options).await?;
     tracing::info!(port = front.runtime().udp.local_port(), dark = options.dark, "listening");
+    let runtime = Arc::clone(front.runtime());
     tokio::spawn(Arc::clone(&arrangements).review_forever(organisation.timing.review));
     let served = Arc::clone(&arrangements);
     tokio::spawn(async move {
@@ -101,7 +114,15 @@ async fn serve_network(organisation: &Organisation, args: &ServeArgs) -> Result<
             tracing::error!(%error, "the network side of the controller ended");
         }
     });
-    Ok(arrangements)
+    Ok((arrangements, runtime))
+}
+
+/// Whether the packet threads get on, and the store answers at all: one that refuses is for people, not for a restart.
+async fn is_alive(store: Arc<dyn Store>, runtime: Option<Arc<Runtime>>) -> bool {
+    if let Ok(key) = Key::of(Org::KIND, Org::KIND) {
+        let _ = store.get(&key).await;
+    }
+    runtime.is_none_or(|runtime| runtime.is_alive())
 }
 
 /// As asked for, else that of the first endpoint that nodes were told.

@@ -186,6 +186,7 @@ impl Gate {
         let mut generation = 0;
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         loop {
+            self.runtime.beat();
             let wait = self.wait();
             tokio::select! {
                 message = next(&mut self.stream) => self.on_message(message, &resolved).await,

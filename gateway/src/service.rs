@@ -19,7 +19,7 @@ use node::cli::input::agree;
 use node::cli::{ADMIN_GROUP, Output};
 use node::dark::Wish;
 use node::seen::Seen;
-use node::{Identity, Runtime};
+use node::{Identity, Manager, Runtime};
 use proto::join::{JoinFile, JoinKind};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
@@ -42,6 +42,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
     // First: who is told to stop from here on puts everything back.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut manager = Manager::start(PROGRAM)?;
     keyfile::create_folder(&options.state)?;
     let setup = Setup {
         role: tunnel::Role::Gateway,
@@ -68,7 +69,7 @@ pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
     };
     // Joined, and all that takes more is open; what is left puts the host back, too.
     let result = match node::confine(Left::default()) {
-        Ok(()) => serve(options, node, nat, [&mut terminate, &mut interrupt]).await,
+        Ok(()) => serve(options, node, nat, &mut manager, [&mut terminate, &mut interrupt]).await,
         Err(error) => Err(error.into()),
     };
     undo.give_back().await;
@@ -255,12 +256,12 @@ fn forwarding_before(file: &Path) -> Option<Forwarding> {
     Forwarding::from_line(std::str::from_utf8(bytes.expose()).ok()?)
 }
 
-async fn serve(options: &Up, node: Node, nat: NatPool, stop: [&mut Signal; 2]) -> Result<()> {
+async fn serve(options: &Up, node: Node, nat: NatPool, manager: &mut Manager, stop: [&mut Signal; 2]) -> Result<()> {
     let seen = Seen::load(&options.state)?;
     let scope = Scope { pool: node.identity.pool, nat, site: Vec::new(), own: Vec::new() };
     let boot = u64::from_be_bytes(entropy::random()?);
     let Node { identity, runtime, inbox, overlay, link, svid } = node;
-    let counting = Arc::clone(&runtime);
+    let (counting, living) = (Arc::clone(&runtime), Arc::clone(&runtime));
     let place = Place {
         runtime,
         link: Arc::clone(&link),
@@ -278,12 +279,15 @@ async fn serve(options: &Up, node: Node, nat: NatPool, stop: [&mut Signal; 2]) -
     let (end, ended) = oneshot::channel();
     let gate = tokio::spawn(gate.run(inbox.events, ended));
     tokio::spawn(answer_status(options.socket.clone(), status, firewalls, counting));
+    manager.ready("starting", move || std::future::ready(living.is_alive()));
+    manager.follow(&link);
     let [terminate, interrupt] = stop;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
+    manager.farewell()();
     if end.send(()).is_ok() {
         // A task that failed has said so.
         let _ = gate.await;

@@ -15,6 +15,7 @@ pub mod local;
 pub mod namespace;
 pub mod netlink;
 pub mod nft;
+pub mod notify;
 pub mod privilege;
 pub mod resolv;
 pub mod slots;

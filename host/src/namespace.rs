@@ -177,6 +177,8 @@ pub enum Signal {
     Terminate,
     /// SIGKILL: gone at once.
     Kill,
+    /// SIGHUP: read the settings again.
+    Hangup,
     /// SIGSTOP: stand still.
     Stop,
     /// SIGCONT: go on.
@@ -188,6 +190,7 @@ impl Signal {
         match self {
             Self::Terminate => libc::SIGTERM,
             Self::Kill => libc::SIGKILL,
+            Self::Hangup => libc::SIGHUP,
             Self::Stop => libc::SIGSTOP,
             Self::Continue => libc::SIGCONT,
         }

@@ -432,3 +432,7 @@ pub const BACKUP_AUDIT_MAX: u64 = 100_000;
 pub const BACKUP_CHUNKS_WAITING_MAX: usize = 16;
 /// Shortest passphrase of a backup, bytes: it can be tried without end.
 pub const PASSPHRASE_MIN: usize = 12;
+/// How long a thread may be at one packet, or a task at one event, before the program is not told to be alive any more.
+pub const STUCK_AFTER: Duration = Duration::from_secs(10);
+/// Bytes of a file of settings: some twenty variables.
+pub const SETTINGS_BYTES_MAX: usize = 64 << 10;

@@ -3,6 +3,7 @@
 //! Three plain threads with blocking reads: TUN to UDP, UDP to TUN, and timers. Control code calls [`Runtime::apply`]
 //! from anywhere. A panic in the engine ends one train, not the program.
 
+use crate::pulse::Pulse;
 use host::clock::SystemClock;
 use host::tun::Tun;
 use host::udp::Udp;
@@ -30,6 +31,16 @@ pub struct Runtime {
     local: mpsc::Sender<Frame>,
     lost: AtomicU64,
     panics: AtomicU64,
+    pulses: Pulses,
+}
+
+/// Who has to get on for the program to be alive.
+#[derive(Default)]
+struct Pulses {
+    tun: Pulse,
+    udp: Pulse,
+    timers: Pulse,
+    control: Pulse,
 }
 
 /// What the packet path hands to control code.
@@ -54,6 +65,7 @@ impl Runtime {
             local,
             lost: AtomicU64::new(0),
             panics: AtomicU64::new(0),
+            pulses: Pulses::default(),
         });
         for (name, run) in
             [("tun-to-udp", Self::pump_tun as fn(&Self)), ("udp-to-tun", Self::pump_udp), ("timers", Self::pump_timers)]
@@ -96,6 +108,17 @@ impl Runtime {
         (self.lost.load(Ordering::Relaxed), self.panics.load(Ordering::Relaxed))
     }
 
+    /// A turn of the program's own task, which is never away for long.
+    pub fn beat(&self) {
+        self.pulses.control.begin(self.now());
+    }
+
+    /// Whether every packet thread, and the task that calls [`Runtime::beat`], gets on.
+    pub fn is_alive(&self) -> bool {
+        let (now, Pulses { tun, udp, timers, control }) = (self.now(), &self.pulses);
+        [tun, udp, timers, control].into_iter().all(|pulse| !pulse.is_stuck(now))
+    }
+
     fn send(&self, trains: &[Train]) {
         self.udp.send(trains);
     }
@@ -123,20 +146,27 @@ impl Runtime {
     }
 
     /// A bug in packet code must not end the gateway: the train is lost, the thread goes on.
-    fn guarded(&self, what: &str, out: &mut Out, run: impl FnOnce(&mut Out)) {
-        if catch_unwind(AssertUnwindSafe(|| run(out))).is_err() {
+    fn guarded(&self, what: &str, pulse: &Pulse, out: &mut Out, run: impl FnOnce(Instant, &mut Out)) {
+        let now = self.now();
+        pulse.begin(now);
+        if catch_unwind(AssertUnwindSafe(|| run(now, out))).is_err() {
             self.panics.fetch_add(1, Ordering::Relaxed);
             tracing::error!(what, "a defect in the packet path was contained; please report it");
             out.clear();
         }
         self.flush(out);
+        pulse.rest();
     }
 
     fn pump_tun(&self) {
         let (mut frame, mut out) = (Frame::default(), Out::default());
         loop {
             match self.tun.read(&mut frame) {
-                Ok(()) => self.guarded("tun", &mut out, |out| self.engine.from_tun(self.now(), &mut frame, out)),
+                Ok(()) => {
+                    self.guarded("tun", &self.pulses.tun, &mut out, |now, out| {
+                        self.engine.from_tun(now, &mut frame, out)
+                    });
+                }
                 Err(error) => pause_after("reading the TUN device", &error),
             }
         }
@@ -147,7 +177,11 @@ impl Runtime {
         let mut out = Out::default();
         loop {
             match self.udp.recv(&mut train) {
-                Ok(()) => self.guarded("udp", &mut out, |out| self.engine.from_udp(self.now(), &mut train, out)),
+                Ok(()) => {
+                    self.guarded("udp", &self.pulses.udp, &mut out, |now, out| {
+                        self.engine.from_udp(now, &mut train, out)
+                    });
+                }
                 Err(error) => pause_after("reading the UDP socket", &error),
             }
         }
@@ -156,9 +190,8 @@ impl Runtime {
     fn pump_timers(&self) {
         let mut out = Out::default();
         loop {
-            let now = self.now();
-            let mut next = now.plus(Duration::from_millis(100));
-            self.guarded("tick", &mut out, |out| next = self.engine.tick(now, out));
+            let mut next = self.now().plus(Duration::from_millis(100));
+            self.guarded("tick", &self.pulses.timers, &mut out, |now, out| next = self.engine.tick(now, out));
             let wait = next.since(self.now()).clamp(Duration::from_millis(1), Duration::from_millis(250));
             std::thread::sleep(wait);
         }

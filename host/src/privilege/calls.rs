@@ -1,5 +1,5 @@
 //! Which system calls are left? A list of what the three programs, tokio, sled and the C library use while they run; all others
-//! answer ENOSYS, which a library takes as an old kernel, and does without (docs/adr/0009).
+//! answer ENOSYS, which a library takes as an old kernel, and does without (docs/adr/0010).
 #![allow(unsafe_code)]
 
 use super::PrivilegeError;
