@@ -16,6 +16,7 @@ use model::limits::SEAL_KEY_LEN;
 use model::revision::Revision;
 use model::secret::Secret;
 use model::time::{Clock, WallMs};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// An organisation whose store is open. Cheap to clone.
@@ -46,7 +47,7 @@ pub struct Organisation {
 pub enum LoadError {
     /// There is none.
     #[error("there is no organisation in {0}: make one with `umbra-controller init`, or name its folder with --state")]
-    Missing(std::path::PathBuf),
+    Missing(PathBuf),
     /// The store does not open.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -59,6 +60,14 @@ pub enum LoadError {
     /// The sealing key cannot be read.
     #[error(transparent)]
     Key(#[from] KeyFileError),
+    /// There is none.
+    #[error(
+        "{0} is missing, and the service manager handed no credential `seal.key`: put the key back from where it is kept"
+    )]
+    NoKey(PathBuf),
+    /// A file and a credential that differ.
+    #[error("{0} and {1} are two different sealing keys: only one opens the store; move the other away")]
+    TwoKeys(PathBuf, PathBuf),
     /// A secret does not open.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -70,11 +79,34 @@ pub enum LoadError {
     Ca(#[from] CaError),
 }
 
-/// Reads the sealing key.
-pub fn read_sealer(path: &std::path::Path) -> Result<Sealer, LoadError> {
-    let bytes = keyfile::read(path, SEAL_KEY_LEN)?;
+/// The folder of what the service manager hands to this program alone (systemd.exec(5), `LoadCredential=`).
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+/// The sealing key there.
+const SEAL_CREDENTIAL: &str = "seal.key";
+
+/// Reads the sealing key: from the file, or the credential of the same name, or both, if they are the same.
+pub fn read_sealer(path: &Path, credentials: Option<&Path>) -> Result<Sealer, LoadError> {
+    let credential = credentials.map(|folder| folder.join(SEAL_CREDENTIAL));
+    let handed = match &credential {
+        Some(path) => there(keyfile::read_credential(path, SEAL_KEY_LEN))?,
+        None => None,
+    };
+    let bytes = match (handed, there(keyfile::read(path, SEAL_KEY_LEN))?) {
+        (Some(handed), Some(file)) if handed.expose() != file.expose() => {
+            return Err(LoadError::TwoKeys(path.to_owned(), credential.unwrap_or_default()));
+        }
+        (Some(bytes), _) | (None, Some(bytes)) => bytes,
+        (None, None) => return Err(LoadError::NoKey(path.to_owned())),
+    };
     let key: [u8; SEAL_KEY_LEN] = bytes.expose().as_slice().try_into().map_err(|_| LoadError::Secret("seal.key"))?;
     Ok(Sealer::new(&Secret::new(key))?)
+}
+
+fn there(read: Result<Secret<Vec<u8>>, KeyFileError>) -> Result<Option<Secret<Vec<u8>>>, KeyFileError> {
+    match read {
+        Err(error) if error.is_missing() => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 async fn secret(store: &dyn Store, sealer: &Sealer, id: &'static str) -> Result<Secret<Vec<u8>>, LoadError> {
@@ -88,7 +120,8 @@ impl Organisation {
         if !paths.org().exists() {
             return Err(LoadError::Missing(paths.root().to_owned()));
         }
-        let sealer = read_sealer(&paths.seal_key())?;
+        let credentials = std::env::var_os(CREDENTIALS).map(PathBuf::from);
+        let sealer = read_sealer(&paths.seal_key(), credentials.as_deref())?;
         let store: Arc<dyn Store> = Arc::new(SledStore::open(&paths.store(), options)?);
         let flows = Arc::new(FlowLog::new(paths.flows()));
         let directory = Reader::start(Arc::clone(&store)).await?;
@@ -138,5 +171,35 @@ impl Organisation {
         decide: impl FnMut(&Directory, &mut Draft) -> Result<(T, Entry), Refusal> + Send,
     ) -> Result<(Revision, T), Refusal> {
         change::change(self.store.as_ref(), &self.directory, decide).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::Folder;
+
+    #[test]
+    fn the_sealing_key_is_a_file_or_a_credential_and_never_two() {
+        let folder = Folder::new();
+        let (file, credentials) = (folder.path().join("file"), folder.path().join("credentials"));
+        keyfile::create_folder(&credentials).unwrap();
+        let credential = credentials.join(SEAL_CREDENTIAL);
+        let read = || read_sealer(&file, Some(&credentials));
+        assert!(matches!(read(), Err(LoadError::NoKey(_))));
+        keyfile::create(&credential, &[7; SEAL_KEY_LEN]).unwrap();
+        let sealed = read().unwrap().seal("place", b"plain").unwrap();
+        assert!(matches!(read_sealer(&file, None), Err(LoadError::NoKey(_))));
+        keyfile::create(&file, &[8; SEAL_KEY_LEN]).unwrap();
+        let error = read().err().unwrap();
+        assert!(
+            matches!(error, LoadError::TwoKeys(..)) && error.to_string().contains("credentials/seal.key"),
+            "{error}"
+        );
+        keyfile::replace(&file, &[7; SEAL_KEY_LEN]).unwrap();
+        assert_eq!(read().unwrap().open("place", &sealed).unwrap().expose(), b"plain");
+        keyfile::replace(&credential, b"short").unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert!(matches!(read(), Err(LoadError::Secret(_))));
     }
 }

@@ -93,6 +93,16 @@ pub fn replace(path: &Path, secret: &[u8]) -> Result<(), KeyFileError> {
 
 /// Reads a file of at most `max` bytes. It must be a regular file of ours or of root, closed to group and others.
 pub fn read(path: &Path, max: usize) -> Result<Secret<Vec<u8>>, KeyFileError> {
+    read_closed_to(0o077, path, max)
+}
+
+/// Reads a credential that a service manager laid into a folder for this program alone (systemd.exec(5)). As `read`, but its
+/// group may have the right to read it: so shows an access list that names our user.
+pub fn read_credential(path: &Path, max: usize) -> Result<Secret<Vec<u8>>, KeyFileError> {
+    read_closed_to(0o037, path, max)
+}
+
+fn read_closed_to(closed: u32, path: &Path, max: usize) -> Result<Secret<Vec<u8>>, KeyFileError> {
     // O_NONBLOCK: opening a pipe that somebody planted must not hang.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file =
@@ -107,7 +117,7 @@ pub fn read(path: &Path, max: usize) -> Result<Secret<Vec<u8>>, KeyFileError> {
     }
     check_owner(path, about.uid())?;
     let mode = about.mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    if mode & closed != 0 {
         return Err(KeyFileError::Mode { path: path.to_owned(), mode });
     }
     // Room for everything at once: a buffer that grows would leave copies of the secret behind.
@@ -310,6 +320,9 @@ mod tests {
         let error = read(&path, 100).expect_err("readable by the group");
         assert!(matches!(error, KeyFileError::Mode { mode: 0o640, .. }));
         assert!(error.to_string().contains("0640"), "{error}");
+        assert_eq!(read_credential(&path, 100).expect("as a manager lays it there").expose(), b"secret");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o604)).expect("chmod");
+        assert!(matches!(read_credential(&path, 100), Err(KeyFileError::Mode { mode: 0o604, .. })));
 
         assert!(matches!(read(folder.path(), 100), Err(KeyFileError::NotAFile(_))));
         assert!(read(&folder.path().join("none"), 100).expect_err("missing").is_missing());

@@ -165,7 +165,17 @@ fn a_user_has_what_a_start_takes_and_keeps_what_is_left() {
         let refused = become_user("nobody", &[(&foreign, 0o700)]);
         assert!(matches!(refused, Err(PrivilegeError::Folder { owner: 0, .. })), "{refused:?}");
         assert!(matches!(become_user("no-such-user-here", &[]), Err(PrivilegeError::NoUser(_))));
-        become_user("nobody", &[(&state, 0o700)]).expect("somebody else");
+        let shared = folder.path().join("shared");
+        std::fs::create_dir(&shared).expect("folder");
+        std::os::unix::fs::chown(&shared, Some(0), Some(nobody.gid)).expect("chown");
+        std::fs::set_permissions(&shared, std::os::unix::fs::PermissionsExt::from_mode(0o775)).expect("chmod");
+        let refused = become_user("nobody", &[(&shared, 0o755)]);
+        assert!(
+            matches!(refused, Err(PrivilegeError::Folder { .. })),
+            "others of the group would remove ours: {refused:?}"
+        );
+        std::fs::set_permissions(&shared, std::os::unix::fs::PermissionsExt::from_mode(0o1775)).expect("chmod");
+        become_user("nobody", &[(&state, 0o700), (&shared, 0o755)]).expect("somebody else");
         let about = std::fs::metadata(&state).expect("made");
         use std::os::unix::fs::MetadataExt;
         assert_eq!((about.uid(), about.mode() & 0o7777), (nobody.uid, 0o700));

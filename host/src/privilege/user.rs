@@ -57,9 +57,11 @@ fn prepare(folder: &Path, mode: u32, user: &str, account: &Account) -> Result<()
         // Just made by us in a folder of root's: nobody can have put a link in its place.
         Ok(()) => std::os::unix::fs::lchown(folder, Some(account.uid), Some(account.gid)).map_err(failed),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let owner = std::fs::symlink_metadata(folder).map_err(failed)?.uid();
-            let (path, user) = (folder.to_owned(), user.to_owned());
-            if owner == account.uid { Ok(()) } else { Err(PrivilegeError::Folder { path, owner, user }) }
+            let about = std::fs::symlink_metadata(folder).map_err(failed)?;
+            // Root's, where members of the group make files and remove only their own: what tmpfiles.d makes of /run/umbra.
+            let shared = about.uid() == 0 && about.gid() == account.gid && about.mode() & 0o1020 == 0o1020;
+            let (path, user, owner) = (folder.to_owned(), user.to_owned(), about.uid());
+            if owner == account.uid || shared { Ok(()) } else { Err(PrivilegeError::Folder { path, owner, user }) }
         }
         Err(error) => Err(failed(error)),
     }

@@ -159,7 +159,19 @@ fn programs_that_are_told_to_be_somebody_else_are_not_root() {
     umbra(&world, Name::Laptop, &["down"]).unwrap();
     umbra(&world, Name::Laptop, &["up"]).unwrap_or_else(|error| panic!("{error}: {:?}", client.lines()));
     assert_eq!(uids_of(client.pid()), [expected], "the client that came up again");
-    for program in [&client, &gateway, &controller] {
+    // A client whose unit leaves root this one capability: names, routes, down and up all the same.
+    let mut command = world.host(Name::Laptop2).command("setpriv");
+    command.args(["--bounding-set=-all,+net_admin", "--inh-caps=-all", "umbra", "daemon"]);
+    let bare = world.host(Name::Laptop2).start("bare", command).unwrap();
+    bare.wait_for_line("the daemon runs", SOON).unwrap();
+    perimeter::join_laptop(&world, Name::Laptop2).unwrap();
+    perimeter::log_in(&world, Name::Laptop2).unwrap();
+    let page = || probe(&world, Name::Laptop2, &["--patience=2000", "http", "http://web.corp.example/"]).success();
+    until("the page", SOON, page);
+    umbra(&world, Name::Laptop2, &["down"]).unwrap();
+    umbra(&world, Name::Laptop2, &["up"]).unwrap();
+    is_least("the client of the unit", bare.pid());
+    for program in [&bare, &client, &gateway, &controller] {
         assert!(program.stop(SOON).unwrap().is_some_and(|status| status.success()), "{:?}", program.lines());
     }
     let forwarding = world.host(Name::Gateway).run(&["cat", "/proc/sys/net/ipv4/ip_forward"], SOON).unwrap();
