@@ -122,6 +122,7 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
             "RevokeSession",
             "ListAudit",
             "VerifyAudit",
+            "ExportAudit",
             "Backup",
             "ListRestored",
             "ConfirmRestored",

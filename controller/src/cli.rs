@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `args` | which commands and options are there? |
 //! | `admin` | which call does each make, and how is its answer shown? |
+//! | `audit` | how is the trail shown, taken out, and verified? |
 //! | `backup` | how do backups go out, and come back? |
 //! | `input` | where do policy files come from? |
 //! | `start` | what do `init` and `serve` do before the rest takes over? |
@@ -12,6 +13,7 @@
 
 mod admin;
 mod args;
+mod audit;
 mod backup;
 mod input;
 mod start;
@@ -21,7 +23,7 @@ mod tests;
 
 pub use args::ServeArgs;
 
-use args::{AdminCommand, Args, BackupCommand, Command};
+use args::{AdminCommand, Args, AuditCommand, BackupCommand, Command};
 use clap::Parser as _;
 use node::cli::{Failure, Output};
 use std::ffi::OsString;
@@ -61,6 +63,9 @@ async fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
         Command::Init(init) => start::init(&args.state, init, output).await,
         Command::Restore(restore) => backup::restore(&args.state, restore, output).await,
         Command::Admin(AdminCommand::Backup(BackupCommand::Keygen { out })) => backup::keygen(&out, output),
+        Command::Admin(AdminCommand::Audit(AuditCommand::Verify(args))) if !args.offline.is_empty() => {
+            audit::verify_offline(&args, output)
+        }
         Command::Serve(serve) => start::serve(&args.state, &args.socket, serve).await,
         Command::Admin(command) => {
             let mut client = admin::connect(&args.socket).await?;

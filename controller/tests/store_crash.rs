@@ -145,6 +145,63 @@ async fn role_patient_writer() {
     }
 }
 
+/// Files of few records, so that a kill often falls between two steps of what takes them out of the store.
+fn small_files() -> Options {
+    Options { segment_records: 5, segments_max: 12, ..Options::default() }
+}
+
+/// A role, not a test: commits and says so, until it is killed.
+#[tokio::test]
+async fn role_trail_writer() {
+    let Some(path) = std::env::var_os("UMBRA_STORE") else { return };
+    let store = SledStore::open(Path::new(&path), small_files()).unwrap();
+    let mut n = counter(&store, 0).await.map_or(0, |n| n + 1);
+    loop {
+        let revision = store.commit(step(0, n)).await.unwrap();
+        say(&format!("ack 0 {n} {}", revision.number));
+        n += 1;
+    }
+}
+
+#[tokio::test]
+async fn a_kill_between_any_two_steps_loses_no_record_of_the_trail() {
+    let folder = Folder::new("trail");
+    let path = folder.0.join("store");
+    drop(SledStore::create(&path, small_files()).unwrap());
+    let (mut acked, mut most) = (0, 0);
+    for round in 0..12 {
+        let mut child = role("role_trail_writer", &path, &[]).spawn().unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        // The moment is drawn: after so many commits, and somewhere within the next one or the step beside it.
+        let mut left = 5 + random(60);
+        for line in said {
+            if let ["ack", _, n, _] = line.split_whitespace().collect::<Vec<_>>()[..] {
+                acked = n.parse::<u64>().unwrap();
+                left -= 1;
+                if left == 0 {
+                    (0..random(200_000)).for_each(|_| std::hint::spin_loop());
+                    child.kill().unwrap();
+                    break;
+                }
+            }
+        }
+        child.wait().unwrap();
+        // While it is looked at, no file comes or goes.
+        let still = Options { segment_records: 1_000_000, ..Options::default() };
+        let store = SledStore::open(&path, still).unwrap();
+        assert!(counter(&store, 0).await.unwrap() >= acked, "round {round}");
+        // Every record is there, from the first that no record says is gone.
+        let verified = store.verify_audit().await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let stored = store.audit_stored(1, u64::MAX).await.unwrap();
+        assert_eq!(stored.len() as u64, verified.last + 1 - verified.first, "round {round}");
+        assert!(verified.last > acked, "round {round}: a record for each commit");
+        let files = fs::read_dir(path.join("audit")).map_or(0, Iterator::count);
+        most = most.max(files);
+        drop(store);
+    }
+    assert!(most > 6, "records left the store in {most} files only: the test shows nothing");
+}
+
 /// Runs a role under a bound on the size of files, which stands for a full disk: without its signal, a write fails.
 fn bounded(name: &str, path: &Path, blocks: u64) -> Command {
     let limited = format!(r#"trap "" XFSZ; ulimit -S -f {blocks}; exec "$@""#);

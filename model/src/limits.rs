@@ -280,8 +280,16 @@ pub const STORE_ROOM_FACTOR: u64 = 8;
 pub const CHANGE_LOG_MAX: usize = 16_384;
 /// Bytes of the changes kept for watchers.
 pub const CHANGE_LOG_BYTES_MAX: usize = 64 << 20;
-/// Audit records kept; beyond it the oldest goes. About 5 GB on disk.
-pub const AUDIT_RECORDS_MAX: u64 = 10_000_000;
+/// Audit records of one file outside of the store; as many stay in it when older ones leave, so that the newest are at hand.
+pub const AUDIT_SEGMENT_RECORDS_MAX: u64 = 10_000;
+/// Bytes of one such file; it ends with the record before the one that would pass them.
+pub const AUDIT_SEGMENT_BYTES_MAX: usize = 8 << 20;
+/// Such files; beyond it the oldest goes, and a record says so. 10,000,000 records, 4 GB where they are as long as usual,
+/// never more than 8 GB.
+pub const AUDIT_SEGMENTS_MAX: usize = 1_000;
+/// Audit records that wait in the store for a disk that takes such files, about 500 MB: beyond it no change makes a new
+/// record. What takes access away may use an eighth more.
+pub const AUDIT_IN_STORE_MAX: u64 = 1_000_000;
 /// Bytes of one encoded text field of an audit record.
 pub const AUDIT_FIELD_MAX: usize = 256;
 /// Bytes of the encoded detail of an audit record. With the fields it stays below [`STORE_VALUE_MAX`].

@@ -14,9 +14,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use deny::{Denied, DenyAggregator};
+pub use verify::{DROPPED, Verified, Verifier, VerifyError};
 
 mod deny;
+pub mod offline;
+pub mod segment;
 mod text;
+mod verify;
 
 /// SHA-256 of a record's line.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -122,7 +126,7 @@ impl fmt::Display for Record {
 /// The end of the chain, kept in the store's own record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Chain {
-    /// Oldest record that is kept; 1 until records were dropped.
+    /// Oldest record in the store; older ones are in files beside it.
     pub first: u64,
     /// Newest record; 0 when there is none.
     pub seq: u64,
@@ -131,6 +135,11 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// How many records are in the store.
+    pub const fn held(&self) -> u64 {
+        let first = if self.first == 0 { 1 } else { self.first };
+        self.seq.saturating_add(1).saturating_sub(first)
+    }
     /// Puts an entry at the end: its sequence number, and hash and line as they are stored.
     pub fn append(&mut self, entry: &Entry) -> (u64, Vec<u8>) {
         self.seq = self.seq.saturating_add(1);
@@ -164,100 +173,21 @@ fn clip_detail(detail: &Map<String, Value>) -> Map<String, Value> {
     names.into_iter().map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-fn hash(line: &[u8]) -> Hash {
+/// Of a record's line.
+pub fn hash(line: &[u8]) -> Hash {
     let mut out = Hash::default();
     out.0.iter_mut().zip(digest(&SHA256, line).as_ref()).for_each(|(to, from)| *to = *from);
     out
 }
 
+/// The line of what is stored: all but the hash in front of it.
+pub fn line_of(stored: &[u8]) -> Result<&[u8], String> {
+    stored.split_first_chunk::<32>().map(|(_, line)| line).ok_or_else(|| "it is cut".to_owned())
+}
+
 /// Splits what is stored into hash and line, and decodes the line.
 pub fn decode(stored: &[u8]) -> Result<Record, String> {
-    let (_, line) = stored.split_first_chunk::<32>().ok_or("it is cut")?;
-    serde_json::from_slice(line).map_err(|e| e.to_string())
-}
-
-/// What a whole walk over the chain found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verified {
-    /// Oldest record that is kept.
-    pub first: u64,
-    /// Newest record; equal to `first - 1` when there is none.
-    pub last: u64,
-    /// Hash of the newest record, to be compared with what witnesses keep.
-    pub head: Hash,
-}
-
-/// Where the chain does not hold.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum VerifyError {
-    /// This record is missing, altered, or does not follow the one before.
-    #[error("the audit chain is broken at record {seq}: {what}. Records before it are as they were written")]
-    Broken {
-        /// First record that does not hold.
-        seq: u64,
-        /// How.
-        what: String,
-    },
-    /// The store could not be read.
-    #[error("the audit trail could not be read: {0}")]
-    Read(String),
-}
-
-/// Walks a chain record by record, in order.
-#[derive(Debug)]
-pub struct Verifier {
-    chain: Chain,
-    next: u64,
-    prev: Option<Hash>,
-}
-
-impl Verifier {
-    /// For the chain that must end as `chain` says.
-    pub const fn new(chain: Chain) -> Self {
-        let prev = if chain.first <= 1 { Some(Hash([0; 32])) } else { None };
-        Self { chain, next: if chain.first == 0 { 1 } else { chain.first }, prev }
-    }
-
-    /// Takes the next stored record, found under `seq`.
-    pub fn push(&mut self, seq: u64, stored: &[u8]) -> Result<(), VerifyError> {
-        let broken = |seq, what: &str| Err(VerifyError::Broken { seq, what: what.to_owned() });
-        if seq != self.next {
-            return broken(self.next.min(seq), "it is missing, or a record was put in before it");
-        }
-        let Some((own, line)) = stored.split_first_chunk::<32>() else { return broken(seq, "it is cut") };
-        if hash(line).0 != *own {
-            return broken(seq, "its text does not fit its hash");
-        }
-        let record = match serde_json::from_slice::<Record>(line) {
-            Ok(record) => record,
-            Err(e) => return broken(seq, &format!("it does not decode: {e}")),
-        };
-        if record.seq != seq {
-            return broken(seq, "it carries another number");
-        }
-        if self.prev.is_some_and(|prev| prev != record.prev) {
-            return broken(seq, "it does not follow the record before it");
-        }
-        self.prev = Some(Hash(*own));
-        self.next = seq.saturating_add(1);
-        Ok(())
-    }
-
-    /// Ends the walk: the last record must be the one that the store wrote last.
-    pub fn finish(self) -> Result<Verified, VerifyError> {
-        let last = self.next.saturating_sub(1);
-        if last < self.chain.seq {
-            return Err(VerifyError::Broken { seq: self.next, what: "the end of the chain is missing".to_owned() });
-        }
-        let head = self.prev.unwrap_or_default();
-        if last > self.chain.seq || head != self.chain.hash {
-            return Err(VerifyError::Broken {
-                seq: last,
-                what: "it is not the record that was written last".to_owned(),
-            });
-        }
-        Ok(Verified { first: self.chain.first.max(1), last, head })
-    }
+    serde_json::from_slice(line_of(stored)?).map_err(|e| e.to_string())
 }
 
 /// Which records to list. `Query::default()` is the newest [`AUDIT_LIST_MAX`].

@@ -160,7 +160,7 @@ pub async fn restore(
         audit_seq: header.audit_seq,
         policy,
     };
-    let made = finish(&store, restored, wish).await?;
+    let made = finish(&store, restored, trail.chain.first, wish).await?;
     // Let go of the files before they move.
     drop(store);
     scaffold.put_in_place(&paths.org())?;
@@ -168,7 +168,7 @@ pub async fn restore(
 }
 
 /// Sees that a whole organisation is there, and writes down where it comes from.
-async fn finish(store: &dyn Store, restored: Restored, wish: &Wish) -> Result<Made, RestoreError> {
+async fn finish(store: &dyn Store, restored: Restored, audit_first: u64, wish: &Wish) -> Result<Made, RestoreError> {
     let (directory, _) = reader::read(store).await.map_err(StartError::from)?;
     let mut org = directory.org.as_ref().ok_or(StartError::NoOrganisation)?.record.clone();
     if !wish.endpoints.is_empty() {
@@ -179,6 +179,7 @@ async fn finish(store: &dyn Store, restored: Restored, wish: &Wish) -> Result<Ma
         .with("backup_made_ms", restored.created.0)
         .with("backup_revision", restored.revision.to_string())
         .with("backup_audit_seq", restored.audit_seq)
+        .with("audit_first", audit_first)
         .with("incarnation", directory.revision.incarnation);
     let commit = Commit::default().put_record(Org::ID, &org)?.put_record(Restored::ID, &restored)?.audit(entry);
     let revision = store.commit(commit).await?;
@@ -215,9 +216,9 @@ impl Trail {
         };
         let first = records.first().map_or(header.audit_seq.saturating_add(1), |(seq, _)| *seq);
         let chain = audit::Chain { first, seq: header.audit_seq, hash: header.audit_hash };
-        let mut verifier = audit::Verifier::new(chain);
-        let pushed = records.iter().try_for_each(|(seq, stored)| verifier.push(*seq, stored));
-        pushed.and_then(|()| verifier.finish()).map_err(|e| RestoreError::Audit(e.to_string()))?;
+        let mut verifier = audit::Verifier::new(first);
+        let pushed = records.iter().try_for_each(|(seq, stored)| verifier.push(*seq, stored).map(drop));
+        pushed.and_then(|()| verifier.finish_tail(chain)).map_err(|e| RestoreError::Audit(e.to_string()))?;
         Ok(Self { chain, records, next })
     }
 }

@@ -4,10 +4,10 @@ mod policy;
 mod show;
 
 use super::args::{
-    AdminCommand, AuditCommand, DeviceCommand, GatewayCommand, GroupCommand, JoinKeyArgs, JoinKeyCommand, ResourceArgs,
+    AdminCommand, DeviceCommand, GatewayCommand, GroupCommand, JoinKeyArgs, JoinKeyCommand, ResourceArgs,
     ResourceCommand, SessionCommand, SiteCommand, UserCommand,
 };
-use super::backup;
+use super::{audit, backup};
 use host::clock::SystemClock;
 use host::keyfile;
 use model::limits::RPC_MESSAGE_MAX;
@@ -61,7 +61,7 @@ pub(super) async fn run(client: &mut Client, command: AdminCommand, output: &mut
         AdminCommand::JoinKey(command) => join_key(client, command, output).await,
         AdminCommand::Device(command) => device(client, command, output).await,
         AdminCommand::Session(command) => session(client, command, output).await,
-        AdminCommand::Audit(command) => audit(client, command, output).await,
+        AdminCommand::Audit(command) => audit::run(client, command, output).await,
         AdminCommand::Backup(command) => backup::create(client, command, output).await,
         AdminCommand::Restored(command) => backup::restored(client, command, output).await,
     }
@@ -296,31 +296,6 @@ async fn session(client: &mut Client, command: SessionCommand, output: &mut Outp
         SessionCommand::Revoke { session } => {
             let reply = client.revoke_session(wire::RevokeSessionRequest { session }).await?.into_inner();
             done(&reply, output, "session ended:")
-        }
-    }
-}
-
-async fn audit(client: &mut Client, command: AuditCommand, output: &mut Output) -> Result<(), Failure> {
-    match command {
-        AuditCommand::List { limit, since, actor, action, object } => {
-            let since = since.and_then(|since| i64::try_from(since.as_millis()).ok());
-            let since_ms = since.map_or(0, |since| wall().saturating_sub(since));
-            let request = wire::ListAuditRequest { limit, since_ms, actor, action, object };
-            show::audit(&client.list_audit(request).await?.into_inner(), output)
-        }
-        AuditCommand::Verify => {
-            let reply = client.verify_audit(wire::VerifyAuditRequest {}).await?.into_inner();
-            let json = output.json(&reply)?;
-            if !reply.whole {
-                return Err(Failure::failed(reply.problem));
-            }
-            if json {
-                return Ok(());
-            }
-            output.line(format!(
-                "the audit trail is whole: records {} to {}, head {}",
-                reply.first, reply.last, reply.head
-            ))
         }
     }
 }

@@ -451,7 +451,21 @@ pub(super) enum AuditCommand {
         object: String,
     },
     /// Walk the whole chain and say whether it is whole.
-    Verify,
+    Verify(VerifyArgs),
+    /// Write the whole trail into a file of JSON lines, for `verify --offline` and for your archive.
+    Export {
+        /// The file; it must not be there yet.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct VerifyArgs {
+    /// Verify these files instead (an export, or the files of the controller's folder `org/store/audit`): no controller and
+    /// no store is needed.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub offline: Vec<PathBuf>,
 }
 
 fn session_life(text: &str) -> Result<Duration, String> {

@@ -174,6 +174,7 @@ calls! {
     revoke_session(RevokeSessionRequest) -> Changed,
     list_audit(ListAuditRequest) -> ListAuditReply,
     verify_audit(VerifyAuditRequest) -> VerifyAuditReply,
+    export_audit(ExportAuditRequest) -> ExportAuditReply,
     list_restored(ListRestoredRequest) -> ListRestoredReply,
     confirm_restored(ConfirmRestoredRequest) -> ConfirmRestoredReply,
 }

@@ -11,7 +11,7 @@
 //! | `layout` | how do records lie on the disk? (pure) |
 //! | `state` | what is the durable state, what changed, who watches? |
 //! | `writer` | in which order do commits become durable, and what when the disk is full or fails? |
-//! | `sled` | the embedded database: `sled/disk` how is it opened, written and synced, `sled/read` what does it hold? |
+//! | `sled` | the embedded database: `sled/disk` how is it opened, written and synced, `sled/read` what does it hold? `sled/archive` how do old audit records leave it, `sled/trail` where are they then? |
 //! | `record` | how do typed records go in and out? |
 
 use std::future::Future;

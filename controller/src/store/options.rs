@@ -15,8 +15,14 @@ pub struct Options {
     pub log_max: usize,
     /// Bytes of changes kept for watchers.
     pub log_bytes_max: usize,
-    /// Audit records kept.
+    /// Audit records in the store.
     pub audit_max: u64,
+    /// Audit records of one file outside of it.
+    pub segment_records: u64,
+    /// Bytes of such a file.
+    pub segment_bytes: usize,
+    /// Such files.
+    pub segments_max: usize,
     /// Bytes of the disk that a change leaves free which makes a new record.
     pub room_min: u64,
     /// Bytes of the disk that any change leaves free.
@@ -32,7 +38,10 @@ impl Default for Options {
             bytes_max: limits::STORE_BYTES_MAX,
             log_max: limits::CHANGE_LOG_MAX,
             log_bytes_max: limits::CHANGE_LOG_BYTES_MAX,
-            audit_max: limits::AUDIT_RECORDS_MAX,
+            audit_max: limits::AUDIT_IN_STORE_MAX,
+            segment_records: limits::AUDIT_SEGMENT_RECORDS_MAX,
+            segment_bytes: limits::AUDIT_SEGMENT_BYTES_MAX,
+            segments_max: limits::AUDIT_SEGMENTS_MAX,
             room_min: limits::STORE_ROOM_MIN,
             room_last: limits::STORE_ROOM_LAST,
             retry_every: Duration::from_secs(1),

@@ -87,6 +87,16 @@ impl<'a> Plan<'a> {
         if bytes > self.options.bytes_max && bytes > self.meta.bytes {
             return Err(CommitError::Full { what: "the bytes of all values", max: self.options.bytes_max });
         }
+        // What makes nothing new may use a little more, so that access can still be taken away.
+        let takes_away = added == 0 || !deletes.is_empty();
+        let max = self.options.audit_max;
+        let records = self.meta.audit.held().saturating_add(commit.audit.len() as u64);
+        if !commit.audit.is_empty() && records > if takes_away { max.saturating_add(max / 8) } else { max } {
+            return Err(CommitError::Full {
+                what: "audit records that cannot leave the store for files beside it",
+                max,
+            });
+        }
         Ok(())
     }
 
@@ -144,11 +154,19 @@ impl<'a> Plan<'a> {
     fn append_audit(&mut self, entry: &crate::audit::Entry) {
         let (seq, stored) = self.meta.audit.append(entry);
         layout::put(&mut self.writes, AUDIT, &number_name(seq), &stored, 0);
-        // A record is one piece: its bounds see to that.
-        while self.meta.audit.seq - self.meta.audit.first >= self.options.audit_max.max(1) {
+    }
+
+    /// Lets go of the audit records up to `to`, which are in files; at most [`COMMIT_AUDIT_MAX`], and never the newest, by
+    /// which a store is known to be whole when it is opened.
+    pub(super) fn archive(&mut self, to: u64) -> Revision {
+        let most = self.meta.audit.first.saturating_add(COMMIT_AUDIT_MAX as u64 - 1);
+        let to = to.min(most).min(self.meta.audit.seq.saturating_sub(1));
+        while self.meta.audit.first <= to {
+            // A record is one piece: its bounds see to that.
             layout::remove(&mut self.writes, AUDIT, &number_name(self.meta.audit.first), 1);
-            self.meta.audit.first += 1;
+            self.meta.audit.first = self.meta.audit.first.saturating_add(1);
         }
+        self.meta.revision()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The store of one controller on one machine: an embedded database behind [`Store`].
 //!
-//! `sled/disk` how is it opened, written and synced; `sled/read` what does it hold. All records but the audit trail are
+//! `sled/disk` how is it opened, written and synced; `sled/read` what does it hold; `sled/archive` how do old audit records
+//! leave it, `sled/trail` where are they then. All records but the audit trail are
 //! kept in memory, too, and readers see only what is durable.
 
 use std::fs::DirBuilder;
@@ -8,21 +9,27 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use model::limits::COMMIT_QUEUE_MAX;
 use model::revision::Revision;
 use tokio::sync::{mpsc, oneshot};
 
+use self::archive::Archivist;
 use self::disk::{Handle, SledDisk};
-use self::read::{guarded, list_audit, stored_audit, verify_audit};
+use self::read::guarded;
+use self::trail::Trail;
 use super::state::{Meta, Shared, Watcher};
 use super::writer::{Disk, Request, Writer};
 use super::{Beginning, Commit, CommitError, Export, Fut, Item, Key, Options, ReadError, Scan, Store, StoredAudit};
 use crate::audit;
+use crate::audit::segment::Segments;
 
+mod archive;
 mod disk;
 mod read;
+mod trail;
 
 /// Why a store did not open.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +72,10 @@ pub struct SledStore {
     shared: Arc<Shared>,
     requests: Option<mpsc::Sender<Request>>,
     writer: Option<JoinHandle<()>>,
+    archivist: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
     handle: Handle,
+    segments: Segments,
     path: PathBuf,
 }
 
@@ -117,20 +127,55 @@ impl SledStore {
         begin(&mut disk).map_err(damaged)?;
         let state = disk.load().map_err(damaged)?;
         disk.note(state.meta.revision());
+        let segments = Segments::new(path.join("audit"));
+        let io = |cause| OpenError::Io { path: path.to_owned(), cause };
+        let (last, newest) = (state.meta.audit.seq, segments.list().map_err(io)?.last().map_or(0, |file| file.last));
+        if newest > last {
+            return Err(damaged(format!(
+                "its audit trail ends at record {last}, the files beside it at {newest}: this is an older copy"
+            )));
+        }
         let (shared, handle) = (Shared::new(state), disk.handle());
         let (requests, waiting) = mpsc::channel(COMMIT_QUEUE_MAX);
+        let stop = Arc::new(AtomicBool::new(false));
+        let archivist = Archivist {
+            handle: handle.clone(),
+            shared: Arc::clone(&shared),
+            segments: segments.clone(),
+            path: path.to_owned(),
+            options: options.clone(),
+            requests: requests.clone(),
+            stop: Arc::clone(&stop),
+        };
         let writer = Writer { disk, shared: Arc::clone(&shared), options, requests: waiting, halted: None };
-        let writer = std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|cause| OpenError::Io { path: path.to_owned(), cause })?;
-        Ok(Self { shared, requests: Some(requests), writer: Some(writer), handle, path: path.to_owned() })
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let writer = thread("store").spawn(move || writer.run()).map_err(io)?;
+        let archivist = thread("audit").spawn(move || archivist.run()).map_err(io)?;
+        Ok(Self {
+            shared,
+            requests: Some(requests),
+            writer: Some(writer),
+            archivist: Some(archivist),
+            stop,
+            handle,
+            segments,
+            path: path.to_owned(),
+        })
+    }
+
+    fn trail(&self) -> Result<Trail, String> {
+        Ok(Trail { db: self.handle.db()?, shared: Arc::clone(&self.shared), segments: self.segments.clone() })
     }
 }
 
 /// Waits for the commits that were accepted, and lets go of the files: afterwards the store can be opened again.
 impl Drop for SledStore {
     fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(archivist) = self.archivist.take() {
+            archivist.thread().unpark();
+            let _ = archivist.join();
+        }
         self.requests = None;
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
@@ -144,7 +189,7 @@ impl Store for SledStore {
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
             let requests = self.requests.as_ref().ok_or(CommitError::Closed)?;
-            requests.send(Request { commit, answer }).await.map_err(|_| CommitError::Closed)?;
+            requests.send(Request { commit, archived: None, answer }).await.map_err(|_| CommitError::Closed)?;
             answered.await.map_err(|_| CommitError::Closed)?
         })
     }
@@ -184,8 +229,8 @@ impl Store for SledStore {
 
     fn audit(&self, query: audit::Query) -> Fut<'_, Result<Vec<audit::Record>, ReadError>> {
         Box::pin(async move {
-            let (db, chain) = (self.handle.db().map_err(ReadError::Damaged)?, self.shared.read().meta.audit);
-            let read = tokio::task::spawn_blocking(move || guarded(|| list_audit(&db, chain, &query)));
+            let trail = self.trail().map_err(ReadError::Damaged)?;
+            let read = tokio::task::spawn_blocking(move || guarded(|| trail.list(&query)));
             read.await.map_err(|e| e.to_string()).and_then(|list| list).map_err(ReadError::Damaged)
         })
     }
@@ -201,16 +246,16 @@ impl Store for SledStore {
 
     fn audit_stored(&self, from: u64, max: u64) -> Fut<'_, Result<Vec<StoredAudit>, ReadError>> {
         Box::pin(async move {
-            let (db, chain) = (self.handle.db().map_err(ReadError::Damaged)?, self.shared.read().meta.audit);
-            let read = tokio::task::spawn_blocking(move || guarded(|| stored_audit(&db, chain, from, max)));
+            let trail = self.trail().map_err(ReadError::Damaged)?;
+            let read = tokio::task::spawn_blocking(move || guarded(|| trail.stored(from, max)));
             read.await.map_err(|e| e.to_string()).and_then(|list| list).map_err(ReadError::Damaged)
         })
     }
 
     fn verify_audit(&self) -> Fut<'_, Result<audit::Verified, audit::VerifyError>> {
         Box::pin(async move {
-            let (db, shared) = (self.handle.db().map_err(audit::VerifyError::Read)?, Arc::clone(&self.shared));
-            let walk = tokio::task::spawn_blocking(move || guarded(|| Ok(verify_audit(&db, &shared))));
+            let trail = self.trail().map_err(audit::VerifyError::Read)?;
+            let walk = tokio::task::spawn_blocking(move || guarded(|| Ok(trail.verify())));
             walk.await.map_err(|e| e.to_string()).and_then(|v| v).map_err(audit::VerifyError::Read)?
         })
     }

@@ -5,7 +5,8 @@
 //! nothing queues for it and it can hold nobody up.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::Thread;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
@@ -134,12 +135,14 @@ impl State {
 pub(super) struct Shared {
     state: RwLock<State>,
     newest: watch::Sender<u64>,
+    /// Who takes old audit records out, and how many the store holds when it is called.
+    archivist: OnceLock<(Thread, u64)>,
 }
 
 impl Shared {
     pub(super) fn new(state: State) -> Arc<Self> {
         let newest = watch::Sender::new(state.meta.number);
-        Arc::new(Self { state: RwLock::new(state), newest })
+        Arc::new(Self { state: RwLock::new(state), newest, archivist: OnceLock::new() })
     }
     pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
@@ -149,9 +152,19 @@ impl Shared {
     }
     /// Shows durable commits to readers and watchers.
     pub(super) fn publish(&self, effect: Effect) {
-        let number = effect.meta.number;
+        let (number, audit) = (effect.meta.number, effect.meta.audit);
         self.write().absorb(effect);
         self.newest.send_replace(number);
+        if let Some((thread, records)) = self.archivist.get()
+            && audit.held() >= *records
+        {
+            thread.unpark();
+        }
+    }
+    /// Wakes this thread with each change while the store holds so many audit records or more.
+    pub(super) fn call_when_records_wait(&self, thread: Thread, records: u64) {
+        // Once for each store.
+        let _ = self.archivist.set((thread, records));
     }
     /// Shows what the disk holds after a failure: the newest state or one that follows it.
     pub(super) fn replace(&self, state: State) {

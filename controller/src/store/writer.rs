@@ -38,6 +38,8 @@ pub(super) trait Disk: Send {
 /// A commit that waits, and where its answer goes.
 pub(super) struct Request {
     pub commit: Commit,
+    /// Audit records up to this one are in files and leave the store; there is no new revision for that.
+    pub archived: Option<u64>,
     pub answer: oneshot::Sender<Result<Revision, CommitError>>,
 }
 
@@ -87,7 +89,11 @@ impl<D: Disk> Writer<D> {
             let mut plan = Plan::new(&state, &self.options);
             for request in group {
                 let fits = self.fit(&state, &request.commit, room);
-                match fits.and_then(|cost| plan.add(&request.commit).map(|revision| (cost, revision))) {
+                let added = fits.and_then(|cost| match request.archived {
+                    Some(to) => Ok((cost, plan.archive(to))),
+                    None => plan.add(&request.commit).map(|revision| (cost, revision)),
+                });
+                match added {
                     Ok((cost, revision)) => {
                         room = room.saturating_sub(cost);
                         accepted.push((request.answer, revision));
@@ -249,7 +255,7 @@ mod tests {
 
     fn answer(writer: &mut Writer<Faulty>, commit: Commit) -> Result<u64, CommitError> {
         let (answer, mut answered) = oneshot::channel();
-        writer.commit(vec![Request { commit, answer }]);
+        writer.commit(vec![Request { commit, archived: None, answer }]);
         answered.try_recv().unwrap().map(|revision| revision.number)
     }
 
@@ -319,7 +325,10 @@ mod tests {
         assert!(matches!(answer(&mut writer, large), Err(CommitError::NoRoom { .. })));
         let (one, first) = oneshot::channel();
         let (other, second) = oneshot::channel();
-        writer.commit(vec![Request { commit: put(5), answer: one }, Request { commit: put(6), answer: other }]);
+        writer.commit(vec![
+            Request { commit: put(5), archived: None, answer: one },
+            Request { commit: put(6), archived: None, answer: other },
+        ]);
         let (mut first, mut second) = (first, second);
         assert!(first.try_recv().unwrap().is_ok());
         assert!(matches!(second.try_recv().unwrap(), Err(CommitError::NoRoom { .. })));
@@ -334,7 +343,7 @@ mod tests {
             .into_iter()
             .map(|commit| {
                 let (answer, answered) = oneshot::channel();
-                (Request { commit, answer }, answered)
+                (Request { commit, archived: None, answer }, answered)
             })
             .unzip();
         writer.commit(group);

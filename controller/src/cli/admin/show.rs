@@ -210,18 +210,3 @@ fn bytes(count: u64) -> String {
     }
     format!("{value:.1} TiB")
 }
-
-pub(super) fn audit(reply: &wire::ListAuditReply, output: &mut Output) -> Result<(), Failure> {
-    if output.is_json() {
-        // As they are chained: programs get the records themselves.
-        let parsed =
-            reply.records.iter().map(|line| serde_json::from_str(line)).collect::<Result<Vec<serde_json::Value>, _>>();
-        let records = parsed.map_err(Failure::failed)?;
-        output.json(&serde_json::json!({ "records": records }))?;
-        return Ok(());
-    }
-    if reply.lines.is_empty() {
-        return output.line("no audit record matches");
-    }
-    reply.lines.iter().try_for_each(|line| output.line(line))
-}

@@ -1,14 +1,17 @@
-//! The audit trail: list, verify.
+//! The audit trail: list, verify, export.
 
 use super::AdminRpc;
-use crate::audit::Query;
+use crate::audit::{Query, line_of};
 use crate::authz::Caller;
 use crate::directory::Refusal;
+use model::limits::{RPC_MESSAGE_MAX, STORE_VALUE_MAX};
 use model::time::WallMs;
 use proto::admin as wire;
 
 /// Records of a listing for which nobody said how many.
 const DEFAULT: usize = 50;
+/// Records of one call of an export: a quarter of what a message may hold, if all are as long as records can be.
+const EXPORTED: usize = RPC_MESSAGE_MAX / STORE_VALUE_MAX / 4;
 
 fn some(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
@@ -51,5 +54,18 @@ impl AdminRpc {
             },
             Err(error) => wire::VerifyAuditReply { problem: error.to_string(), ..Default::default() },
         })
+    }
+
+    pub(super) async fn export_audit(
+        &self,
+        _: &Caller,
+        message: wire::ExportAuditRequest,
+    ) -> Result<wire::ExportAuditReply, Refusal> {
+        let read = self.organisation.store.audit_stored(message.from.max(1), EXPORTED as u64).await;
+        let records = read.map_err(|e| Refusal::Failed(e.to_string()))?;
+        let next = records.last().map_or(message.from, |(seq, _)| seq.saturating_add(1));
+        // One that is damaged stays as it is as far as JSON can say it: who verifies the export finds it.
+        let line = |stored: &[u8]| String::from_utf8_lossy(line_of(stored).unwrap_or_default()).into_owned();
+        Ok(wire::ExportAuditReply { records: records.iter().map(|(_, stored)| line(stored)).collect(), next })
     }
 }

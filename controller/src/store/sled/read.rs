@@ -7,8 +7,8 @@ use model::revision::Revision;
 
 use super::super::layout::{self, AUDIT, Assembler, DATA, LOG, META, number_name};
 use super::super::plan::decode_names;
-use super::super::state::{Meta, Shared, State, fingerprint};
-use super::super::{Item, Key, StoredAudit};
+use super::super::state::{Meta, State, fingerprint};
+use super::super::{Item, Key};
 use crate::audit;
 
 /// Reads everything but the audit trail, and checks it against the store's record about itself.
@@ -25,11 +25,11 @@ pub(super) fn load(db: &sled::Db, noted: Option<Revision>) -> Result<State, Stri
         load_items(db, &mut state)?;
         load_log(db, &mut state)?;
         let last = read_audit(db, state.meta.audit.seq)?;
-        let mut tail = audit::Verifier::new(audit::Chain { first: state.meta.audit.seq, ..state.meta.audit });
+        let mut tail = audit::Verifier::new(state.meta.audit.seq);
         if let Some(last) = last {
             tail.push(state.meta.audit.seq, &last).map_err(|e| e.to_string())?;
         }
-        tail.finish().map_err(|e| e.to_string())?;
+        tail.finish_tail(state.meta.audit).map_err(|e| e.to_string())?;
         Ok(state)
     })
 }
@@ -87,58 +87,10 @@ fn read_space(db: &sled::Db, space: u8) -> Result<Vec<(String, Vec<u8>)>, String
 }
 
 /// One stored audit record; each is a single piece.
-fn read_audit(db: &sled::Db, seq: u64) -> Result<Option<Vec<u8>>, String> {
+pub(super) fn read_audit(db: &sled::Db, seq: u64) -> Result<Option<Vec<u8>>, String> {
     let key = layout::disk_key(AUDIT, &number_name(seq), 0);
     let Some(piece) = db.get(&key).map_err(|e| e.to_string())? else { return Ok(None) };
     Ok(Assembler::default().push(&key, &piece)?.map(|(_, stored)| stored))
-}
-
-/// Newest first, only what is durable. A record that went or does not decode is passed over: `verify` names it.
-pub(super) fn list_audit(
-    db: &sled::Db,
-    chain: audit::Chain,
-    query: &audit::Query,
-) -> Result<Vec<audit::Record>, String> {
-    let newest = query.before.map_or(chain.seq, |before| before.saturating_sub(1).min(chain.seq));
-    let mut records = Vec::new();
-    for seq in (chain.first.max(1)..=newest).rev() {
-        let stored = read_audit(db, seq)?;
-        let Some(record) = stored.and_then(|stored| audit::decode(&stored).ok()) else { continue };
-        if query.matches(&record) {
-            records.push(record);
-        }
-        if records.len() >= query.limit() {
-            break;
-        }
-    }
-    Ok(records)
-}
-
-/// As they are stored, from `from` on, only what is durable.
-pub(super) fn stored_audit(
-    db: &sled::Db,
-    chain: audit::Chain,
-    from: u64,
-    max: u64,
-) -> Result<Vec<StoredAudit>, String> {
-    let from = from.max(chain.first).max(1);
-    let to = chain.seq.min(from.saturating_add(max).saturating_sub(1));
-    let read = (from..=to).map(|seq| Ok(read_audit(db, seq)?.map(|stored| (seq, stored))));
-    read.filter_map(Result::transpose).collect()
-}
-
-pub(super) fn verify_audit(db: &sled::Db, shared: &Shared) -> Result<audit::Verified, audit::VerifyError> {
-    let chain = shared.read().meta.audit;
-    let mut verifier = audit::Verifier::new(chain);
-    for seq in chain.first.max(1)..=chain.seq {
-        if let Some(stored) = read_audit(db, seq).map_err(audit::VerifyError::Read)? {
-            verifier.push(seq, &stored)?;
-        } else if shared.read().meta.audit.first > seq {
-            // Dropped for its age while we walked: begin again after it.
-            verifier = audit::Verifier::new(audit::Chain { first: seq.saturating_add(1), ..chain });
-        }
-    }
-    verifier.finish()
 }
 
 /// Runs something that reads the database, whose code panics on what it does not expect.

@@ -1,6 +1,7 @@
 //! The store as its users see it: conflicts, sets, watches, restarts, bounds.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -200,7 +201,7 @@ async fn a_watcher_sees_each_change_once_in_order_and_a_slow_one_is_told() {
 #[tokio::test]
 async fn full_bounds_refuse_and_leave_the_store_usable() {
     let folder = Folder::new("full");
-    let options = Options { items_max: 11, bytes_max: 1_000, log_bytes_max: 2_000, audit_max: 5, ..Options::default() };
+    let options = Options { items_max: 11, bytes_max: 1_000, log_bytes_max: 2_000, ..Options::default() };
     let store = SledStore::create(&folder.0, options.clone()).unwrap();
     for n in 0..10 {
         store.commit(put(&format!("user/{n}"), vec![0; 90])).await.unwrap();
@@ -215,11 +216,9 @@ async fn full_bounds_refuse_and_leave_the_store_usable() {
     store.commit(put("user/1", "").expect(key("user/1"), 11)).await.unwrap();
     store.commit(put("user/x", "").delete_key("user/2")).await.unwrap();
     assert!(store.shared.read().log_bytes <= 2_000);
-    let verified = store.verify_audit().await.unwrap();
-    assert_eq!((verified.first, verified.last), (9, 13));
     drop(store);
     let store = SledStore::open(&folder.0, options).unwrap();
-    assert_eq!(store.verify_audit().await.unwrap().first, 9);
+    assert_eq!(store.verify_audit().await.unwrap().last, 13);
 
     let too_many = (0..9_000).fold(Commit::default(), |c, n| c.put(key(&format!("user/{n}")), ""));
     let twice = put("user/1", "").put(key("user/1"), "");
@@ -333,4 +332,179 @@ async fn waiting_commits_are_made_when_the_store_is_dropped() {
     drop(store);
     let store = SledStore::open(&folder.0, Options::default()).unwrap();
     assert_eq!(store.scan("user").await.unwrap().items.len(), 100);
+}
+
+/// Small files: 4 records each, at most 3 of them.
+fn small() -> Options {
+    Options { segment_records: 4, segments_max: 3, ..Options::default() }
+}
+
+/// Waits until the archivist has no more to do.
+async fn settled(store: &SledStore, options: &Options) {
+    let more = || {
+        let chain = store.shared.read().meta.audit;
+        let files = store.segments.list().unwrap();
+        chain.seq + 1 - chain.first >= 2 * options.segment_records
+            || files.last().is_some_and(|file| file.last >= chain.first)
+            || files.len() > options.segments_max
+    };
+    while more() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// One that takes its steps when it is told to.
+fn archivist(store: &SledStore) -> Archivist {
+    Archivist {
+        handle: store.handle.clone(),
+        shared: Arc::clone(&store.shared),
+        segments: store.segments.clone(),
+        path: store.path.clone(),
+        options: small(),
+        requests: store.requests.clone().unwrap(),
+        stop: Arc::clone(&store.stop),
+    }
+}
+
+fn ranges(store: &SledStore) -> Vec<(u64, u64)> {
+    store.segments.list().unwrap().iter().map(|file| (file.first, file.last)).collect()
+}
+
+#[tokio::test]
+async fn old_records_leave_for_files_and_are_listed_and_verified_as_before() {
+    let folder = Folder::new("segments");
+    let options = Options { segments_max: 100, ..small() };
+    let store = SledStore::create(&folder.0, options.clone()).unwrap();
+    for n in 0..30 {
+        store.commit(put(&format!("user/{n}"), "")).await.unwrap();
+    }
+    settled(&store, &options).await;
+    assert_eq!(ranges(&store), [(1, 4), (5, 8), (9, 12), (13, 16), (17, 20), (21, 24)]);
+    assert_eq!(store.shared.read().meta.audit.first, 25);
+    assert_eq!(store.revision().number, 30, "leaving is no change");
+    for file in store.segments.list().unwrap() {
+        assert_eq!(fs::metadata(&file.path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(file.path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+    let seqs = |records: Vec<audit::Record>| records.iter().map(|r| r.seq).collect::<Vec<_>>();
+    let all: Vec<u64> = (1..=30).rev().collect();
+    let one = Query { object: Some("user/2".into()), before: Some(20), ..Query::default() };
+    let page = Query { limit: 5, before: Some(27), ..Query::default() };
+    drop(store);
+    let store = SledStore::open(&folder.0, options).unwrap();
+    assert_eq!(seqs(store.audit(Query::default()).await.unwrap()), all);
+    assert_eq!(seqs(store.audit(one).await.unwrap()), [3]);
+    assert_eq!(seqs(store.audit(page).await.unwrap()), [26, 25, 24, 23, 22]);
+    let stored = store.audit_stored(7, 20).await.unwrap();
+    assert_eq!(stored.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), (7..27).collect::<Vec<_>>());
+    assert!(stored.iter().all(|(seq, stored)| audit::decode(stored).unwrap().seq == *seq));
+    let verified = store.verify_audit().await.unwrap();
+    assert_eq!((verified.first, verified.last), (1, 30));
+}
+
+#[tokio::test]
+async fn files_beyond_their_bound_go_with_a_record_that_says_so() {
+    let folder = Folder::new("bounded");
+    let store = SledStore::create(&folder.0, small()).unwrap();
+    for n in 0..40 {
+        store.commit(put(&format!("user/{n}"), "")).await.unwrap();
+        settled(&store, &small()).await;
+        let files = ranges(&store);
+        assert!(files.len() <= 3 && files.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0), "{files:?}");
+        store.verify_audit().await.unwrap();
+    }
+    let drops = Query { action: Some("audit.drop".into()), ..Query::default() };
+    let drops = store.audit(drops).await.unwrap();
+    let verified = store.verify_audit().await.unwrap();
+    assert_eq!(verified.first, drops[0].detail["last"].as_u64().unwrap() + 1);
+    assert!(verified.first > 8 && drops[0].detail["hash"].as_str().unwrap().len() == 64);
+    // One more that went without a word is named.
+    let oldest = store.segments.list().unwrap().remove(0);
+    store.segments.remove(&oldest).unwrap();
+    let without = store.verify_audit().await;
+    assert_eq!(without, Err(audit::VerifyError::Beginning { first: oldest.last + 1 }));
+}
+
+#[tokio::test]
+async fn wherever_it_is_killed_a_record_is_in_the_store_or_in_a_file() {
+    let folder = Folder::new("steps");
+    // Nothing leaves by itself: each state that a kill can leave is made by hand.
+    let still = Options { segment_records: 1_000, ..Options::default() };
+    let store = SledStore::create(&folder.0, still.clone()).unwrap();
+    for n in 0..20 {
+        store.commit(put(&format!("user/{n}"), "")).await.unwrap();
+    }
+    let lines = |store: Vec<StoredAudit>| -> Vec<u8> {
+        store.iter().flat_map(|(_, stored)| [audit::line_of(stored).unwrap(), b"\n"].concat()).collect()
+    };
+    let whole = |files: &[(u64, u64)]| {
+        let (files, path) = (files.to_vec(), folder.0.clone());
+        async move {
+            let store = SledStore::open(&path, small()).unwrap();
+            settled(&store, &small()).await;
+            assert!(files.iter().all(|file| ranges(&store).contains(file)), "{:?}", ranges(&store));
+            let verified = store.verify_audit().await.unwrap();
+            assert_eq!(store.audit_stored(1, 1_000).await.unwrap().len() as u64, verified.last + 1 - verified.first);
+            (store.shared.read().meta.audit.first, verified)
+        }
+    };
+    // Killed while the file was written: it has no name yet.
+    let (stored, segments) = (store.audit_stored(1, 6).await.unwrap(), store.segments.clone());
+    drop(store);
+    fs::create_dir(folder.0.join("audit")).unwrap();
+    fs::write(folder.0.join("audit/.000000000001-000000000006.jsonl.tmp"), "half").unwrap();
+    let store = SledStore::open(&folder.0, still.clone()).unwrap();
+    assert_eq!(store.verify_audit().await.unwrap().last, 20);
+    drop(store);
+    // Killed after the file was whole, before the store let go of anything: both have them.
+    segments.write(1, 6, &lines(stored)).unwrap();
+    let (first, verified) = whole(&[(1, 6)]).await;
+    assert!(first > 6 && verified.first == 1 && verified.last == 20, "{first} {verified:?}");
+    // A file that says something else than the store: neither is removed, and it is told.
+    let store = SledStore::open(&folder.0, still.clone()).unwrap();
+    let (next, chain) = (store.shared.read().meta.audit.first, store.shared.read().meta.audit);
+    let mut other = lines(store.audit_stored(next, 2).await.unwrap());
+    other.truncate(other.len() - 3);
+    drop(store);
+    let lying = segments.write(next, next + 1, &other).unwrap();
+    let store = SledStore::open(&folder.0, small()).unwrap();
+    let refused = archivist(&store).step().unwrap_err();
+    assert!(refused.contains("differ in record"), "{refused}");
+    assert!(matches!(store.verify_audit().await, Ok(found) if found.last == 20), "the store still has them");
+    assert_eq!(store.shared.read().meta.audit, chain, "and keeps them");
+    drop(store);
+    segments.remove(&lying).unwrap();
+    // An older copy of the store beside newer files is no store.
+    segments.write(next, 21, b"{}").unwrap();
+    let older = SledStore::open(&folder.0, small());
+    assert!(matches!(&older, Err(OpenError::Damaged { cause, .. }) if cause.contains("older copy")));
+}
+
+#[tokio::test]
+async fn records_that_cannot_leave_stay_and_then_refuse_what_is_new() {
+    let folder = Folder::new("stuck");
+    let options = Options { audit_max: 16, ..small() };
+    let store = SledStore::create(&folder.0, options.clone()).unwrap();
+    // A folder that everybody can write to is not used.
+    let open = fs::Permissions::from_mode(0o777);
+    fs::create_dir(folder.0.join("audit")).unwrap();
+    fs::set_permissions(folder.0.join("audit"), open).unwrap();
+    let mut made = 0;
+    let refused = loop {
+        match store.commit(put(&format!("user/{made}"), "")).await {
+            Ok(_) => made += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, CommitError::Full { what, max: 16 } if what.contains("audit")), "{refused:?}");
+    assert_eq!(made, 16);
+    // What is taken away finds a little more room.
+    store.commit(Commit::default().delete(key("user/1")).audit(entry("user/1"))).await.unwrap();
+    assert_eq!(store.verify_audit().await.unwrap().last, 17);
+    drop(store);
+    fs::remove_dir(folder.0.join("audit")).unwrap();
+    let store = SledStore::open(&folder.0, options.clone()).unwrap();
+    settled(&store, &options).await;
+    store.commit(put("user/more", "")).await.unwrap();
+    assert_eq!(store.verify_audit().await.unwrap().last, 18);
 }

@@ -1,0 +1,89 @@
+//! How is the audit trail shown, taken out, and verified?
+
+use super::admin::{Client, wall};
+use super::args::{AuditCommand, VerifyArgs};
+use crate::audit::offline;
+use host::keyfile;
+use node::cli::{Failure, Output};
+use proto::admin as wire;
+use std::path::Path;
+
+pub(super) async fn run(client: &mut Client, command: AuditCommand, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        AuditCommand::List { limit, since, actor, action, object } => {
+            let since = since.and_then(|since| i64::try_from(since.as_millis()).ok());
+            let since_ms = since.map_or(0, |since| wall().saturating_sub(since));
+            let request = wire::ListAuditRequest { limit, since_ms, actor, action, object };
+            list(&client.list_audit(request).await?.into_inner(), output)
+        }
+        AuditCommand::Verify(_) => verify(client, output).await,
+        AuditCommand::Export { out } => export(client, &out, output).await,
+    }
+}
+
+fn list(reply: &wire::ListAuditReply, output: &mut Output) -> Result<(), Failure> {
+    if output.is_json() {
+        // As they are chained: programs get the records themselves.
+        let parsed =
+            reply.records.iter().map(|line| serde_json::from_str(line)).collect::<Result<Vec<serde_json::Value>, _>>();
+        let records = parsed.map_err(Failure::failed)?;
+        output.json(&serde_json::json!({ "records": records }))?;
+        return Ok(());
+    }
+    if reply.lines.is_empty() {
+        return output.line("no audit record matches");
+    }
+    reply.lines.iter().try_for_each(|line| output.line(line))
+}
+
+async fn verify(client: &mut Client, output: &mut Output) -> Result<(), Failure> {
+    let reply = client.verify_audit(wire::VerifyAuditRequest {}).await?.into_inner();
+    let json = output.json(&reply)?;
+    if !reply.whole {
+        return Err(Failure::failed(reply.problem));
+    }
+    if json {
+        return Ok(());
+    }
+    output.line(format!("the audit trail is whole: records {} to {}, head {}", reply.first, reply.last, reply.head))
+}
+
+/// Writes the trail; a file that is not whole does not stay.
+async fn export(client: &mut Client, out: &Path, output: &mut Output) -> Result<(), Failure> {
+    let mut file = keyfile::Fresh::create(out).map_err(Failure::failed)?;
+    let (mut from, mut records) = (0, 0_usize);
+    loop {
+        let reply = client.export_audit(wire::ExportAuditRequest { from }).await?.into_inner();
+        if reply.records.is_empty() {
+            break;
+        }
+        for record in &reply.records {
+            file.write(record.as_bytes()).and_then(|()| file.write(b"\n")).map_err(Failure::failed)?;
+        }
+        (from, records) = (reply.next, records.saturating_add(reply.records.len()));
+    }
+    file.keep().map_err(Failure::failed)?;
+    if output.json(&serde_json::json!({ "file": out.display().to_string(), "records": records }))? {
+        return Ok(());
+    }
+    output.line(format!("{records} records written to {}", out.display()))
+}
+
+/// Needs neither controller nor store.
+pub(super) fn verify_offline(args: &VerifyArgs, output: &mut Output) -> Result<(), Failure> {
+    let found = offline::verify(&args.offline).map_err(Failure::failed)?;
+    let offline::Found { verified, files } = found;
+    let reply = serde_json::json!({
+        "whole": true, "first": verified.first, "last": verified.last, "head": verified.head.to_string(),
+    });
+    if output.json(&reply)? {
+        return Ok(());
+    }
+    output.line(format!(
+        "the audit trail in {files} {} is whole: records {} to {}, head {}",
+        if files == 1 { "file" } else { "files" },
+        verified.first,
+        verified.last,
+        verified.head
+    ))
+}
