@@ -45,6 +45,8 @@ pub const PROVISIONAL_MAX: usize = 1_024;
 pub const PROVISIONAL_PER_KEY_MAX: usize = PROVISIONAL_MAX / 8;
 /// How long a provisional peer lives.
 pub const PROVISIONAL_LIFE: Duration = Duration::from_secs(60);
+/// How long a control tunnel that has a successor is still listened to: what was under way when it took over.
+pub const SUCCEEDED_KEEP: Duration = Duration::from_secs(10);
 /// Join keys that may admit at once; each costs 49 tags.
 pub const JOIN_KEYS_MAX: usize = 4_096;
 /// How far a knocking machine's clock may be off. A wrong clock must not mean silence, and replay gains nothing.

@@ -31,6 +31,8 @@ pub struct Config {
     pub pool: Pool,
     /// The node's control key.
     pub key: Arc<PrivateKey>,
+    /// Gateway: the key of its pairings. It lives as long as they do, in memory alone, whatever becomes of the control key.
+    pub pairing_key: Arc<PrivateKey>,
     /// Random bits for indices and hashes.
     pub seed: [u8; 32],
 }
@@ -133,6 +135,16 @@ pub enum Change {
         /// Its overlay address.
         address: Ipv6Addr,
     },
+    /// A control tunnel gets a successor under other keys. Both are answered; what is sent takes the old one until the new one
+    /// has proven itself ([`Event::Succeeded`]), and a little later the old one ends. A node begins its handshake at once.
+    Succeed {
+        /// Whose.
+        id: PeerId,
+        /// Our key.
+        local: Arc<PrivateKey>,
+        /// The far end's.
+        remote: PublicKey,
+    },
     /// New candidate endpoints, best first.
     Endpoints(PeerId, Vec<SocketAddr>),
     /// Begin a handshake now, with the endpoint in use.
@@ -178,6 +190,13 @@ pub enum Event {
         endpoint: SocketAddr,
         /// The far end began it.
         theirs: bool,
+    },
+    /// A control tunnel's successor has taken over.
+    Succeeded {
+        /// Whose.
+        peer: PeerId,
+        /// The far end's key now.
+        remote: PublicKey,
     },
     /// A well-formed datagram of a stranger that may be a knock (MAC1 held, rate limited).
     Knock {

@@ -113,6 +113,7 @@ impl Engine {
         let from = (train.addr, train.local);
         let mut replies = Replies::new();
         let mut packets = Vec::new();
+        let mut proven = Vec::new();
         let mut datagrams = train.datagrams().peekable();
         while let Some(first) = datagrams.next() {
             match self.open(&state, now, from, first, out) {
@@ -120,7 +121,9 @@ impl Engine {
                     // Data of one tunnel, back to back, is opened under one lock.
                     let run = std::iter::once(first)
                         .chain(std::iter::from_fn(|| datagrams.next_if(|next| same_tunnel(first, next))));
-                    self.receive(&peer, now, from, run, &mut packets, out);
+                    if self.receive(&peer, now, from, run, &mut packets, out) && state.peers.is_successor(&peer) {
+                        proven.push(Arc::clone(&peer));
+                    }
                     for packet in packets.drain(..) {
                         self.inbound(&state, now, &peer, packet, out, &mut replies);
                     }
@@ -130,6 +133,22 @@ impl Engine {
             }
         }
         self.send_replies(&state, now, &mut replies, out);
+        drop(state);
+        self.take_over(now, &proven, out);
+    }
+
+    /// Successors whose keys were proven are the tunnels from now on.
+    fn take_over(&self, now: Instant, proven: &[Arc<Peer>], out: &mut Out) {
+        if proven.is_empty() {
+            return;
+        }
+        let _one = self.changing.lock();
+        let mut state = self.state.write();
+        for peer in proven {
+            if state.peers.take_over(now, peer) {
+                out.events.push(Event::Succeeded { peer: peer.id, remote: peer.remote });
+            }
+        }
     }
 
     /// Whose datagram is it? Handshakes are judged here; nothing is opened yet.
@@ -157,6 +176,7 @@ impl Engine {
         Ok(Some(peer))
     }
 
+    /// Opens datagrams of one tunnel; whether a handshake completed with them.
     fn receive<'a>(
         &self,
         peer: &Peer,
@@ -165,22 +185,28 @@ impl Engine {
         datagrams: impl Iterator<Item = &'a [u8]>,
         packets: &mut Vec<Vec<u8>>,
         out: &mut Out,
-    ) {
+    ) -> bool {
+        let mut shaken = false;
         let mut tunnel = match peer.lock() {
             Ok(tunnel) => tunnel,
-            Err(error) => return self.silences.count(error.into()),
+            Err(error) => {
+                self.silences.count(error.into());
+                return false;
+            }
         };
         for datagram in datagrams {
             match tunnel.receive(now, from, datagram, &mut out.udp) {
                 Ok(received) => {
                     packets.extend(received.packet);
                     if let Some((endpoint, theirs)) = received.handshake {
+                        shaken = true;
                         out.events.push(Event::Handshake { peer: peer.id, endpoint, theirs });
                     }
                 }
                 Err(error) => self.silences.count(error.into()),
             }
         }
+        shaken
     }
 
     /// Whose initiation is it? MAC1 under each key of ours, then the load, then one Diffie-Hellman.
@@ -355,6 +381,18 @@ impl Engine {
                 break;
             }
         }
+        let mut last = None;
+        loop {
+            let state = self.state.read();
+            let before = last;
+            for peer in state.peers.successors_after(last).take(PEER_SWEEP_MAX) {
+                due = due.min(peer.tick(now, &mut out.udp));
+                last = Some(peer.id);
+            }
+            if last == before {
+                break;
+            }
+        }
         let state = self.state.read();
         let mut replies = Replies::new();
         due = due.min(match self.config.role {
@@ -381,6 +419,11 @@ impl Engine {
     /// The state of one tunnel.
     pub fn peer(&self, id: &PeerId) -> Option<PeerStatus> {
         self.state.read().peers.by_id(id).map(|peer| peer.status())
+    }
+
+    /// Our key and the far end's of the tunnel in use.
+    pub fn keys(&self, id: &PeerId) -> Option<(PublicKey, PublicKey)> {
+        self.state.read().peers.by_id(id).map(|peer| (peer.door.public(), peer.remote))
     }
 
     /// Gateway: what is known of the flows that live, for a program that stops without ending them.

@@ -81,6 +81,13 @@ impl Peer {
         }
     }
 
+    /// Begins where another peer's tunnel to the same far end is.
+    pub fn follow(&self, other: &Self) {
+        let other = other.tunnel.tunnel.lock();
+        // Ours is not known to anybody yet: the two locks cannot meet in the other order.
+        self.tunnel.tunnel.lock().follow(&other);
+    }
+
     /// The tunnel, locked; its state is built at the first use.
     pub fn lock(&self) -> Result<Locked<'_>, WireError> {
         let mut tunnel = self.tunnel.tunnel.lock();
@@ -220,6 +227,13 @@ impl Tunnel {
     pub fn configure(&mut self, endpoints: &[SocketAddr], keepalive: Option<Duration>) {
         self.keepalive = keepalive;
         self.set_candidates(endpoints);
+    }
+
+    /// Begins where another tunnel to the same far end is: its endpoint, its candidates, its keepalive.
+    pub fn follow(&mut self, other: &Self) {
+        self.endpoint = other.endpoint;
+        self.candidates.clone_from(&other.candidates);
+        self.keepalive = other.keepalive;
     }
 
     /// New candidates, best first, at most [`ENDPOINTS_MAX`]. The endpoint in use stays: the far end may have moved.

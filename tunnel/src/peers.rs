@@ -6,7 +6,7 @@ use crate::silence::Silence;
 use crate::wire::{Door, is_low_order};
 use blake2::{Blake2s256, Digest};
 use model::key::PublicKey;
-use model::limits::{DATA_KEYS_MAX, PEERS_MAX, PROVISIONAL_LIFE, PROVISIONAL_MAX};
+use model::limits::{DATA_KEYS_MAX, PEERS_MAX, PROVISIONAL_LIFE, PROVISIONAL_MAX, SUCCEEDED_KEEP};
 use model::time::Instant;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -40,6 +40,10 @@ pub struct Peers {
     by_index: BTreeMap<u32, Arc<Peer>>,
     by_keys: BTreeMap<(PublicKey, PublicKey), Arc<Peer>>,
     by_address: BTreeMap<IpAddr, Arc<Peer>>,
+    /// Tunnels of peers that are to change their keys, until they have proven themselves.
+    successors: BTreeMap<PeerId, Arc<Peer>>,
+    /// Tunnels whose successor has taken over: what is still under way to them is taken until then.
+    succeeded: BTreeMap<PeerId, (Arc<Peer>, Instant)>,
     provisional: usize,
     /// No provisional time ends before this.
     expires: Instant,
@@ -58,6 +62,8 @@ impl Peers {
             by_index: BTreeMap::new(),
             by_keys: BTreeMap::new(),
             by_address: BTreeMap::new(),
+            successors: BTreeMap::new(),
+            succeeded: BTreeMap::new(),
             provisional: 0,
             expires: Instant::NEVER,
             doors: BTreeMap::from([(control.public(), (control.clone(), 1))]),
@@ -86,6 +92,15 @@ impl Peers {
     /// All, ordered by id.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.by_id.values()
+    }
+    /// Successors that have not taken over yet, after `last` in the order of ids.
+    pub fn successors_after(&self, last: Option<PeerId>) -> impl Iterator<Item = &Arc<Peer>> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.successors.range((from, Bound::Unbounded)).map(|(_, peer)| peer)
+    }
+    /// Is it one of them?
+    pub fn is_successor(&self, peer: &Peer) -> bool {
+        self.successors.get(&peer.id).is_some_and(|held| held.index == peer.index)
     }
     /// Those that come after `last` in the order of ids; all without it.
     pub fn after(&self, last: Option<PeerId>) -> impl Iterator<Item = &Arc<Peer>> {
@@ -193,8 +208,69 @@ impl Peers {
         Ok(())
     }
 
+    /// A control tunnel shall change its keys: both are known until the new one has proven itself. The same again changes
+    /// nothing.
+    pub fn succeed(&mut self, door: Arc<dyn Door>, id: PeerId, remote: PublicKey) -> Result<Arc<Peer>, Silence> {
+        if is_low_order(&remote) {
+            return Err(Silence::PeerLowOrder);
+        }
+        let current = self.by_id(&id).cloned().ok_or(Silence::PeerUnknown)?;
+        if !matches!(current.kind, PeerKind::Control) {
+            return Err(Silence::PeerUnknown);
+        }
+        let door = self.doors.get(&door.public()).map_or(door, |(known, _)| known.clone());
+        if let Some(known) = self.by_keys(door.public(), remote) {
+            let same = known.id == id && (known.index == current.index || self.successors.contains_key(&id));
+            return if same { Ok(known.clone()) } else { Err(Silence::PeerKeyTaken) };
+        }
+        if !self.doors.contains_key(&door.public()) && self.doors.len() > self.bounds.data_keys {
+            return Err(Silence::DataKeysFull);
+        }
+        self.abandon_successor(&id);
+        let mut new = Peer::new(id, PeerKind::Control, door, remote, self.unused_index());
+        new.addresses.clone_from(&current.addresses);
+        new.follow(&current);
+        let new = Arc::new(new);
+        self.know(&new);
+        self.successors.insert(id, new.clone());
+        Ok(new)
+    }
+
+    /// A successor has proven itself; false if it is none, or not any more.
+    pub fn take_over(&mut self, now: Instant, new: &Arc<Peer>) -> bool {
+        if self.successors.get(&new.id).is_none_or(|held| held.index != new.index) {
+            return false;
+        }
+        self.successors.remove(&new.id);
+        self.end_succeeded(&new.id);
+        if let Some(old) = self.by_id.get(&new.id).cloned() {
+            // No handshake under the old keys any more; data of its sessions for a moment.
+            self.by_keys.remove(&(old.door.public(), old.remote));
+            let until = now.plus(SUCCEEDED_KEEP);
+            self.expires = self.expires.min(until);
+            self.succeeded.insert(old.id, (old, until));
+        }
+        for address in addresses(new) {
+            self.by_address.insert(address, new.clone());
+        }
+        self.by_id.insert(new.id, new.clone());
+        true
+    }
+
+    fn abandon_successor(&mut self, id: &PeerId) {
+        if let Some(peer) = self.successors.remove(id) {
+            self.forget(&peer);
+        }
+    }
+
+    fn end_succeeded(&mut self, id: &PeerId) {
+        if let Some((peer, _)) = self.succeeded.remove(id) {
+            self.forget(&peer);
+        }
+    }
+
     fn may_enrol(&mut self, peer: &Arc<Peer>, provisional: Option<(IpAddr, Instant)>) -> Arc<Peer> {
-        self.remove(&peer.id);
+        self.remove_current(&peer.id);
         let new = peer.described(peer.id, peer.kind.clone(), peer.addresses.clone(), provisional);
         self.insert(new)
     }
@@ -213,7 +289,10 @@ impl Peers {
                 }
             }
         }
-        self.expires = self.by_id.values().filter_map(|p| p.provisional).map(|p| p.1).min().unwrap_or(Instant::NEVER);
+        let ended: Vec<PeerId> = self.succeeded.iter().filter(|(_, held)| held.1 <= now).map(|(id, _)| *id).collect();
+        ended.iter().for_each(|id| self.end_succeeded(id));
+        let provisional = self.by_id.values().filter_map(|p| p.provisional).map(|p| p.1);
+        self.expires = provisional.chain(self.succeeded.values().map(|held| held.1)).min().unwrap_or(Instant::NEVER);
         gone.len()
     }
 
@@ -237,17 +316,31 @@ impl Peers {
         Ok(self.insert(new))
     }
 
-    /// Forgets a peer; its tunnel ends with the last user of it.
+    /// Forgets a peer, with its successor and the one that it succeeded; a tunnel ends with the last user of it.
     pub fn remove(&mut self, id: &PeerId) -> Option<Arc<Peer>> {
+        self.abandon_successor(id);
+        self.end_succeeded(id);
+        self.remove_current(id)
+    }
+
+    fn remove_current(&mut self, id: &PeerId) -> Option<Arc<Peer>> {
         let peer = self.by_id.remove(id)?;
-        self.by_index.remove(&peer.index);
-        let local = peer.door.public();
-        self.by_keys.remove(&(local, peer.remote));
+        self.forget(&peer);
         for address in addresses(&peer) {
             self.by_address.remove(&address);
         }
         if matches!(peer.kind, PeerKind::Provisional) {
             self.provisional = self.provisional.saturating_sub(1);
+        }
+        Some(peer)
+    }
+
+    /// No datagram leads to this tunnel any more.
+    fn forget(&mut self, peer: &Peer) {
+        self.by_index.remove(&peer.index);
+        let local = peer.door.public();
+        if self.by_keys.get(&(local, peer.remote)).is_some_and(|held| held.index == peer.index) {
+            self.by_keys.remove(&(local, peer.remote));
         }
         if let Some((_, users)) = self.doors.get_mut(&local) {
             *users = users.saturating_sub(1);
@@ -255,15 +348,19 @@ impl Peers {
                 self.doors.remove(&local);
             }
         }
-        Some(peer)
     }
 
-    fn insert(&mut self, peer: Peer) -> Arc<Peer> {
-        let peer = Arc::new(peer);
+    /// Datagrams lead to this tunnel from now on.
+    fn know(&mut self, peer: &Arc<Peer>) {
         let local = peer.door.public();
         self.doors.entry(local).or_insert_with(|| (peer.door.clone(), 0)).1 += 1;
         self.by_index.insert(peer.index, peer.clone());
         self.by_keys.insert((local, peer.remote), peer.clone());
+    }
+
+    fn insert(&mut self, peer: Peer) -> Arc<Peer> {
+        let peer = Arc::new(peer);
+        self.know(&peer);
         for address in addresses(&peer) {
             self.by_address.insert(address, peer.clone());
         }

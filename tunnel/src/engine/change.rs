@@ -2,7 +2,7 @@
 
 use super::{Engine, Generation, State};
 use crate::address::address_of_key;
-use crate::api::{self, Change, Out, PeerId, PeerKind, RouteState, Routes};
+use crate::api::{self, Change, Out, PeerId, PeerKind, Role, RouteState, Routes};
 use crate::counters::Drop;
 use crate::peer::Peer;
 use crate::silence::Silence;
@@ -10,7 +10,7 @@ use crate::site::Replies;
 use crate::wire::Door;
 use grant::View;
 use model::ids::{GrantId, PairingId};
-use model::key::PrivateKey;
+use model::key::{PrivateKey, PublicKey};
 use model::time::Instant;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -27,6 +27,7 @@ impl Engine {
                 let mut state = self.state.write();
                 state.peers.promote(&key, PeerId::Node(node), IpAddr::V6(address)).map(|_| ())
             }
+            Change::Succeed { id, local, remote } => self.succeed(now, id, &local, remote, out),
             Change::Endpoints(id, endpoints) => self.with_peer(&id, |peer| {
                 peer.settings().set_candidates(&endpoints);
                 Ok(())
@@ -87,6 +88,22 @@ impl Engine {
         self.state.write().peers.admit(now, door, &peer).map(|_| ())
     }
 
+    fn succeed(
+        &self,
+        now: Instant,
+        id: PeerId,
+        local: &Arc<PrivateKey>,
+        remote: PublicKey,
+        out: &mut Out,
+    ) -> Result<(), Silence> {
+        let door = self.door(local);
+        let successor = self.state.write().peers.succeed(door, id, remote)?;
+        if self.config.role != Role::Controller {
+            successor.lock()?.force(now, &mut out.udp);
+        }
+        Ok(())
+    }
+
     /// New tunnels first, then the view, then RST through the old tunnels, and only then do these go.
     fn grants(&self, now: Instant, new: Arc<View>, out: &mut Out) {
         for (id, pairing) in &new.pairings {
@@ -126,7 +143,7 @@ impl Engine {
         api::Peer {
             id: PeerId::Pairing(pairing.id),
             kind: PeerKind::Pairing(pairing.psk.clone()),
-            local: self.config.key.clone(),
+            local: self.config.pairing_key.clone(),
             remote: pairing.client_key,
             addresses: vec![IpAddr::V4(pairing.device_v4), IpAddr::V6(pairing.device_v6)],
             endpoints: Vec::new(),

@@ -61,7 +61,7 @@ fn a_change_waits_for_the_thread_that_uses_the_old_state() {
     let (reached, is_reached) = channel();
     let (go_on, may_go_on) = channel();
     let doors = Stopping { reached, go_on: Arc::new(parking_lot::Mutex::new(may_go_on)) };
-    let config = Config { role: Role::Controller, pool: pool(), key: key(1), seed: [1; 32] };
+    let config = Config { role: Role::Controller, pool: pool(), key: key(1), pairing_key: key(1), seed: [1; 32] };
     let engine = Engine::with(config, Arc::new(doors), Bounds::default());
     let peer = Peer { remote: double_public(2), ..to_node() };
     engine.apply(Instant(1), Change::AddPeer(peer.clone()), &mut Out::default());

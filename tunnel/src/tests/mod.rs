@@ -7,6 +7,7 @@ mod hostile;
 mod pairing;
 mod path;
 mod simulation;
+mod succession;
 mod timing;
 
 use crate::api::*;
@@ -68,7 +69,7 @@ impl Net {
     }
 
     pub fn host_with(&mut self, role: Role, n: u8, doors: Arc<dyn Doors>, bounds: Bounds) -> usize {
-        let config = Config { role, pool: pool(), key: key(n), seed: [n; 32] };
+        let config = Config { role, pool: pool(), key: key(n), pairing_key: key(n), seed: [n; 32] };
         let engine = Engine::with(config, doors, bounds);
         self.hosts.push(Host { engine, addr: addr(n), tun: Vec::new(), local: Vec::new(), events: Vec::new() });
         self.hosts.len() - 1
