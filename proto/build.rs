@@ -3,9 +3,10 @@
 use prost::Message as _;
 
 /// Messages that carry a secret: they get a `Debug` that does not show it, in `src/redact.rs`.
-const SECRET: [&str; 11] = [
+const SECRET: [&str; 12] = [
     ".umbra.v1.LoginRequest",
     ".umbra.v1.EnrollRequest",
+    ".umbra.v1.RecoverRequest",
     ".umbra.v1.Pairing",
     ".umbra.v1.Offer",
     ".umbra.admin.v1.ClaimOwnerRequest",

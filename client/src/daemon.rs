@@ -423,6 +423,7 @@ async fn start(options: &DaemonArgs, join: Option<(JoinFile, String)>) -> Result
         port: options.port,
         state: options.state.clone(),
         probe_every: options.probe_every,
+        key_life: options.key_life,
     };
     let (node, enrolled) = match join {
         Some((file, name)) => {
@@ -471,7 +472,7 @@ async fn guard(options: &DaemonArgs, node: &Node) -> Result<()> {
 
 async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Result<Running> {
     let seen = Seen::load(&options.state)?;
-    let Node { identity, runtime, inbox, overlay, link, svid } = node;
+    let Node { identity, runtime, inbox, overlay, link, keeping } = node;
     let (orders, orders_in) = mpsc::channel(STREAM_QUEUE_MAX);
     let held = Held::load(&options.state);
     let zone = Zone::held(identity.pool, &held).without(&identity.endpoints);
@@ -480,7 +481,7 @@ async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Resul
     // Before resolv.conf is ours.
     let guardian = (!options.no_dns).then(|| Guardian::start(options));
     tokio::spawn(Arc::clone(&link).run());
-    tokio::spawn(boot::keep_svid(identity.clone(), options.state.clone(), Arc::clone(&link), svid));
+    tokio::spawn(node::keep::keep(identity.clone(), keeping));
     let state = options.state.clone();
     let parts = Parts {
         runtime: Arc::clone(&runtime),

@@ -129,8 +129,9 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
         ],
         &[Admin],
     ),
-    ("umbra.v1.Enrolment", &["Enroll"], &[Provisional]),
+    ("umbra.v1.Enrolment", &["Enroll", "Recover"], &[Provisional]),
     ("umbra.v1.Nodes", &["Probe", "RenewSvid"], &[Device, Gateway, Late]),
+    ("umbra.v1.Nodes", &["RotateKey"], &[Device, Gateway]),
     ("umbra.v1.Devices", &["Login", "Logout", "Watch", "Connect", "Disconnect", "NameAddress"], &[Device]),
     ("umbra.v1.Gateways", &["Watch"], &[Gateway]),
 ];
@@ -227,8 +228,8 @@ mod tests {
             Role::Admin => method.starts_with("/umbra.admin.v1.Admin/"),
             Role::Device => method.starts_with("/umbra.v1.Devices/") || method.starts_with("/umbra.v1.Nodes/"),
             Role::Gateway => method.starts_with("/umbra.v1.Gateways/") || method.starts_with("/umbra.v1.Nodes/"),
-            Role::Provisional => method == "/umbra.v1.Enrolment/Enroll",
-            Role::Late => method.starts_with("/umbra.v1.Nodes/"),
+            Role::Provisional => method.starts_with("/umbra.v1.Enrolment/"),
+            Role::Late => method.starts_with("/umbra.v1.Nodes/") && method != "/umbra.v1.Nodes/RotateKey",
             Role::Nobody => false,
         }
     }

@@ -2,7 +2,7 @@
 //! inside the overlay.
 
 use crate::arrange::Arrangements;
-use crate::directory::{Directory, JoinKey, JoinKeyState, NodeState};
+use crate::directory::{Device, Directory, Gateway, JoinKey, JoinKeyState, NodeState, Recovery};
 use crate::organisation::Organisation;
 use crate::rpc::accept::{self, Connections};
 use crate::rpc::devices::DevicesRpc;
@@ -10,13 +10,14 @@ use crate::rpc::enroll::EnrolmentRpc;
 use crate::rpc::gateways::GatewaysRpc;
 use crate::rpc::nodes::NodesRpc;
 use crate::store::{Commit, Record};
+use crate::turnover;
 use host::nft;
-use model::ids::{JoinKeyId, NodeId};
+use model::ids::NodeId;
 use model::key::PublicKey;
 use model::limits::{PROVISIONAL_LIFE, PROVISIONAL_MAX, RPC_MESSAGE_MAX};
 use model::pool::{CONTROL_PORT, ENROL_PORT, Pool};
 use model::secret::Secret;
-use model::time::Instant;
+use model::time::{Instant, WallMs};
 use node::dark::Wish;
 use node::overlay::{Overlay, OverlayError};
 use node::runtime::{Inbox, Runtime};
@@ -34,7 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tonic::service::Routes;
-use tunnel::knock::Knocks;
+use tunnel::knock::{Knocker, Knocks};
 use tunnel::{Change, Config, Engine, Event, Peer, PeerId, PeerKind, Role};
 
 /// Whose firewall tables these are.
@@ -109,7 +110,7 @@ impl Record for LastEndpoint {
 pub struct Newcomers {
     runtime: Arc<Runtime>,
     knocks: Mutex<Knocks>,
-    known: Mutex<BTreeMap<Ipv6Addr, (PublicKey, JoinKeyId, Instant)>>,
+    known: Mutex<BTreeMap<Ipv6Addr, (PublicKey, Knocker, Instant)>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -117,11 +118,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Newcomers {
-    /// Whose key the address hashes to, and with which join key it knocked; none after [`PROVISIONAL_LIFE`].
-    pub fn find(&self, address: Ipv6Addr) -> Option<(PublicKey, JoinKeyId)> {
+    /// Whose key the address hashes to, and with whose secret it knocked; none after [`PROVISIONAL_LIFE`].
+    pub fn find(&self, address: Ipv6Addr) -> Option<(PublicKey, Knocker)> {
         let now = self.runtime.now();
         let known = lock(&self.known);
-        known.get(&address).filter(|(_, _, until)| *until > now).map(|(key, join_key, _)| (*key, *join_key))
+        known.get(&address).filter(|(_, _, until)| *until > now).map(|(key, knocker, _)| (*key, *knocker))
     }
 
     /// It has enrolled: the same tunnel is a node's control tunnel now. Its next handshake may be minutes away, so where it
@@ -136,7 +137,7 @@ impl Newcomers {
 
     fn admit(&self, organisation: &Organisation, pool: &Pool, bytes: &[u8], from: SocketAddr) {
         let (now, wall) = (self.runtime.now(), organisation.wall());
-        let (join_key, key) = match lock(&self.knocks).open(now, wall, bytes) {
+        let (knocker, key) = match lock(&self.knocks).open(now, wall, bytes) {
             Ok(opened) => opened,
             Err(why) => {
                 tracing::debug!(%from, %why, "a knock was not followed");
@@ -150,9 +151,9 @@ impl Newcomers {
             if known.len() >= PROVISIONAL_MAX {
                 return;
             }
-            known.insert(address, (key, join_key, now.plus(PROVISIONAL_LIFE)));
+            known.insert(address, (key, knocker, now.plus(PROVISIONAL_LIFE)));
         }
-        tracing::info!(%from, %join_key, key = key.short(), "a machine knocked");
+        tracing::info!(%from, %knocker, key = key.short(), "a machine knocked");
         self.runtime.apply(Change::AddPeer(Peer {
             id: PeerId::Provisional(key),
             kind: PeerKind::Provisional,
@@ -202,8 +203,10 @@ impl Front {
         for net in [pool.node_net(), pool.provisional_net()] {
             overlay.add_route(net, Some(IpAddr::V6(pool.controller()))).await?;
         }
-        let config =
-            Config { role: Role::Controller, pool, key: Arc::clone(&organisation.key), seed: host::entropy::random()? };
+        let key = Arc::clone(&organisation.key);
+        // A controller has no pairings.
+        let pairing_key = Arc::clone(&key);
+        let config = Config { role: Role::Controller, pool, key, pairing_key, seed: host::entropy::random()? };
         // One clock for all: grants and packets speak of the same moments.
         let clock = Arc::new(host::clock::SystemClock::new());
         let (runtime, inbox) = Runtime::start(Engine::new(config), tun, udp, clock).map_err(FrontError::Threads)?;
@@ -309,6 +312,11 @@ async fn follow_events(organisation: Organisation, newcomers: Arc<Newcomers>, po
             {
                 keep_endpoint(&organisation, node, endpoint).await;
             }
+            Event::Succeeded { peer: PeerId::Node(node), remote } => {
+                if let Err(error) = turnover::used(&organisation, node, remote).await {
+                    tracing::warn!(%error, %node, "that a node uses its next key could not be written down; it will be at its next start");
+                }
+            }
             _ => {}
         }
     }
@@ -331,24 +339,32 @@ async fn last_endpoint(organisation: &Organisation, node: NodeId) -> Option<Sock
     serde_json::from_slice::<LastEndpoint>(&item.value).ok().map(|l| l.endpoint)
 }
 
-/// The nodes that may have a tunnel, with their keys and addresses.
-fn admitted(directory: &Directory) -> BTreeMap<NodeId, (PublicKey, Ipv6Addr)> {
-    let devices = directory.devices.values().filter(|d| d.record.state != NodeState::Revoked);
-    let devices = devices.map(|d| (NodeId::Device(d.record.id), (d.record.key, d.record.address)));
-    let gateways = directory.gateways.values().filter(|g| g.record.state != NodeState::Revoked);
-    devices.chain(gateways.map(|g| (NodeId::Gateway(g.record.id), (g.record.key, g.record.address)))).collect()
+/// A node that may have a tunnel.
+struct Admitted {
+    key: PublicKey,
+    next_key: Option<PublicKey>,
+    address: Ipv6Addr,
+}
+
+fn admitted(directory: &Directory) -> BTreeMap<NodeId, Admitted> {
+    let devices = directory.devices.values().map(|d| &d.record).filter(|d| d.state != NodeState::Revoked);
+    let devices =
+        devices.map(|d| (NodeId::Device(d.id), Admitted { key: d.key, next_key: d.next_key, address: d.address }));
+    let gateways = directory.gateways.values().map(|g| &g.record).filter(|g| g.state != NodeState::Revoked);
+    let gateways =
+        gateways.map(|g| (NodeId::Gateway(g.id), Admitted { key: g.key, next_key: g.next_key, address: g.address }));
+    devices.chain(gateways).collect()
 }
 
 /// Keeps the engine's peers and the knocks equal to the directory. It holds the overlay: the device lives as long.
 async fn follow_directory(organisation: Organisation, newcomers: Arc<Newcomers>, overlay: Overlay) {
     let mut reader = organisation.directory.clone();
     let mut peers: BTreeSet<NodeId> = BTreeSet::new();
-    let mut keys: BTreeSet<JoinKeyId> = BTreeSet::new();
+    let mut keys: BTreeSet<Knocker> = BTreeSet::new();
     let mut directory = organisation.now();
     let mut heads = None;
     loop {
-        let now =
-            [crate::directory::Device::KIND, crate::directory::Gateway::KIND, JoinKey::KIND].map(|s| directory.head(s));
+        let now = [Device::KIND, Gateway::KIND, JoinKey::KIND, Recovery::KIND].map(|s| directory.head(s));
         if heads != Some(now) {
             heads = Some(now);
             follow_nodes(&organisation, &newcomers.runtime, &directory, &mut peers).await;
@@ -357,7 +373,14 @@ async fn follow_directory(organisation: Organisation, newcomers: Arc<Newcomers>,
         match tokio::time::timeout(KEYS_EVERY, reader.next()).await {
             Ok(Some(fresh)) => directory = fresh,
             Ok(None) => break,
-            Err(_) => forget_keys(&newcomers, &usable_keys(&organisation, &directory), &mut keys),
+            Err(_) => {
+                let wall = organisation.wall();
+                let lives = |knocker: &Knocker| match knocker {
+                    Knocker::JoinKey(id) => directory.join_keys.find(id).is_some_and(|k| opens(&k.record, wall)),
+                    Knocker::Node(_) => true,
+                };
+                forget_keys(&newcomers, &mut keys, lives);
+            }
         }
     }
     tracing::error!(device = overlay.name(), "the store was closed; no further change is followed");
@@ -374,7 +397,7 @@ async fn follow_nodes(
         peers.remove(&gone);
         runtime.apply(Change::RemovePeer(PeerId::Node(gone)));
     }
-    for (node, (key, address)) in wanted {
+    for (node, Admitted { key, next_key, address }) in wanted {
         if peers.insert(node) && runtime.engine.peer(&PeerId::Node(node)).is_none() {
             let endpoints: Vec<SocketAddr> = last_endpoint(organisation, node).await.into_iter().collect();
             let known = !endpoints.is_empty();
@@ -392,48 +415,75 @@ async fn follow_nodes(
                 runtime.apply(Change::ForceHandshake(PeerId::Node(node)));
             }
         }
+        // The same again changes nothing.
+        if let Some(remote) = next_key {
+            let local = Arc::clone(&organisation.key);
+            runtime.apply(Change::Succeed { id: PeerId::Node(node), local, remote });
+        }
     }
 }
 
-/// The join keys whose knocks are heard, with their sealed secrets.
-fn usable_keys<'d>(organisation: &Organisation, directory: &'d Directory) -> BTreeMap<JoinKeyId, &'d Vec<u8>> {
+/// A used key still opens a repeated request of its own nodes.
+fn opens(key: &JoinKey, wall: WallMs) -> bool {
+    matches!(key.state(wall), JoinKeyState::Usable | JoinKeyState::Used)
+}
+
+/// The secrets whose knocks are heard.
+fn usable_keys(organisation: &Organisation, directory: &Directory) -> BTreeSet<Knocker> {
     let wall = organisation.wall();
-    // A used key still opens a repeated request of its own nodes.
-    let opens = |k: &JoinKey| matches!(k.state(wall), JoinKeyState::Usable | JoinKeyState::Used);
-    directory.join_keys.values().filter(|k| opens(&k.record)).map(|k| (k.record.id, &k.record.knock)).collect()
+    let join_keys = directory.join_keys.values().map(|k| &k.record).filter(|k| opens(k, wall));
+    let join_keys = join_keys.map(|k| Knocker::JoinKey(k.id));
+    let known = |node: &NodeId| directory.recoveries.find(&node.to_string()).is_some();
+    let nodes = admitted(directory).into_keys().filter(known).map(Knocker::Node);
+    join_keys.chain(nodes).collect()
 }
 
-fn forget_keys(newcomers: &Newcomers, wanted: &BTreeMap<JoinKeyId, &Vec<u8>>, keys: &mut BTreeSet<JoinKeyId>) {
-    let mut knocks = lock(&newcomers.knocks);
-    for gone in keys.iter().filter(|id| !wanted.contains_key(id)).copied().collect::<Vec<_>>() {
-        keys.remove(&gone);
-        knocks.remove(&gone);
+/// K_knock of one of them.
+fn knock_key(organisation: &Organisation, directory: &Directory, knocker: Knocker) -> Option<Secret<[u8; 32]>> {
+    match knocker {
+        Knocker::JoinKey(id) => {
+            let sealed = &directory.join_keys.find(&id)?.record.knock;
+            let key = organisation.sealer.open(&JoinKey::place(id), sealed).ok()?;
+            <[u8; 32]>::try_from(key.expose().as_slice()).ok().map(Secret::new)
+        }
+        Knocker::Node(node) => {
+            let held = directory.recoveries.find(&node.to_string())?;
+            held.record.open(&organisation.sealer, node).ok().map(|opened| opened.knock)
+        }
     }
+}
+
+fn forget_keys(newcomers: &Newcomers, keys: &mut BTreeSet<Knocker>, lives: impl Fn(&Knocker) -> bool) {
+    let mut knocks = lock(&newcomers.knocks);
+    keys.retain(|knocker| {
+        let lives = lives(knocker);
+        if !lives {
+            knocks.remove(knocker);
+        }
+        lives
+    });
 }
 
 fn follow_keys(
     organisation: &Organisation,
     newcomers: &Newcomers,
     directory: &Directory,
-    keys: &mut BTreeSet<JoinKeyId>,
+    keys: &mut BTreeSet<Knocker>,
 ) {
     let wanted = usable_keys(organisation, directory);
-    forget_keys(newcomers, &wanted, keys);
-    let mut knocks = lock(&newcomers.knocks);
-    for (id, sealed) in wanted {
+    forget_keys(newcomers, keys, |knocker| wanted.contains(knocker));
+    for id in wanted {
         if keys.contains(&id) {
             continue;
         }
-        let key = organisation.sealer.open(&JoinKey::place(id), sealed).ok();
-        let key = key.and_then(|k| <[u8; 32]>::try_from(k.expose().as_slice()).ok());
-        match key {
-            Some(key) if knocks.add(id, Secret::new(key)) => {
-                keys.insert(id);
-            }
-            Some(_) => {
-                tracing::warn!(%id, "too many join keys are alive: knocks with this one are not heard; revoke some")
-            }
-            None => tracing::error!(%id, "a join key's secret cannot be read; revoke it and make another"),
+        let Some(key) = knock_key(organisation, directory, id) else {
+            tracing::error!(%id, "a secret for knocks cannot be read; revoke what it belongs to");
+            continue;
+        };
+        if lock(&newcomers.knocks).add(id, key) {
+            keys.insert(id);
+        } else {
+            tracing::warn!(%id, "too many secrets are alive: knocks with this one are not heard; revoke join keys");
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod rpc;
 pub mod seal;
 pub mod serve;
 pub mod store;
+pub mod turnover;
 
 #[cfg(test)]
 mod test_support;

@@ -62,6 +62,9 @@ pub struct Up {
     /// How often the connection to the controller is probed and grants are renewed at least, from 1s to 60s.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = interval)]
     pub probe_every: Duration,
+    /// How long a control key is used before the next one, from 1s to 24h.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = node::cli::key_life)]
+    pub key_life: Duration,
     /// The TUN device's name.
     #[arg(long, default_value = "umbra-gw")]
     pub device: String,

@@ -140,6 +140,7 @@ impl Gate {
     pub fn new(place: Place, seen: Seen, scope: Scope, boot: u64) -> Result<Self, ConntrackError> {
         let nat: NatPool = scope.nat;
         let Place { runtime, link, overlay, identity, endpoints, renew_every } = place;
+        let pairing_key = runtime.engine.pairing_public();
         let (status, _) = watch::channel(Status {
             gateway: identity.node.to_string(),
             fingerprint: identity.fingerprint.clone(),
@@ -153,7 +154,7 @@ impl Gate {
             overlay,
             conntrack: Conntrack::open()?,
             table: Table::new(scope, seen.floor()),
-            hello: Hello { seen: seen.floor(), nat, endpoints: Vec::new(), boot },
+            hello: Hello { seen: seen.floor(), nat, endpoints: Vec::new(), boot, pairing_key },
             endpoints: follow_endpoints(endpoints),
             renew_every: renew_every.min(PROBE_EVERY),
             seen,
@@ -447,7 +448,11 @@ impl Gate {
             Event::TargetRefused { grant, target } => {
                 tracing::warn!(%grant, %target, "a target lies where no packet may go; dropped");
             }
-            Event::GrantClosed { .. } | Event::Handshake { .. } | Event::Knock { .. } | Event::Want(_) => {}
+            Event::GrantClosed { .. }
+            | Event::Handshake { .. }
+            | Event::Succeeded { .. }
+            | Event::Knock { .. }
+            | Event::Want(_) => {}
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::flows::Batch;
 use grant::sync::{Delta, Snapshot, Update};
 use model::ids::GrantId;
+use model::key::PublicKey;
 use model::net::{HostName, Prefix};
 use model::pool::NatPool;
 use model::revision::{Digest, Revision};
@@ -77,6 +78,8 @@ pub struct Hello {
     pub endpoints: Vec<SocketAddr>,
     /// Random, new at each start.
     pub boot: u64,
+    /// Its key in pairings, new at each start.
+    pub pairing_key: PublicKey,
 }
 
 impl Stream {
@@ -90,6 +93,7 @@ impl Stream {
             endpoints: hello.endpoints.iter().copied().map(Into::into).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot: hello.boot,
+            pairing_key: hello.pairing_key.0.to_vec(),
         };
         // The queue is empty: this cannot fail.
         let _ = up.try_send(v1::GatewayUp { what: Some(UpWhat::Hello(first)) });

@@ -50,6 +50,7 @@ pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
         port: options.port,
         state: options.state.clone(),
         probe_every: options.probe_every,
+        key_life: options.key_life,
     };
     let prepared = tokio::select! {
         prepared = prepare(options, &setup, output) => Some(prepared),
@@ -260,7 +261,7 @@ async fn serve(options: &Up, node: Node, nat: NatPool, manager: &mut Manager, st
     let seen = Seen::load(&options.state)?;
     let scope = Scope { pool: node.identity.pool, nat, site: Vec::new(), own: Vec::new() };
     let boot = u64::from_be_bytes(entropy::random()?);
-    let Node { identity, runtime, inbox, overlay, link, svid } = node;
+    let Node { identity, runtime, inbox, overlay, link, keeping } = node;
     let (counting, living) = (Arc::clone(&runtime), Arc::clone(&runtime));
     let place = Place {
         runtime,
@@ -275,7 +276,7 @@ async fn serve(options: &Up, node: Node, nat: NatPool, manager: &mut Manager, st
     let gate = Gate::new(place, seen, scope, boot)?;
     let status = gate.status();
     tokio::spawn(Arc::clone(&link).run());
-    tokio::spawn(boot::keep_svid(identity, options.state.clone(), Arc::clone(&link), svid));
+    tokio::spawn(node::keep::keep(identity, keeping));
     let (end, ended) = oneshot::channel();
     let gate = tokio::spawn(gate.run(inbox.events, ended));
     tokio::spawn(answer_status(options.socket.clone(), status, firewalls, counting));

@@ -45,10 +45,24 @@ pub const PROVISIONAL_MAX: usize = 1_024;
 pub const PROVISIONAL_PER_KEY_MAX: usize = PROVISIONAL_MAX / 8;
 /// How long a provisional peer lives.
 pub const PROVISIONAL_LIFE: Duration = Duration::from_secs(60);
+/// How long a control key is used, unless an option says otherwise; and the longest that one can.
+pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3_600);
+/// How long a new control key may take to be answered, after the controller has heard of it.
+pub const KEY_PROOF_MAX: Duration = Duration::from_secs(10);
+/// After how long without any answer a node knocks with its recovery secret.
+pub const RECOVER_AFTER: Duration = Duration::from_secs(15);
+/// How often it does so, at most.
+pub const RECOVER_EVERY: Duration = Duration::from_secs(60);
+/// How long one such attempt may take.
+pub const RECOVER_MAX: Duration = Duration::from_secs(10);
 /// How long a control tunnel that has a successor is still listened to: what was under way when it took over.
 pub const SUCCEEDED_KEEP: Duration = Duration::from_secs(10);
 /// Join keys that may admit at once; each costs 49 tags.
 pub const JOIN_KEYS_MAX: usize = 4_096;
+/// Provisional peers that one node may be at once, when it recovers.
+pub const PROVISIONAL_PER_NODE_MAX: usize = 2;
+/// Nodes whose recovery secret is listened to; each costs 49 tags of about 24 bytes. Others have to join again.
+pub const RECOVERY_KEYS_MAX: usize = 20_000;
 /// How far a knocking machine's clock may be off. A wrong clock must not mean silence, and replay gains nothing.
 pub const KNOCK_WINDOW: Duration = Duration::from_secs(24 * 3600);
 /// Hashes of accepted knocks that are remembered.

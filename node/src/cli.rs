@@ -10,7 +10,7 @@ pub mod output;
 
 pub use output::Output;
 
-use model::limits::{INTERVAL_MAX, INTERVAL_MIN};
+use model::limits::{INTERVAL_MAX, INTERVAL_MIN, KEY_LIFE};
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -141,6 +141,11 @@ pub fn duration_within(text: &str, least: Duration, most: Duration) -> Result<Du
 /// An interval that can be configured, from [`INTERVAL_MIN`] to [`INTERVAL_MAX`].
 pub fn interval(text: &str) -> Result<Duration, String> {
     duration_within(text, INTERVAL_MIN, INTERVAL_MAX)
+}
+
+/// The life of a control key, from [`INTERVAL_MIN`] to [`KEY_LIFE`].
+pub fn key_life(text: &str) -> Result<Duration, String> {
+    duration_within(text, INTERVAL_MIN, KEY_LIFE)
 }
 
 #[cfg(test)]

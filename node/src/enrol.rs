@@ -8,7 +8,7 @@ use crate::runtime::Runtime;
 use crate::svid::{SvidError, SvidKey, read_leaf};
 use crate::tls::{EXPORTER_LABEL, TlsError, enrolling_config};
 use model::ids::NodeId;
-use model::key::PrivateKey;
+use model::key::{PrivateKey, PublicKey};
 use model::packet::{Local, Train};
 use model::pool::ENROL_PORT;
 use model::secret::Secret;
@@ -18,6 +18,8 @@ use rustls::pki_types::CertificateDer;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tunnel::{Change, Peer, PeerId, PeerKind};
 
 /// How long joining may take before it says what may be wrong.
@@ -75,6 +77,28 @@ pub fn fresh_key() -> Result<PrivateKey, host::entropy::EntropyError> {
     host::entropy::random::<32>().map(Secret::new)
 }
 
+/// Knocks at every endpoint, to have `key` admitted.
+pub(crate) fn knock(
+    runtime: &Runtime,
+    secret: &Secret<[u8; 32]>,
+    controller: &PublicKey,
+    key: &PublicKey,
+    endpoints: &[SocketAddr],
+) -> Result<(), host::entropy::EntropyError> {
+    for endpoint in endpoints {
+        let wall = runtime.clock.wall();
+        let bytes = tunnel::knock::build(secret, controller, wall, key, host::entropy::random()?);
+        runtime.send_raw(Train::datagram(*endpoint, Local::default(), bytes.to_vec()));
+    }
+    Ok(())
+}
+
+/// What only the two ends of this connection know (RFC 8446 section 7.5).
+pub(crate) fn exporter(stream: &TlsStream<TcpStream>) -> Result<[u8; 32], TlsError> {
+    let exporter = stream.get_ref().1.export_keying_material([0u8; 32], EXPORTER_LABEL, None);
+    exporter.map_err(|e| TlsError::Setup(e.to_string()))
+}
+
 /// Where this machine stands while it enrols.
 pub struct Provisional<'a> {
     /// The packet path; its engine holds `key` as its control key.
@@ -124,22 +148,19 @@ impl Provisional<'_> {
             Ok(found) => found?,
             Err(_) => return Err(self.silence(&endpoints)),
         };
-        let mut exporter = [0u8; 32];
-        stream
-            .get_ref()
-            .1
-            .export_keying_material(&mut exporter, EXPORTER_LABEL, None)
-            .map_err(|e| EnrolError::Tls(TlsError::Setup(e.to_string())))?;
+        let exporter = exporter(&stream)?;
+        let recovery = Secret::new(host::entropy::random::<32>()?);
         let application = Application {
             token: tunnel::knock::enrol_token(&self.join.secret).expose().to_vec(),
             kind: self.join.kind,
             name: self.name.to_owned(),
             csr: svid_key.csr()?,
             proof: svid_key.sign(&exporter)?,
+            recovery: recovery.expose().to_vec(),
         };
         let channel = channel_over(stream).await?;
         match tokio::time::timeout(ENROL_MAX, rpc::enroll(channel, application)).await {
-            Ok(Ok(admission)) => self.accept(admission, &svid_key),
+            Ok(Ok(admission)) => self.accept(admission, &svid_key, recovery),
             Ok(Err(NotAdmitted::Refused(why))) => Err(EnrolError::Refused(why)),
             Ok(Err(NotAdmitted::Answer(why))) => Err(EnrolError::Answer(why)),
             Err(_) => Err(self.silence(&endpoints)),
@@ -165,20 +186,12 @@ impl Provisional<'_> {
     }
 
     fn knock(&self, endpoints: &[SocketAddr]) -> Result<(), EnrolError> {
-        for endpoint in endpoints {
-            let bytes = tunnel::knock::build(
-                &self.join.secret,
-                &self.join.controller_key,
-                self.runtime.clock.wall(),
-                &tunnel::keys::public_key(&self.key),
-                host::entropy::random()?,
-            );
-            self.runtime.send_raw(Train::datagram(*endpoint, Local::default(), bytes.to_vec()));
-        }
+        let public = tunnel::keys::public_key(&self.key);
+        knock(self.runtime, &self.join.secret, &self.join.controller_key, &public, endpoints)?;
         Ok(())
     }
 
-    fn accept(&self, reply: Admission, svid_key: &SvidKey) -> Result<Enrolled, EnrolError> {
+    fn accept(&self, reply: Admission, svid_key: &SvidKey, recovery: Secret<[u8; 32]>) -> Result<Enrolled, EnrolError> {
         let answer = |e: &dyn std::fmt::Display| EnrolError::Answer(e.to_string());
         let leaf = reply.chain.first().ok_or_else(|| answer(&"it has no certificate"))?;
         let facts = read_leaf(&self.join.trust_domain, &CertificateDer::from(leaf.clone()))?;
@@ -211,6 +224,9 @@ impl Provisional<'_> {
                 ca: self.join.ca.clone(),
                 pool: self.join.pool,
                 control_key: Arc::clone(&self.key),
+                control_key_since: self.runtime.clock.wall(),
+                next_control_key: None,
+                recovery: Arc::new(recovery),
                 svid_key: Secret::new(svid_key.pkcs8()),
                 svid_chain: reply.chain,
                 v6,

@@ -11,6 +11,7 @@ use model::limits::IDENTITY_BYTES_MAX;
 use model::net::{HostName, Prefix};
 use model::pool::Pool;
 use model::secret::Secret;
+use model::time::WallMs;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -64,6 +65,12 @@ pub struct Identity {
     pub pool: Pool,
     /// Our control key.
     pub control_key: Arc<PrivateKey>,
+    /// Since when.
+    pub control_key_since: WallMs,
+    /// The one that follows it, once it has been made: whichever of the two the controller knows is used.
+    pub next_control_key: Option<Arc<PrivateKey>>,
+    /// What proves who we are where neither is known.
+    pub recovery: Arc<Secret<[u8; 32]>>,
     /// The SVID's key, PKCS #8.
     pub svid_key: Secret<Vec<u8>>,
     /// The SVID's chain, DER, leaf first.
@@ -90,6 +97,10 @@ struct OnDisk {
     ca: String,
     pool: Pool,
     control_key: String,
+    control_key_since: WallMs,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_control_key: Option<String>,
+    recovery: String,
     svid_key: String,
     svid_chain: Vec<String>,
     v6: Ipv6Addr,
@@ -124,6 +135,13 @@ impl Identity {
             controller_key: PublicKey(key("controller_key", &disk.controller_key)?),
             ca: bytes("ca", &disk.ca)?,
             control_key: Arc::new(Secret::new(key("control_key", &disk.control_key)?)),
+            control_key_since: disk.control_key_since,
+            next_control_key: disk
+                .next_control_key
+                .as_deref()
+                .map(|next| key("next_control_key", next).map(|next| Arc::new(Secret::new(next))))
+                .transpose()?,
+            recovery: Arc::new(Secret::new(key("recovery", &disk.recovery)?)),
             svid_key: Secret::new(bytes("svid_key", &disk.svid_key)?),
             svid_chain: disk.svid_chain.iter().map(|c| bytes("svid_chain", c)).collect::<Result<_, _>>()?,
             pool: disk.pool,
@@ -153,6 +171,9 @@ impl Identity {
             ca: STANDARD.encode(&self.ca),
             pool: self.pool,
             control_key: STANDARD.encode(self.control_key.expose()),
+            control_key_since: self.control_key_since,
+            next_control_key: self.next_control_key.as_ref().map(|next| STANDARD.encode(next.expose())),
+            recovery: STANDARD.encode(self.recovery.expose()),
             svid_key: STANDARD.encode(self.svid_key.expose()),
             svid_chain: self.svid_chain.iter().map(|c| STANDARD.encode(c)).collect(),
             v6: self.v6,

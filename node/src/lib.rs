@@ -6,6 +6,7 @@ pub mod cli;
 pub mod dark;
 pub mod enrol;
 pub mod identity;
+pub mod keep;
 pub mod link;
 pub mod local;
 pub mod manager;

@@ -40,6 +40,11 @@ impl Overlay {
         Ok((tun, Self { netlink, link, name }))
     }
 
+    /// A second hand on the same device, for another task. The device is the program's all the same.
+    pub fn again(&self) -> Result<Self, OverlayError> {
+        Ok(Self { netlink: Netlink::open()?, link: self.link, name: self.name.clone() })
+    }
+
     /// The device's name.
     pub fn name(&self) -> &str {
         &self.name

@@ -1,6 +1,7 @@
 //! What does every node say to the controller? The only place of this crate that knows the wire's messages.
 
 use crate::channel::MESSAGE_MAX;
+use model::key::PublicKey;
 use proto::convert;
 use proto::join::JoinKind;
 use proto::v1;
@@ -34,6 +35,33 @@ pub(crate) struct Application {
     pub csr: Vec<u8>,
     /// Signature over the TLS exporter of this connection.
     pub proof: Vec<u8>,
+    /// The node's recovery secret.
+    pub recovery: Vec<u8>,
+}
+
+/// What a node says that comes back under another key.
+pub(crate) struct Reapplication {
+    /// From the recovery secret.
+    pub token: Vec<u8>,
+    /// PKCS #10, DER.
+    pub csr: Vec<u8>,
+    /// Signature over the TLS exporter of this connection.
+    pub proof: Vec<u8>,
+}
+
+/// "From some moment on this is my key."
+pub(crate) async fn rotate_key(channel: Channel, key: &PublicKey) -> Result<(), String> {
+    let mut client = NodesClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+    let told = client.rotate_key(v1::RotateKeyRequest { key: key.0.to_vec() }).await;
+    told.map(|_| ()).map_err(|status| status.message().to_owned())
+}
+
+/// One Recover call.
+pub(crate) async fn recover(channel: Channel, again: Reapplication) -> Result<Admission, NotAdmitted> {
+    let request = v1::RecoverRequest { token: again.token, csr: again.csr, proof: again.proof };
+    let mut client = EnrolmentClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+    let reply = client.recover(request).await.map_err(|status| NotAdmitted::Refused(status.message().to_owned()))?;
+    read(reply.into_inner()).map_err(|error| NotAdmitted::Answer(error.to_string()))
 }
 
 /// What the controller made of it; nothing here is believed yet but its shape.
@@ -73,6 +101,7 @@ pub(crate) async fn enroll(channel: Channel, application: Application) -> Result
         csr: application.csr,
         proof: application.proof,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        recovery: application.recovery,
     };
     let mut client = EnrolmentClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
     let reply = client.enroll(request).await.map_err(|status| NotAdmitted::Refused(status.message().to_owned()))?;

@@ -15,6 +15,7 @@ macro_rules! redact {
 
 redact!(v1::LoginRequest, "LoginRequest", user);
 redact!(v1::EnrollRequest, "EnrollRequest", kind, name, version);
+redact!(v1::RecoverRequest, "RecoverRequest",);
 redact!(v1::Pairing, "Pairing", id, device);
 redact!(v1::Offer, "Offer", gateway, endpoints);
 redact!(admin::ClaimOwnerRequest, "ClaimOwnerRequest", name);
@@ -35,7 +36,8 @@ mod tests {
         let bytes = || b"canary".to_vec();
         let shown = [
             format!("{:?}", v1::LoginRequest { user: "clerk".into(), password: canary() }),
-            format!("{:?}", v1::EnrollRequest { token: bytes(), ..Default::default() }),
+            format!("{:?}", v1::EnrollRequest { token: bytes(), recovery: bytes(), ..Default::default() }),
+            format!("{:?}", v1::RecoverRequest { token: bytes(), ..Default::default() }),
             format!("{:?}", v1::Pairing { psk: bytes(), ..Default::default() }),
             format!(
                 "{:?}",

@@ -71,6 +71,8 @@ pub struct Plan {
     pub serve_options: Vec<String>,
     /// Further options of `umbra-gateway up`.
     pub gateway_options: Vec<String>,
+    /// Further options of `umbra daemon`.
+    pub client_options: Vec<String>,
 }
 
 impl Default for Plan {
@@ -83,6 +85,7 @@ impl Default for Plan {
             init_options: Vec::new(),
             serve_options: Vec::new(),
             gateway_options: Vec::new(),
+            client_options: Vec::new(),
         }
     }
 }
@@ -191,7 +194,7 @@ impl Perimeter {
             perimeter.gateways.insert(*gateway, daemon);
         }
         for laptop in &plan.laptops {
-            let daemon = start_client(world, *laptop)?;
+            let daemon = start_client_with(world, *laptop, &plan.client_options)?;
             join_laptop(world, *laptop)?;
             // Joined is not connected: on a slow link a log-in would come too early.
             daemon.wait_for_line("connected to the controller", STEP)?;
@@ -274,8 +277,13 @@ pub fn confirm_gateway(world: &World, host: Name) -> Result<(), StepError> {
 
 /// The client's daemon, not joined yet.
 pub fn start_client(world: &World, host: Name) -> Result<Daemon, StepError> {
+    start_client_with(world, host, &[])
+}
+
+/// The same with further options.
+pub fn start_client_with(world: &World, host: Name, options: &[String]) -> Result<Daemon, StepError> {
     let mut command = world.host(host).command("umbra");
-    command.arg("daemon");
+    command.arg("daemon").args(options);
     let daemon = world.host(host).start(&format!("client-{host}"), command)?;
     daemon.wait_for_line("the daemon runs", STEP)?;
     Ok(daemon)

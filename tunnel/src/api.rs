@@ -145,6 +145,8 @@ pub enum Change {
         /// The far end's.
         remote: PublicKey,
     },
+    /// A successor that has not taken over ends: everything stays as it was.
+    AbandonSuccessor(PeerId),
     /// New candidate endpoints, best first.
     Endpoints(PeerId, Vec<SocketAddr>),
     /// Begin a handshake now, with the endpoint in use.

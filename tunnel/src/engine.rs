@@ -105,6 +105,11 @@ impl Engine {
         self.control.public()
     }
 
+    /// The public half of the key of its pairings.
+    pub fn pairing_public(&self) -> PublicKey {
+        self.doors.door(&self.config.pairing_key).public()
+    }
+
     // -- from the network --------------------------------------------------------------------------------------------
 
     /// Datagrams that came to the UDP socket.

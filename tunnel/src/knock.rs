@@ -18,9 +18,12 @@ use blake2::digest::{FixedOutput, KeyInit, Mac, Update};
 use blake2::{Blake2s256, Blake2sMac, Digest};
 use chacha20poly1305::aead::AeadInPlace;
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
-use model::ids::JoinKeyId;
+use model::ids::{JoinKeyId, NodeId};
 use model::key::PublicKey;
-use model::limits::{JOIN_KEYS_MAX, KNOCK_MEMORY_MAX, KNOCK_WINDOW, PROVISIONAL_LIFE, PROVISIONAL_PER_KEY_MAX};
+use model::limits::{
+    JOIN_KEYS_MAX, KNOCK_MEMORY_MAX, KNOCK_WINDOW, PROVISIONAL_LIFE, PROVISIONAL_PER_KEY_MAX, PROVISIONAL_PER_NODE_MAX,
+    RECOVERY_KEYS_MAX,
+};
 use model::secret::Secret;
 use model::time::{Instant, WallMs};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -126,7 +129,7 @@ pub enum KnockError {
     /// Wrong size or type.
     #[error("the datagram is no knock")]
     Shape,
-    /// No live join key has this tag: the key is unknown, ended or revoked, or the machine's clock is days off.
+    /// No live secret has this tag: its key is unknown, ended or revoked, or the machine's clock is days off.
     #[error("no join key knows this knock: the key has ended, or the machine's clock is more than a day off")]
     UnknownKey,
     /// It does not open.
@@ -143,16 +146,57 @@ pub enum KnockError {
     Crowded,
 }
 
+/// With whose secret was a knock made?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Knocker {
+    /// A join key's: somebody who is not enrolled yet.
+    JoinKey(JoinKeyId),
+    /// A node's recovery secret: its own keys are not answered any more.
+    Node(NodeId),
+}
+
+impl Knocker {
+    /// The first one in the order of all.
+    const FIRST: Self = Self::JoinKey(JoinKeyId::from_bytes([0; model::ids::ID_LEN]));
+
+    /// How many provisional peers may come of it at once.
+    const fn peers_max(&self) -> usize {
+        match self {
+            Self::JoinKey(_) => PROVISIONAL_PER_KEY_MAX,
+            Self::Node(_) => PROVISIONAL_PER_NODE_MAX,
+        }
+    }
+
+    /// How many of its kind may be alive.
+    const fn keys_max(&self) -> usize {
+        match self {
+            Self::JoinKey(_) => JOIN_KEYS_MAX,
+            Self::Node(_) => RECOVERY_KEYS_MAX,
+        }
+    }
+}
+
+impl std::fmt::Display for Knocker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::JoinKey(id) => id.fmt(f),
+            Self::Node(id) => id.fmt(f),
+        }
+    }
+}
+
 /// The controller's side: which knocks are followed.
 pub struct Knocks {
-    keys: BTreeMap<JoinKeyId, KnockKey>,
+    keys: BTreeMap<Knocker, KnockKey>,
+    /// How many of them are nodes'.
+    nodes: usize,
     /// For each hour of the window around `hour`, each key's tag.
-    tags: BTreeSet<(Tagged, JoinKeyId)>,
+    tags: BTreeMap<i64, BTreeSet<(Tagged, Knocker)>>,
     hour: i64,
     seen: BTreeSet<[u8; 32]>,
     seen_order: VecDeque<(Instant, [u8; 32])>,
     seen_max: usize,
-    live: BTreeMap<PublicKey, (JoinKeyId, Instant)>,
+    live: BTreeMap<PublicKey, (Knocker, Instant)>,
 }
 
 impl Knocks {
@@ -164,7 +208,8 @@ impl Knocks {
     fn with_memory(wall: WallMs, seen_max: usize) -> Self {
         Self {
             keys: BTreeMap::new(),
-            tags: BTreeSet::new(),
+            nodes: 0,
+            tags: BTreeMap::new(),
             hour: hour_of(wall),
             seen: BTreeSet::new(),
             seen_order: VecDeque::new(),
@@ -173,21 +218,28 @@ impl Knocks {
         }
     }
 
-    /// Follows knocks of this join key from now on; false when there are [`JOIN_KEYS_MAX`] already.
-    pub fn add(&mut self, id: JoinKeyId, key: KnockKey) -> bool {
-        if self.keys.len() >= JOIN_KEYS_MAX && !self.keys.contains_key(&id) {
+    /// Follows knocks of this secret from now on; false when there are [`JOIN_KEYS_MAX`] or [`RECOVERY_KEYS_MAX`] already.
+    pub fn add(&mut self, id: Knocker, key: KnockKey) -> bool {
+        let alike = if matches!(id, Knocker::Node(_)) { self.nodes } else { self.keys.len() - self.nodes };
+        if !self.keys.contains_key(&id) && alike >= id.keys_max() {
             return false;
         }
         self.remove(&id);
-        self.tags.extend(hours(self.hour).map(|hour| (tag(&key, hour), id)));
+        self.nodes += usize::from(matches!(id, Knocker::Node(_)));
+        for hour in hours(self.hour) {
+            self.tags.entry(hour).or_default().insert((tag(&key, hour), id));
+        }
         self.keys.insert(id, key);
         true
     }
 
     /// Follows them no more: the key has ended, is used up or revoked.
-    pub fn remove(&mut self, id: &JoinKeyId) {
-        if self.keys.remove(id).is_some() {
-            self.tags.retain(|(_, of)| of != id);
+    pub fn remove(&mut self, id: &Knocker) {
+        if let Some(key) = self.keys.remove(id) {
+            self.nodes -= usize::from(matches!(id, Knocker::Node(_)));
+            for (hour, tags) in &mut self.tags {
+                tags.remove(&(tag(&key, *hour), *id));
+            }
         }
     }
 
@@ -202,7 +254,7 @@ impl Knocks {
     }
 
     /// Opens a datagram whose MAC1 held: which join key was it made with, and which public key shall be admitted?
-    pub fn open(&mut self, now: Instant, wall: WallMs, knock: &[u8]) -> Result<(JoinKeyId, PublicKey), KnockError> {
+    pub fn open(&mut self, now: Instant, wall: WallMs, knock: &[u8]) -> Result<(Knocker, PublicKey), KnockError> {
         self.advance(now, wall);
         if !is_knock(knock) {
             return Err(KnockError::Shape);
@@ -217,7 +269,7 @@ impl Knocks {
             return Err(KnockError::Seen);
         }
         let owned = self.live.values().filter(|(of, _)| *of == id).count();
-        if owned >= PROVISIONAL_PER_KEY_MAX && !self.live.contains_key(&key) {
+        if owned >= id.peers_max() && !self.live.contains_key(&key) {
             return Err(KnockError::Crowded);
         }
         self.remember(now, digest);
@@ -225,15 +277,16 @@ impl Knocks {
         Ok((id, key))
     }
 
-    fn decrypt(&self, knock: &[u8]) -> Result<(JoinKeyId, i64, PublicKey), KnockError> {
+    fn decrypt(&self, knock: &[u8]) -> Result<(Knocker, i64, PublicKey), KnockError> {
         let (head, rest) = knock.split_at_checked(HEAD_LEN).ok_or(KnockError::Shape)?;
         let (body, rest) = rest.split_first_chunk::<BODY_LEN>().ok_or(KnockError::Shape)?;
         let (seal, _) = rest.split_first_chunk::<AEAD_LEN>().ok_or(KnockError::Shape)?;
         let (_, head_rest) = head.split_first_chunk::<TYPE_LEN>().ok_or(KnockError::Shape)?;
         let (tag, nonce) = head_rest.split_first_chunk::<TAG_LEN>().ok_or(KnockError::Shape)?;
-        let first = (*tag, JoinKeyId::from_bytes([0; 10]));
+        let first = (*tag, Knocker::FIRST);
         let mut error = KnockError::UnknownKey;
-        for (_, id) in self.tags.range(first..).take_while(|(of, _)| of == tag) {
+        let tagged = |tags| BTreeSet::range(tags, first..).take_while(|(of, _)| of == tag);
+        for (_, id) in self.tags.values().flat_map(tagged) {
             let Some(key) = self.keys.get(id) else { continue };
             let mut body = *body;
             let opened = cipher(key).decrypt_in_place_detached(
@@ -275,7 +328,11 @@ impl Knocks {
         let hour = hour_of(wall);
         if hour != self.hour {
             self.hour = hour;
-            self.tags = self.keys.iter().flat_map(|(id, key)| hours(hour).map(|h| (tag(key, h), *id))).collect();
+            let mut before = std::mem::take(&mut self.tags);
+            for hour in hours(hour) {
+                let made = || self.keys.iter().map(|(id, key)| (tag(key, hour), *id)).collect();
+                self.tags.insert(hour, before.remove(&hour).unwrap_or_else(made));
+            }
         }
     }
 }
@@ -298,8 +355,8 @@ mod tests {
     fn secret(n: u8) -> JoinSecret {
         JoinSecret::new([n; 32])
     }
-    fn id(n: u8) -> JoinKeyId {
-        JoinKeyId::from_bytes([n; 10])
+    fn id(n: u8) -> Knocker {
+        Knocker::JoinKey(JoinKeyId::from_bytes([n; 10]))
     }
     fn knocks() -> Knocks {
         let mut knocks = Knocks::new(WALL);
@@ -319,6 +376,28 @@ mod tests {
         // The repeat is ignored, a second try is not.
         assert_eq!(knocks.open(Instant(0), WALL, &bytes), Err(KnockError::Seen));
         assert_eq!(knocks.open(Instant(0), WALL, &knock(2, WALL, 1)), Ok((id(2), NEW)));
+    }
+
+    #[test]
+    fn nodes_that_recover_are_told_apart_from_join_keys_and_have_a_share_of_their_own() {
+        use model::ids::DeviceId;
+        let node = Knocker::Node(NodeId::Device(DeviceId::from_bytes([1; 10])));
+        let mut knocks = knocks();
+        assert!(knocks.add(node, knock_key(&secret(9))));
+        let made = |key: u8| build(&secret(9), &CONTROLLER, WALL, &PublicKey([key; 32]), [key; NONCE_LEN]);
+        for key in 0..PROVISIONAL_PER_NODE_MAX as u8 {
+            assert_eq!(knocks.open(Instant(0), WALL, &made(key)), Ok((node, PublicKey([key; 32]))));
+        }
+        assert_eq!(knocks.open(Instant(0), WALL, &made(100)), Err(KnockError::Crowded));
+        assert!(knocks.open(Instant(0), WALL, &knock(1, WALL, 1)).is_ok(), "a newcomer is not in its way");
+        // An hour later it is still known; when it is gone, it is not.
+        let later = WallMs(WALL.0 + HOUR_MS);
+        let again = build(&secret(9), &CONTROLLER, later, &PublicKey([0; 32]), [200; NONCE_LEN]);
+        assert!(knocks.open(Instant(0), later, &again).is_ok());
+        knocks.remove(&node);
+        let last = build(&secret(9), &CONTROLLER, later, &PublicKey([0; 32]), [201; NONCE_LEN]);
+        assert_eq!(knocks.open(Instant(0), later, &last), Err(KnockError::UnknownKey));
+        assert_eq!(knocks.nodes, 0);
     }
 
     #[test]
@@ -400,7 +479,7 @@ mod tests {
             // Without tags, to fill it fast.
             let mut bytes = [0; 10];
             bytes[..8].copy_from_slice(&(n as u64).to_be_bytes());
-            knocks.keys.insert(JoinKeyId::from_bytes(bytes), knock_key(&secret(1)));
+            knocks.keys.insert(Knocker::JoinKey(JoinKeyId::from_bytes(bytes)), knock_key(&secret(1)));
         }
         assert!(!knocks.add(id(9), knock_key(&secret(9))));
         assert!(knocks.add(id(0), knock_key(&secret(9))), "one that is there may be replaced");

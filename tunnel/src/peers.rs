@@ -220,8 +220,14 @@ impl Peers {
         }
         let door = self.doors.get(&door.public()).map_or(door, |(known, _)| known.clone());
         if let Some(known) = self.by_keys(door.public(), remote) {
-            let same = known.id == id && (known.index == current.index || self.successors.contains_key(&id));
-            return if same { Ok(known.clone()) } else { Err(Silence::PeerKeyTaken) };
+            let known = known.clone();
+            if self.is_successor(&known) && known.id == id {
+                // The one in use may have found another way meanwhile.
+                known.follow(&current);
+            } else if known.index != current.index {
+                return Err(Silence::PeerKeyTaken);
+            }
+            return Ok(known);
         }
         if !self.doors.contains_key(&door.public()) && self.doors.len() > self.bounds.data_keys {
             return Err(Silence::DataKeysFull);
@@ -257,7 +263,8 @@ impl Peers {
         true
     }
 
-    fn abandon_successor(&mut self, id: &PeerId) {
+    /// What has not taken over ends.
+    pub fn abandon_successor(&mut self, id: &PeerId) {
         if let Some(peer) = self.successors.remove(id) {
             self.forget(&peer);
         }

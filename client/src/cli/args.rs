@@ -101,6 +101,9 @@ pub struct DaemonArgs {
     /// How often the connection to the controller is probed, from 1s to 60s.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = node::cli::interval)]
     pub probe_every: Duration,
+    /// How long a control key is used before the next one, from 1s to 24h.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = node::cli::key_life)]
+    pub key_life: Duration,
     /// The one UDP port; 0 lets the system choose.
     #[arg(long, env = "UMBRA_PORT", default_value_t = 0)]
     pub port: u16,

@@ -310,7 +310,7 @@ impl Arrangements {
             Some(PairingOffer {
                 id: granted.pairing,
                 gateway,
-                gateway_key: directory.gateways.find(&gateway)?.record.key,
+                gateway_key: self.lines.pairing_key(gateway)?,
                 endpoints: self.endpoints(directory, gateway),
                 psk,
             })

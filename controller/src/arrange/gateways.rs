@@ -10,6 +10,7 @@ use grant::record::{Cause, GrantRecord, Live};
 use grant::revoke::Selector;
 use model::grant::Ending;
 use model::ids::{GatewayId, GrantId, SessionId};
+use model::key::PublicKey;
 use model::net::HostName;
 use model::pool::NatPool;
 use model::revision::{Digest, Revision};
@@ -32,6 +33,8 @@ pub struct Hello {
     pub version: String,
     /// Random, new at each start.
     pub boot: u64,
+    /// Its key in pairings, new at each start.
+    pub pairing_key: PublicKey,
 }
 
 /// Why a gateway is not served.

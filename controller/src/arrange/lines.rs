@@ -4,6 +4,7 @@
 use grant::sync::Update;
 use model::grant::Ending;
 use model::ids::{DeviceId, GatewayId, GrantId, ResourceId};
+use model::key::PublicKey;
 use model::revision::Revision;
 use model::time::Instant;
 use std::collections::BTreeMap;
@@ -89,6 +90,8 @@ pub struct DeviceLine {
 pub struct Lines {
     gateways: Mutex<BTreeMap<GatewayId, GatewayLine>>,
     devices: Mutex<BTreeMap<DeviceId, DeviceLine>>,
+    /// Of every gateway that ever said hello: what a stream that just broke was told is still its key.
+    pairing_keys: Mutex<BTreeMap<GatewayId, PublicKey>>,
     streams: std::sync::atomic::AtomicU64,
 }
 
@@ -98,11 +101,17 @@ impl Lines {
     }
 
     /// A gateway opened a stream; an older one of it ends.
-    pub fn open_gateway(&self, id: GatewayId, news: mpsc::Sender<GatewayNews>) -> u64 {
+    pub fn open_gateway(&self, id: GatewayId, pairing_key: PublicKey, news: mpsc::Sender<GatewayNews>) -> u64 {
         let stream = self.next_stream();
+        self.pairing_keys.lock().unwrap_or_else(PoisonError::into_inner).insert(id, pairing_key);
         let line = GatewayLine { stream, news, as_of: None, sent: None, asked: None, rtt: Duration::ZERO };
         self.gateways.lock().unwrap_or_else(PoisonError::into_inner).insert(id, line);
         stream
+    }
+
+    /// With which key does a gateway answer pairings since its last start?
+    pub fn pairing_key(&self, id: GatewayId) -> Option<PublicKey> {
+        self.pairing_keys.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
     }
 
     /// Its stream ended.

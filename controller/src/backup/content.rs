@@ -8,7 +8,7 @@ use super::Restored;
 use crate::arrange::state::{StoredBoot, StoredGrant, StoredPairing, StoredTombstone};
 use crate::directory::{
     Counter, Device, Gateway, GatewaySeen, Group, JoinKey, NodeState, Org, OwnerToken, PastPolicy, PolicyRevision,
-    Resource, SealedSecret, Session, Site, SuffixName, Unique, User,
+    Recovery, Resource, SealedSecret, Session, Site, SuffixName, Unique, User,
 };
 use crate::front::LastEndpoint;
 use crate::seal::{SealError, Sealer};
@@ -90,7 +90,7 @@ pub enum Fate {
 }
 
 /// THE table of what a backup holds; a set that is not in it is in no backup.
-pub const FATES: [(&str, Fate); 32] = [
+pub const FATES: [(&str, Fate); 33] = [
     (Org::KIND, Fate::Kept),
     (Group::KIND, Fate::Kept),
     (Site::KIND, Fate::Kept),
@@ -115,6 +115,8 @@ pub const FATES: [(&str, Fate); 32] = [
     (Device::KIND, Fate::Confirmed),
     (PolicyRevision::KIND, Fate::Confirmed),
     (SealedSecret::KIND, Fate::Sealed),
+    // The same form.
+    (Recovery::KIND, Fate::Sealed),
     (Session::KIND, Fate::Ended),
     (JoinKey::KIND, Fate::Ended),
     (StoredGrant::KIND, Fate::Ended),

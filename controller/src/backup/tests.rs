@@ -224,6 +224,7 @@ fn a_confirmed_node_waits_again_and_a_revoked_one_stays_out() {
         name: "laptop".parse().unwrap(),
         user: Some(USER),
         key: PublicKey([1; 32]),
+        next_key: None,
         address: "fd00::1".parse().unwrap(),
         v4: 1,
         svid_key: [2; 32],

@@ -44,6 +44,9 @@ pub struct Device {
     /// Its WireGuard control key.
     #[serde(with = "encode::key")]
     pub key: PublicKey,
+    /// The one that follows it, until its first use.
+    #[serde(with = "encode::next_key", default, skip_serializing_if = "Option::is_none")]
+    pub next_key: Option<PublicKey>,
     /// Its overlay address.
     pub address: Ipv6Addr,
     /// Number of its IPv4 address (`Pool::device_v4`).

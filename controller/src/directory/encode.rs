@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Deserializer, Serializer};
+use serde::{Deserialize, Deserializer, Serialize as _, Serializer};
 
 /// `#[serde(with = "encode::bytes")]` for `Vec<u8>`.
 pub mod bytes {
@@ -44,5 +44,23 @@ pub mod key {
     /// Reads base 64 of 32 bytes.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<PublicKey, D::Error> {
         super::array::deserialize(d).map(PublicKey)
+    }
+}
+
+/// `#[serde(with = "encode::next_key")]` for `Option<PublicKey>`.
+pub mod next_key {
+    use super::*;
+    use model::key::PublicKey;
+
+    /// Writes base 64, or nothing.
+    pub fn serialize<S: Serializer>(key: &Option<PublicKey>, s: S) -> Result<S::Ok, S::Error> {
+        key.map(|key| STANDARD.encode(key.0)).serialize(s)
+    }
+    /// Reads base 64 of 32 bytes, or nothing.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<PublicKey>, D::Error> {
+        let wrong = || serde::de::Error::custom("not base 64 of 32 bytes");
+        let key =
+            |text: String| STANDARD.decode(text).ok().and_then(|b| b.try_into().ok()).map(PublicKey).ok_or_else(wrong);
+        Option::<String>::deserialize(d)?.map(key).transpose()
     }
 }

@@ -23,6 +23,9 @@ pub struct Gateway {
     /// Its WireGuard key.
     #[serde(with = "encode::key")]
     pub key: PublicKey,
+    /// The one that follows it, until its first use.
+    #[serde(with = "encode::next_key", default, skip_serializing_if = "Option::is_none")]
+    pub next_key: Option<PublicKey>,
     /// Its overlay address.
     pub address: Ipv6Addr,
     /// SHA-256 of its certificate's public key (SubjectPublicKeyInfo, DER).

@@ -59,6 +59,11 @@ pub fn host_id(text: &str) -> String {
     super::sha256(text.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect()
 }
 
+/// The id under which a node's WireGuard key is claimed: in hexadecimal.
+pub fn key_id(key: &model::key::PublicKey) -> String {
+    key.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The next number to try. Numbers go round, so that one that was just given back is not given to somebody else at once:
 /// a client may still hold the old name's address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

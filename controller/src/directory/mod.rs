@@ -15,6 +15,7 @@ pub mod name;
 pub mod org;
 pub mod policy;
 pub mod reader;
+pub mod recovery;
 pub mod resource;
 pub mod session;
 pub mod site;
@@ -32,6 +33,7 @@ pub use name::{Name, NameError};
 pub use org::{Org, OwnerToken, SealedSecret};
 pub use policy::{Compiler, PastPolicy, PastPolicyHead, PolicyChanges, PolicyFile, PolicyRevision};
 pub use reader::{Reader, StartError};
+pub use recovery::Recovery;
 pub use resource::{Resource, SuffixName};
 pub use session::Session;
 pub use site::Site;
@@ -88,6 +90,8 @@ pub struct Directory {
     pub compiled: Option<Arc<::policy::PolicySet>>,
     /// Compiles policies for it.
     pub compiler: Compiler,
+    /// Recovery secrets, by the node's id in text form.
+    pub recoveries: Table<String, Recovery>,
     /// Counters.
     pub counters: Table<String, Counter>,
     /// The token of `init`.
@@ -97,7 +101,7 @@ pub struct Directory {
 }
 
 /// Sets that a directory holds, in the order in which they are read.
-pub(crate) const SETS: [&str; 25] = [
+pub(crate) const SETS: [&str; 26] = [
     Org::KIND,
     User::KIND,
     Group::KIND,
@@ -123,6 +127,7 @@ pub(crate) const SETS: [&str; 25] = [
     Unique::NodeKey.set(),
     Unique::NodeAddress.set(),
     PastPolicy::KIND,
+    Recovery::KIND,
 ];
 
 impl Directory {
@@ -139,8 +144,10 @@ impl Directory {
 
     /// The node that has this WireGuard key, revoked ones included.
     pub fn node_of_key(&self, key: &PublicKey) -> Option<NodeId> {
-        let device = self.devices.values().find(|d| d.record.key == *key).map(|d| NodeId::Device(d.record.id));
-        device.or_else(|| self.gateways.values().find(|g| g.record.key == *key).map(|g| NodeId::Gateway(g.record.id)))
+        let is = |own: &PublicKey, next: &Option<PublicKey>| own == key || next.as_ref() == Some(key);
+        let device = self.devices.values().find(|d| is(&d.record.key, &d.record.next_key));
+        let gateway = || self.gateways.values().find(|g| is(&g.record.key, &g.record.next_key));
+        device.map(|d| NodeId::Device(d.record.id)).or_else(|| gateway().map(|g| NodeId::Gateway(g.record.id)))
     }
 
     /// The user with this name.
@@ -180,6 +187,7 @@ impl Directory {
                 self.compiled = self.policy.as_ref().and_then(|fact| compile(&self.compiler, &fact.record));
             }
             Counter::KIND => self.counters.put(key, item)?,
+            Recovery::KIND => self.recoveries.put(key, item)?,
             OwnerToken::KIND => self.owner_token = newer(self.owner_token.take(), key, item)?,
             set if is_unique(set) => {
                 Arc::make_mut(&mut self.taken).insert(key.clone(), item.revision);
@@ -204,6 +212,7 @@ impl Directory {
             SuffixName::KIND => self.suffix_names.delete(key, revision),
             Session::KIND => self.sessions.delete(key, revision),
             JoinKey::KIND => self.join_keys.delete(key, revision),
+            Recovery::KIND => self.recoveries.delete(key, revision),
             PolicyRevision::KIND => {
                 self.policy = self.policy.take().filter(|fact| fact.revision > revision);
                 self.compiled = self.policy.as_ref().and_then(|fact| compile(&self.compiler, &fact.record));

@@ -1,7 +1,9 @@
 //! How are facts of one kind held? By id, with an index by name, shared between snapshots until they change.
 
 use super::name::Name;
-use super::{Counter, Device, Gateway, GatewaySeen, Group, JoinKey, Resource, Session, Site, SuffixName, User};
+use super::{
+    Counter, Device, Gateway, GatewaySeen, Group, JoinKey, Recovery, Resource, Session, Site, SuffixName, User,
+};
 use crate::store::{Item, Key, ReadError, Record, Versioned};
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -26,6 +28,7 @@ impl Named for GatewaySeen {}
 impl Named for SuffixName {}
 impl Named for Session {}
 impl Named for JoinKey {}
+impl Named for Recovery {}
 impl Named for Counter {}
 
 /// Decodes a record.

@@ -1,4 +1,5 @@
-//! Where is a device enrolled? Here: one call, from a machine that knocked with a live join key.
+//! Where is a device enrolled? Here: one call, from a machine that knocked with a live join key; another one brings a node
+//! back that knocked with its recovery secret.
 //!
 //! The WireGuard key is the one that the connection's overlay address hashes to, never one from the message. The call is
 //! idempotent for that key, and it alone spends a use of the join key, in the transaction that makes the node.
@@ -6,16 +7,19 @@
 use crate::audit::{Entry, Outcome};
 use crate::authz::refusal;
 use crate::ca::{self, RequestKey};
+use crate::directory::index::key_id;
 use crate::directory::{
-    Counted, Device, Directory, Draft, Gateway, JoinKey, JoinKeyState, Name, NodeState, Redeemed, Refusal, Unique,
-    sha256,
+    Counted, Device, Directory, Draft, Gateway, JoinKey, JoinKeyState, Name, NodeState, Recovery, Redeemed, Refusal,
+    Unique, sha256,
 };
 use crate::front::Newcomers;
 use crate::organisation::Organisation;
 use crate::rpc::accept::Newcomer;
+use crate::turnover::{Held, claim};
 use model::ids::{DeviceId, GatewayId, JoinKeyId, NodeId};
 use model::key::PublicKey;
 use model::limits::{LIKE_NAMES_MAX, NAME_MAX};
+use model::secret::Secret;
 use node::svid::signature_holds;
 use proto::convert::array;
 use proto::join::{JoinKind, node_fingerprint};
@@ -24,6 +28,7 @@ use proto::v1::enrolment_server::Enrolment;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
+use tunnel::knock::Knocker;
 
 /// An uncompressed P-256 point at the end of its SubjectPublicKeyInfo (RFC 5480 section 2.2).
 const POINT_LEN: usize = 65;
@@ -41,6 +46,15 @@ struct Wish {
     token_hash: [u8; 32],
     kind: JoinKind,
     name: Name,
+    request: RequestKey,
+    recovery: Secret<[u8; 32]>,
+}
+
+/// What a node asks for whose keys are not answered any more, checked.
+struct Return {
+    key: PublicKey,
+    node: NodeId,
+    token_hash: [u8; 32],
     request: RequestKey,
 }
 
@@ -61,7 +75,9 @@ impl EnrolmentRpc {
 
     fn read(&self, newcomer: &Newcomer, message: v1::EnrollRequest) -> Result<Wish, Status> {
         let malformed = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
-        let (key, join_key) = self.newcomers.find(newcomer.address).ok_or_else(refusal)?;
+        let Some((key, Knocker::JoinKey(join_key))) = self.newcomers.find(newcomer.address) else {
+            return Err(refusal());
+        };
         let token: [u8; 32] = array("token", &message.token).map_err(|e| malformed(&e))?;
         let kind = match v1::NodeKind::try_from(message.kind) {
             Ok(v1::NodeKind::Device) => JoinKind::Device,
@@ -71,14 +87,92 @@ impl EnrolmentRpc {
         if message.name.len() > NAME_MAX * 4 {
             return Err(malformed(&"field `name`: is too long"));
         }
-        let request = ca::request_key(&message.csr).map_err(|e| malformed(&e))?;
-        let point = request.spki.len().checked_sub(POINT_LEN).and_then(|at| request.spki.get(at..)).unwrap_or_default();
-        // Proof that whoever holds this connection holds the certificate's key: a request cannot be relayed.
-        if !signature_holds(point, &newcomer.exporter, &message.proof) {
-            return Err(malformed(&"field `proof`: does not sign this connection with the request's key"));
-        }
-        Ok(Wish { key, join_key, token_hash: sha256(&token), kind, name: Name::from_machine(&message.name), request })
+        let request = proven(newcomer, &message.csr, &message.proof)?;
+        let recovery = Secret::new(array("recovery", &message.recovery).map_err(|e| malformed(&e))?);
+        let (token_hash, name) = (sha256(&token), Name::from_machine(&message.name));
+        Ok(Wish { key, join_key, token_hash, kind, name, request, recovery })
     }
+
+    fn read_return(&self, newcomer: &Newcomer, message: v1::RecoverRequest) -> Result<Return, Status> {
+        let Some((key, Knocker::Node(node))) = self.newcomers.find(newcomer.address) else { return Err(refusal()) };
+        let token: [u8; 32] = array("token", &message.token).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let request = proven(newcomer, &message.csr, &message.proof)?;
+        Ok(Return { key, node, token_hash: sha256(&token), request })
+    }
+
+    /// What a machine is told that was let in, and its tunnel as the node's from now on.
+    async fn welcome(
+        &self,
+        key: PublicKey,
+        request: &RequestKey,
+        enrolled: Enrolled,
+    ) -> Result<v1::EnrollReply, Status> {
+        let organisation = &self.organisation;
+        let svid = organisation.ca.issue(enrolled.node, request, organisation.wall(), organisation.timing.svid);
+        let svid = svid.map_err(|e| Status::internal(e.to_string()))?;
+        let pool = organisation.org().map_err(|e| Status::internal(e.to_string()))?.pool;
+        self.newcomers.promote(organisation, &key, enrolled.node, enrolled.address).await;
+        let v4 = enrolled.v4.and_then(|n| pool.device_v4(n)).map(|a| a.octets().to_vec()).unwrap_or_default();
+        Ok(v1::EnrollReply {
+            node_id: enrolled.node.to_string(),
+            chain: svid.chain,
+            address: enrolled.address.octets().to_vec(),
+            address_v4: v4,
+            pool_v4: Some(pool.v4().into()),
+            pool_v6: Some(pool.v6().into()),
+            pending: enrolled.pending,
+            fingerprint: enrolled.fingerprint,
+        })
+    }
+}
+
+fn refused(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::Denied(why) => Status::permission_denied(why),
+        Refusal::Store(_) | Refusal::Busy(_) => Status::unavailable(refusal.to_string()),
+        other => Status::failed_precondition(other.to_string()),
+    }
+}
+
+/// The key of a certificate request, with the proof that whoever holds this connection holds it: it cannot be relayed.
+fn proven(newcomer: &Newcomer, csr: &[u8], proof: &[u8]) -> Result<RequestKey, Status> {
+    let request = ca::request_key(csr).map_err(|e| Status::invalid_argument(e.to_string()))?;
+    let point = request.spki.len().checked_sub(POINT_LEN).and_then(|at| request.spki.get(at..)).unwrap_or_default();
+    if signature_holds(point, &newcomer.exporter, proof) {
+        return Ok(request);
+    }
+    Err(Status::invalid_argument("field `proof`: does not sign this connection with the request's key"))
+}
+
+/// The same node, under the key with which it knocked.
+fn decide_return(
+    organisation: &Organisation,
+    directory: &Directory,
+    draft: &mut Draft,
+    wish: &Return,
+) -> Result<(Enrolled, Entry), Refusal> {
+    let denied = || Refusal::Denied("this node cannot be admitted again; join with a new join file".to_owned());
+    let held = Held::find(directory, wish.node).ok_or_else(denied)?;
+    let secret = directory.recoveries.find(&wish.node.to_string()).ok_or_else(denied)?;
+    let opened = secret.record.open(&organisation.sealer, wish.node).map_err(|e| Refusal::Failed(e.to_string()))?;
+    if opened.token_hash != wish.token_hash {
+        return Err(denied());
+    }
+    draft.stands_on(secret);
+    let (key, next) = held.keys();
+    if key != wish.key {
+        for old in std::iter::once(key).chain(next).filter(|old| *old != wish.key) {
+            draft.release(Unique::NodeKey, key_id(&old))?;
+        }
+        if next != Some(wish.key) {
+            claim(directory, draft, wish.node, &wish.key)?;
+        }
+    }
+    held.rekeyed(draft, wish.key, None, Some(wish.request.hash))?;
+    let enrolled = known(directory, wish.node).ok_or_else(denied)?;
+    let node = wish.node.to_string();
+    let entry = Entry::new(organisation.wall(), node.clone(), "node.recover", node, Outcome::Done);
+    Ok((enrolled, entry.with("key", wish.key.short())))
 }
 
 /// Makes the node and spends the use, or does neither.
@@ -140,8 +234,7 @@ fn create(
     let address = tunnel::address::address_of_node(&pool, &node);
     let fingerprint = node_fingerprint(&wish.key, &wish.request.spki);
     let owner = format!("{}/{node}", wish.kind);
-    let hex: String = wish.key.0.iter().map(|b| format!("{b:02x}")).collect();
-    draft.claim(directory, Unique::NodeKey, hex, &owner, || "this machine's key".to_owned())?;
+    draft.claim(directory, Unique::NodeKey, key_id(&wish.key), &owner, || "this machine's key".to_owned())?;
     draft
         .claim(directory, Unique::NodeAddress, address_key(address), &owner, || "this machine's address".to_owned())?;
     let unique = if wish.kind == JoinKind::Device { Unique::DeviceName } else { Unique::GatewayName };
@@ -161,6 +254,7 @@ fn create(
                 name,
                 user: None,
                 key: wish.key,
+                next_key: None,
                 address,
                 v4: number,
                 svid_key,
@@ -179,6 +273,7 @@ fn create(
                 name,
                 site,
                 key: wish.key,
+                next_key: None,
                 address,
                 svid_key,
                 fingerprint: fingerprint.clone(),
@@ -191,6 +286,9 @@ fn create(
         }
         NodeId::Controller => return Err(Refusal::Failed("a controller does not enrol".to_owned())),
     }
+    let secret =
+        Recovery::of(&organisation.sealer, node, &wish.recovery).map_err(|e| Refusal::Failed(e.to_string()))?;
+    draft.create(node.to_string().as_str(), &secret)?;
     Ok(Enrolled { node, address, v4, pending, fingerprint })
 }
 fn address_key(address: Ipv6Addr) -> String {
@@ -217,7 +315,12 @@ fn claim_name(
 
 /// The node that a repeated request made before; none if it was revoked since.
 fn again(directory: &Directory, key: &PublicKey) -> Option<Enrolled> {
-    match directory.node_of_key(key)? {
+    known(directory, directory.node_of_key(key)?)
+}
+
+/// What a node is told that is there already; none if it was revoked.
+fn known(directory: &Directory, node: NodeId) -> Option<Enrolled> {
+    match node {
         NodeId::Device(id) => {
             let d = &directory.devices.find(&id).filter(|d| d.record.state != NodeState::Revoked)?.record;
             Some(Enrolled {
@@ -247,31 +350,17 @@ impl Enrolment for EnrolmentRpc {
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollReply>, Status> {
         let newcomer = request.extensions().get::<Newcomer>().copied().ok_or_else(refusal)?;
         let wish = self.read(&newcomer, request.into_inner())?;
-        let enrolled = redeem(&self.organisation, &wish).await.map_err(|e| match e {
-            Refusal::Denied(why) => Status::permission_denied(why),
-            Refusal::Store(_) | Refusal::Busy(_) => Status::unavailable(e.to_string()),
-            other => Status::failed_precondition(other.to_string()),
-        })?;
-        let svid = self.organisation.ca.issue(
-            enrolled.node,
-            &wish.request,
-            self.organisation.wall(),
-            self.organisation.timing.svid,
-        );
-        let svid = svid.map_err(|e| Status::internal(e.to_string()))?;
-        let pool = self.organisation.org().map_err(|e| Status::internal(e.to_string()))?.pool;
-        self.newcomers.promote(&self.organisation, &wish.key, enrolled.node, enrolled.address).await;
-        let v4 = enrolled.v4.and_then(|n| pool.device_v4(n)).map(|a| a.octets().to_vec()).unwrap_or_default();
-        Ok(Response::new(v1::EnrollReply {
-            node_id: enrolled.node.to_string(),
-            chain: svid.chain,
-            address: enrolled.address.octets().to_vec(),
-            address_v4: v4,
-            pool_v4: Some(pool.v4().into()),
-            pool_v6: Some(pool.v6().into()),
-            pending: enrolled.pending,
-            fingerprint: enrolled.fingerprint,
-        }))
+        let enrolled = redeem(&self.organisation, &wish).await.map_err(refused)?;
+        Ok(Response::new(self.welcome(wish.key, &wish.request, enrolled).await?))
+    }
+
+    async fn recover(&self, request: Request<v1::RecoverRequest>) -> Result<Response<v1::EnrollReply>, Status> {
+        let newcomer = request.extensions().get::<Newcomer>().copied().ok_or_else(refusal)?;
+        let wish = self.read_return(&newcomer, request.into_inner())?;
+        let change =
+            |directory: &Directory, draft: &mut Draft| decide_return(&self.organisation, directory, draft, &wish);
+        let (_, enrolled) = self.organisation.change(change).await.map_err(refused)?;
+        Ok(Response::new(self.welcome(wish.key, &wish.request, enrolled).await?))
     }
 }
 
@@ -296,6 +385,7 @@ mod tests {
             kind: JoinKind::Device,
             name: Name::from_machine("laptop"),
             request: RequestKey { spki: key.to_vec(), hash: key },
+            recovery: Secret::new(key),
         }
     }
 

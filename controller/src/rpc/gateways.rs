@@ -8,6 +8,7 @@ use crate::flows::{FlowEnd, FlowLog, Told};
 use crate::organisation::Organisation;
 use grant::sync::Update;
 use model::ids::{GatewayId, NodeId};
+use model::key::PublicKey;
 use model::limits::{
     ENDPOINTS_MAX, FLOW_REPORT_MAX, FLOW_REPORTS_WAITING_MAX, GRANTS_PER_GATEWAY_MAX, LIST_MAX, STREAM_QUEUE_MAX,
     TLS_HANDSHAKE_MAX,
@@ -84,7 +85,8 @@ impl GatewaysRpc {
         endpoints.truncate(ENDPOINTS_MAX);
         let version = hello.version.chars().filter(|c| c.is_ascii_graphic()).take(32).collect();
         let seen = hello.seen.map(Into::into).unwrap_or_default();
-        Ok(Hello { seen, nat, endpoints, version, boot: hello.boot })
+        let pairing_key = PublicKey(array("pairing_key", &hello.pairing_key)?);
+        Ok(Hello { seen, nat, endpoints, version, boot: hello.boot, pairing_key })
     }
 
     async fn follow(self, line: Line, mut up: Streaming<v1::GatewayUp>) {
@@ -259,14 +261,14 @@ impl Gateways for GatewaysRpc {
             return Err(Status::invalid_argument("the first message must be the hello"));
         };
         let hello = self.hello(gateway, hello).map_err(malformed)?;
-        let boot = hello.boot;
+        let (boot, pairing_key) = (hello.boot, hello.pairing_key);
         self.arrangements.greet(gateway, hello).await.map_err(|e| match e {
             HelloError::Unknown => refusal(),
             other => Status::failed_precondition(other.to_string()),
         })?;
         let (news, mut news_in) = mpsc::channel(STREAM_QUEUE_MAX);
         let (down, down_in) = mpsc::channel(1);
-        let stream = self.arrangements.lines.open_gateway(gateway, news);
+        let stream = self.arrangements.lines.open_gateway(gateway, pairing_key, news);
         tokio::spawn(self.clone().follow(Line { gateway, stream, boot }, up));
         let arrangements = Arc::clone(&self.arrangements);
         tokio::spawn(async move {

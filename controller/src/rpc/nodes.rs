@@ -4,7 +4,9 @@ use crate::authz::{Caller, refusal};
 use crate::ca;
 use crate::directory::NodeState;
 use crate::organisation::Organisation;
+use crate::turnover;
 use model::ids::NodeId;
+use model::key::PublicKey;
 use proto::v1;
 use proto::v1::nodes_server::Nodes;
 use tonic::{Request, Response, Status};
@@ -57,5 +59,13 @@ impl Nodes for NodesRpc {
         let svid = self.organisation.ca.issue(node, &key, self.organisation.wall(), self.organisation.timing.svid);
         let svid = svid.map_err(|e| Status::internal(e.to_string()))?;
         Ok(Response::new(v1::RenewSvidReply { chain: svid.chain }))
+    }
+
+    async fn rotate_key(&self, request: Request<v1::RotateKeyRequest>) -> Result<Response<v1::RotateKeyReply>, Status> {
+        let node = self.enrolled(&caller_of(&request)?)?;
+        let key = proto::convert::array("key", &request.into_inner().key);
+        let key = PublicKey(key.map_err(|e| Status::invalid_argument(e.to_string()))?);
+        turnover::announce(&self.organisation, node, key).await?;
+        Ok(Response::new(v1::RotateKeyReply {}))
     }
 }

@@ -7,7 +7,7 @@
 use super::{hex_bytes, hex_text};
 use anyhow::{Context as _, anyhow, bail};
 use model::key::{PrivateKey, Psk, PublicKey};
-use model::limits::PROBE_EVERY;
+use model::limits::{KEY_LIFE, PROBE_EVERY};
 use model::time::Clock as _;
 use node::boot::{self, Setup};
 use proto::convert::array;
@@ -67,6 +67,7 @@ async fn ask(state: &Path, resource: &str, key: &PublicKey) -> anyhow::Result<(b
         port: 0,
         state: state.to_owned(),
         probe_every: PROBE_EVERY,
+        key_life: KEY_LIFE,
     };
     let node = boot::resume(&setup).await?;
     tokio::spawn(Arc::clone(&node.link).run());

@@ -33,3 +33,4 @@ mod service;
 mod silence;
 mod support;
 mod talk;
+mod turnover;

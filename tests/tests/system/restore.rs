@@ -9,6 +9,15 @@ use umbra_tests::service::Services;
 const STATE: &str = "/var/lib/umbra/controller";
 const OLD: &str = "/var/lib/umbra/controller.old";
 
+const PASSPHRASE: &[u8] = b"a passphrase of the safe";
+const CREATE: [&str; 6] =
+    ["backup", "create", "--out", "/etc/umbra/backup", "--passphrase-file", "/etc/umbra/passphrase"];
+
+pub fn back_up(world: &World) {
+    write_file(world, Name::Controller, "passphrase", PASSPHRASE).unwrap();
+    admin(world, &CREATE).unwrap();
+}
+
 fn page(world: &World, from: Name, patience: &str) -> Finished {
     probe(world, from, &[patience, "http", "http://web.corp.example/"])
 }
@@ -33,9 +42,10 @@ fn on_controller(world: &World, words: &[&str]) {
 }
 
 /// The machine is lost, and the steps of docs/operations.md are followed on an empty one.
-fn lose_and_restore(world: &World, plan: &Plan, perimeter: &mut Perimeter) -> Daemon {
+pub fn lose_and_restore(world: &World, plan: &Plan, perimeter: &mut Perimeter) -> Daemon {
     perimeter.controller.kill9().unwrap();
     on_controller(world, &["mv", STATE, OLD]);
+    write_file(world, Name::Controller, "passphrase", PASSPHRASE).unwrap();
     let wrong = write_file(world, Name::Controller, "wrong", b"another passphrase").unwrap();
     let refused = world.host(Name::Controller);
     let words = ["umbra-controller", "restore", "/etc/umbra/backup", "--passphrase-file", &wrong];
@@ -62,10 +72,8 @@ fn after_a_restore_the_confirmed_come_back_and_the_revoked_stay_out() {
     let device = device_of(&world, Name::Laptop);
 
     admin(&world, &["device", "revoke", &device_of(&world, lost_before)]).unwrap();
-    write_file(&world, Name::Controller, "passphrase", b"a passphrase of the safe").unwrap();
-    let create = ["backup", "create", "--out", "/etc/umbra/backup", "--passphrase-file", "/etc/umbra/passphrase"];
-    admin(&world, &create).unwrap();
-    let again = world.host(Name::Controller).run(&[&["umbra-controller"], &create[..]].concat(), SOON).unwrap();
+    back_up(&world);
+    let again = world.host(Name::Controller).run(&[&["umbra-controller"], &CREATE[..]].concat(), SOON).unwrap();
     assert!(again.stderr.contains("exists already"), "a backup replaces nothing: {again:?}");
     // What the backup does not know.
     admin(&world, &["device", "revoke", &device_of(&world, lost_after)]).unwrap();

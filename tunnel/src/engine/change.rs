@@ -28,6 +28,10 @@ impl Engine {
                 state.peers.promote(&key, PeerId::Node(node), IpAddr::V6(address)).map(|_| ())
             }
             Change::Succeed { id, local, remote } => self.succeed(now, id, &local, remote, out),
+            Change::AbandonSuccessor(id) => {
+                self.state.write().peers.abandon_successor(&id);
+                Ok(())
+            }
             Change::Endpoints(id, endpoints) => self.with_peer(&id, |peer| {
                 peer.settings().set_candidates(&endpoints);
                 Ok(())
