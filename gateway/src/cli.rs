@@ -26,7 +26,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Joins an organisation if need be, and serves until it is stopped.
-    Up(Up),
+    Up(Box<Up>),
     /// Shows what the running gateway knows of itself.
     Status(StatusArgs),
 }
