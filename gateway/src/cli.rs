@@ -109,7 +109,8 @@ pub fn main() -> ExitCode {
     let json = matches!(&cli.command, Command::Status(status) if status.json);
     let mut output = Output::new("umbra-gateway", json);
     // Before there is a second thread.
-    if let Command::Up(Up { user: Some(user), state, socket, .. }) = &cli.command
+    if let Command::Up(up) = &cli.command
+        && let Up { user: Some(user), state, socket, .. } = up.as_ref()
         && let Err(failure) = node::become_user(user, state, socket)
     {
         return output.fail(&failure);
