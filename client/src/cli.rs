@@ -28,6 +28,7 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     // Prints help and version with 0, errors of usage with 2.
     let args = Args::parse();
+    host::keyfile::close_umask();
     let mut output = Output::new("umbra", args.json);
     // Before there is a second thread.
     if let Command::Daemon(DaemonArgs { user: Some(user), state, .. }) = &args.command

@@ -178,7 +178,8 @@ pub async fn run(options: &DaemonArgs) -> Result<()> {
     let mut daemon = Daemon { options, front, commands: commands_in, terminate, interrupt, manager, living };
     daemon.ready();
     let end = daemon.run().await;
-    drop(daemon);
+    let Daemon { mut terminate, mut interrupt, commands, front, .. } = daemon;
+    drop((commands, front));
     let _ = stop.send(());
     // Answers that are under way reach their commands; then the socket's file goes.
     let abort = serving.abort_handle();
@@ -186,8 +187,17 @@ pub async fn run(options: &DaemonArgs) -> Result<()> {
         abort.abort();
         tokio::task::yield_now().await;
     }
+    // Who told this image to stop meanwhile must not meet the next one.
+    tokio::task::yield_now().await;
+    let stop = tokio::select! {
+        biased;
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+        () = std::future::ready(()) => false,
+    };
     match end? {
         End::Exit => Ok(()),
+        End::Anew(_) if stop => Ok(()),
         End::Anew(trouble) => bail!("this program could not execute itself anew: {}", execute(trouble)),
     }
 }

@@ -39,6 +39,7 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    host::keyfile::close_umask();
     let mut output = Output::new("umbra-controller", args.json);
     if let Err(failure) = start::become_user(&args) {
         return output.fail(&failure);

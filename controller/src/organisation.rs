@@ -120,6 +120,10 @@ impl Organisation {
         if !paths.org().exists() {
             return Err(LoadError::Missing(paths.root().to_owned()));
         }
+        // The store opens its files by name: nobody else may have put any there.
+        for folder in [paths.root(), &paths.org(), &paths.store()] {
+            keyfile::create_folder(folder)?;
+        }
         let credentials = std::env::var_os(CREDENTIALS).map(PathBuf::from);
         let sealer = read_sealer(&paths.seal_key(), credentials.as_deref())?;
         let store: Arc<dyn Store> = Arc::new(SledStore::open(&paths.store(), options)?);

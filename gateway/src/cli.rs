@@ -106,6 +106,7 @@ fn endpoint(text: &str) -> Result<String, String> {
 /// The program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    host::keyfile::close_umask();
     let json = matches!(&cli.command, Command::Status(status) if status.json);
     let mut output = Output::new("umbra-gateway", json);
     // Before there is a second thread.

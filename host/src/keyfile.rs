@@ -147,6 +147,14 @@ pub fn create_folder(path: &Path) -> Result<(), KeyFileError> {
     Ok(())
 }
 
+/// From here on nothing that this process makes is open to others, whatever makes it: libraries choose no modes. What is to be
+/// open is opened after it was made.
+#[allow(unsafe_code)]
+pub fn close_umask() {
+    // SAFETY: takes a number, and cannot fail.
+    unsafe { libc::umask(0o077) };
+}
+
 /// Our own effective user id.
 #[allow(unsafe_code)]
 pub fn own_uid() -> u32 {

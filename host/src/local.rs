@@ -14,6 +14,9 @@ use tokio::net::{UnixListener, UnixStream};
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 64;
 
+/// Mode of a socket's folder, whatever the umask.
+const FOLDER_MODE: u32 = 0o755;
+
 /// Why there is no local socket.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
@@ -66,11 +69,11 @@ impl LocalListener {
     pub fn bind(path: &Path, mode: u32, group: Option<u32>) -> Result<Self, LocalError> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // /run is empty after each start of the machine. Others may pass through; the socket's own mode decides.
-        let made = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o755).create(folder);
-        if let Err(error) = made
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(failed("make the folder", folder)(error));
+        match std::fs::create_dir(folder) {
+            Ok(()) => std::fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))
+                .map_err(failed("set the mode of", folder))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("make the folder", folder)(error)),
         }
         // Two programs that start at once must not remove each other's socket as stale.
         let lock = File::open(folder).map_err(failed("open the folder", folder))?;
@@ -215,6 +218,8 @@ mod tests {
         // A folder such as /run/umbra is gone after each start of the machine: it is made.
         let fresh = folder.path().join("run/api.sock");
         assert!(LocalListener::bind(&fresh, 0o600, None).is_ok());
+        let mode = std::fs::metadata(folder.path().join("run")).expect("metadata").mode();
+        assert_eq!(mode & 0o7777, FOLDER_MODE);
     }
 
     #[test]

@@ -70,6 +70,16 @@ pub fn unshare_host() -> io::Result<()> {
     mount(None, Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE)
 }
 
+/// Becomes another user for good, with these groups besides the first. Call it before any thread starts.
+pub fn become_account(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    // SAFETY: pointer and length are those of `groups`.
+    check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
+    // SAFETY: numbers only.
+    check(unsafe { libc::setresgid(gid, gid, gid) })?;
+    // SAFETY: numbers only.
+    check(unsafe { libc::setresuid(uid, uid, uid) })
+}
+
 /// Starts a session, so that a terminal's interrupt for the parent does not reach this process.
 pub fn start_session() -> io::Result<()> {
     // SAFETY: takes nothing, touches no memory.

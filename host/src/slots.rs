@@ -7,7 +7,7 @@
 use crate::keyfile::{self, KeyFileError};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes from one slot to the next: a block, so that a write of one never touches the other.
@@ -63,7 +63,13 @@ impl Slots {
         let slots = bytes.expose().chunks(SLOT).filter_map(decode);
         let newest = slots.max_by_key(|(number, _)| *number);
         let (number, value) = newest.ok_or_else(|| SlotsError::Damaged(path.to_owned()))?;
-        Ok((Self { path: path.to_owned(), file: open(path)?, number }, value.to_vec()))
+        let mut file = open(path)?;
+        // Written in place: where the file has another name, too, that one would be written as well.
+        if file.metadata().map_or(0, |about| about.nlink()) != 1 {
+            keyfile::replace(path, bytes.expose())?;
+            file = open(path)?;
+        }
+        Ok((Self { path: path.to_owned(), file, number }, value.to_vec()))
     }
 
     /// Keeps a new value; durable when this returns. After an error the value before it is still there.
@@ -135,6 +141,21 @@ mod tests {
         again.write(&[7; VALUE_MAX]).unwrap();
         assert_eq!(Slots::open(&path).unwrap().1, [7; VALUE_MAX]);
         assert_eq!(stored(&path).len(), 2 * SLOT);
+    }
+
+    #[test]
+    fn another_name_of_the_file_is_not_written() {
+        let folder = Folder::new();
+        let (path, other) = (folder.path().join("slots"), folder.path().join("other"));
+        drop(Slots::create(&path, b"first").unwrap());
+        let before = stored(&path);
+        std::fs::hard_link(&path, &other).unwrap();
+        let (mut slots, value) = Slots::open(&path).unwrap();
+        assert_eq!(value, b"first");
+        slots.write(b"second").unwrap();
+        slots.write(b"third").unwrap();
+        assert_eq!(Slots::open(&path).unwrap().1, b"third");
+        assert_eq!(stored(&other), before);
     }
 
     #[test]

@@ -5,10 +5,12 @@ use crate::lab::topology::Name;
 use crate::lab::{fabric, holder, standing};
 use crate::{attacker, demo, measure, probe, service};
 use clap::{Parser, Subcommand};
+use host::namespace;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -70,6 +72,15 @@ enum What {
     Attack(attacker::Arguments),
     #[command(name = "__witness", hide = true)]
     Witness(measure::witness::Arguments),
+    #[command(name = "__as", hide = true)]
+    As {
+        uid: u32,
+        gid: u32,
+        #[arg(long = "group")]
+        groups: Vec<u32>,
+        #[arg(last = true, required = true)]
+        words: Vec<OsString>,
+    },
     #[command(name = "__addresses", hide = true)]
     Addresses,
 }
@@ -111,7 +122,17 @@ fn run(what: What) -> anyhow::Result<ExitCode> {
         What::Examine(arguments) => power::examine::run(&arguments)?,
         What::Measure(arguments) => measure::run(&arguments)?,
         What::Witness(arguments) => measure::witness::run(&arguments)?,
+        What::As { uid, gid, groups, words } => return Err(execute_as(uid, gid, &groups, &words).into()),
         What::Addresses => standing::print_addresses()?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Becomes one of our programs as another user of this machine, who might not find it by its path; comes back only with an error.
+fn execute_as(uid: u32, gid: u32, groups: &[u32], words: &[OsString]) -> io::Error {
+    if let Err(error) = namespace::become_account(uid, gid, groups) {
+        return error;
+    }
+    let Some((program, arguments)) = words.split_first() else { return io::Error::other("no program") };
+    Command::new("/proc/self/exe").arg0(program).args(arguments).exec()
 }

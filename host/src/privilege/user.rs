@@ -5,9 +5,9 @@
 use super::PrivilegeError;
 use super::status::Cap;
 use crate::accounts::{self, Account};
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 /// What a start takes, and [`super::confine`] takes away: the device, the port, and the means to give up what is left.
@@ -49,13 +49,17 @@ fn keep_capabilities() -> i32 {
 fn prepare(folder: &Path, mode: u32, user: &str, account: &Account) -> Result<(), PrivilegeError> {
     let failed = |source| PrivilegeError::MakeFolder { path: folder.to_owned(), user: user.to_owned(), source };
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(parent) = parent {
-        // The parents stay root's: others pass through.
-        DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(failed)?;
+    if let Some(parent) = parent.filter(|parent| !parent.exists()) {
+        // It stays root's: others pass through.
+        DirBuilder::new().recursive(true).create(parent).map_err(failed)?;
+        set_mode(parent, 0o755).map_err(failed)?;
     }
-    match DirBuilder::new().mode(mode).create(folder) {
+    match DirBuilder::new().mode(0o700).create(folder) {
         // Just made by us in a folder of root's: nobody can have put a link in its place.
-        Ok(()) => std::os::unix::fs::lchown(folder, Some(account.uid), Some(account.gid)).map_err(failed),
+        Ok(()) => {
+            let given = std::os::unix::fs::lchown(folder, Some(account.uid), Some(account.gid));
+            given.and_then(|()| set_mode(folder, mode)).map_err(failed)
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let about = std::fs::symlink_metadata(folder).map_err(failed)?;
             // Root's, where members of the group make files and remove only their own: what tmpfiles.d makes of /run/umbra.
@@ -65,6 +69,10 @@ fn prepare(folder: &Path, mode: u32, user: &str, account: &Account) -> Result<()
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+fn set_mode(folder: &Path, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(folder, Permissions::from_mode(mode))
 }
 
 fn check(done: i32) -> io::Result<()> {

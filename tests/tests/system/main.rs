@@ -18,6 +18,7 @@ mod demo;
 mod enrolment;
 mod failover;
 mod families;
+mod files;
 mod firewalls;
 mod flows;
 mod full;
