@@ -14,7 +14,7 @@ mod report;
 pub use orders::{Order, Reply};
 
 use crate::catalogue::{Catalogue, Delta, Session};
-use crate::connect::{Book, Seen as Glance, Word};
+use crate::connect::{Book, Loss, Seen as Glance, Word};
 use crate::dns::{self, Resolver, Takeover};
 use crate::held::Held;
 use crate::names::Zone;
@@ -351,7 +351,7 @@ impl Agent {
     fn on_ended(&mut self, now: Instant, grant: GrantId, resource: ResourceId, ending: Ending) {
         let reason = connects::reason(ending);
         tracing::info!(%grant, %resource, reason, "a grant ended");
-        self.book.ended(now, grant, reason, connects::loss(ending));
+        self.book.ended(now, grant, reason, Loss::of(ending));
         for (_, at, word) in self.departed.values_mut().filter(|(of, _, _)| *of == resource) {
             (*at, *word) = (now, Word::Ended(reason.to_owned()));
         }

@@ -132,6 +132,10 @@ impl Catalogue {
     pub fn len(&self) -> usize {
         self.entries.len()
     }
+    /// Nothing at all?
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
 
     /// An entry's addresses, and those that were given on first query.
     pub fn addresses<'a>(&'a self, entry: &'a CatalogueEntry) -> impl Iterator<Item = &'a CatalogueAddress> {

@@ -10,6 +10,7 @@ mod tests;
 
 pub use tunnel::{Seen, Tunnel};
 
+use model::grant::Ending;
 use model::ids::{GatewayId, GrantId, PairingId, ResourceId};
 use model::limits::{CONNECTS_AT_ONCE_MAX, DENY_HOLD, ENDED_GRANTS_MAX};
 use model::net::Prefix;
@@ -46,6 +47,18 @@ pub enum Loss {
     Grant,
     /// The gateway is gone, or knows nothing any more: all that goes through the tunnel moves.
     Gateway,
+}
+
+impl Loss {
+    /// Did a grant end without anybody's will, so that its flows may wait for the next one, and does its end say that the
+    /// gateway is gone? What is not known was willed. What a gateway refuses and is held here, it has held, too, and let go.
+    pub const fn of(ending: Ending) -> Self {
+        match ending {
+            Ending::Gateway | Ending::Restarted => Self::Gateway,
+            Ending::Expired | Ending::Replaced | Ending::Unreached | Ending::Refused | Ending::Restored => Self::Grant,
+            _ => Self::Willed,
+        }
+    }
 }
 
 /// A refusal.

@@ -1,9 +1,9 @@
 //! The program `umbra`: opens tunnels to what its user may reach. It decides nothing.
 
 mod agent;
-mod catalogue;
+pub mod catalogue;
 mod cli;
-mod connect;
+pub mod connect;
 mod daemon;
 mod dns;
 mod guardian;
@@ -12,7 +12,7 @@ mod leftovers;
 mod local;
 pub mod names;
 mod network;
-mod plan;
+pub mod plan;
 mod rpc;
 
 #[cfg(test)]

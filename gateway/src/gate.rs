@@ -1,21 +1,19 @@
-//! The gateway's heart: one task that holds the table, follows the controller, and lets the engine admit exactly what
-//! the table says.
-//!
-//! Order of every change (design, 3.9): the table, then the engine (new view, resets), then the kernel's connection
-//! tracking, then the persisted revision, and only then the acknowledgement.
+//! The gateway's heart: one task that follows the controller and lets the engine admit exactly what the table says. What it
+//! does with each word, and in which order, is decided in `follow`; here are its hands.
 
 use crate::flows::Outbox;
+use crate::follow::{Follower, Hands, RENEW_MIN};
 use crate::resolve::Resolver;
 use crate::rpc::{Down, Hello, Standing, Stream};
 use grant::sync::Update;
-use grant::table::{Applied, Table};
 use grant::verified::Scope;
+use grant::view::View;
 use host::conntrack::{Conntrack, ConntrackError};
 use model::ids::{GrantId, NodeId};
-use model::limits::{PROBE_EVERY, RENEWALS_REMEMBERED_MAX, RESOLVING_MAX};
+use model::limits::{PROBE_EVERY, RESOLVING_MAX};
 use model::net::HostName;
 use model::pool::NatPool;
-use model::revision::Revision;
+use model::revision::{Digest, Revision};
 use model::time::Instant;
 use node::overlay::Overlay;
 use node::seen::Seen;
@@ -28,12 +26,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tunnel::{Change, Event, PeerId};
 
-/// Two requests are at least this far apart.
-const RENEW_MIN: Duration = Duration::from_millis(100);
-/// No wait is longer: the timer's clock stops in suspend, the lease clock does not.
-const WAIT_MAX: Duration = Duration::from_millis(500);
-/// The pause after the kernel refused to delete an entry, or the disk to keep a revision.
-const SETTLE_RETRY: Duration = Duration::from_secs(1);
 /// How often names under which clients reach this gateway are looked up again.
 const ENDPOINTS_EVERY: Duration = Duration::from_secs(60);
 /// How long an ending program waits for the controller to take what it knows of its flows.
@@ -91,41 +83,20 @@ pub struct Gate {
     link: Arc<Link>,
     overlay: Overlay,
     conntrack: Conntrack,
-    table: Table,
+    follower: Follower,
     seen: Seen,
     hello: Hello,
     endpoints: watch::Receiver<Vec<SocketAddr>>,
-    renew_every: Duration,
     stream: Option<Stream>,
     opening: Option<oneshot::Receiver<Result<Stream, String>>>,
     open_again: Instant,
     standing: Standing,
-    sent: BTreeMap<u64, Instant>,
-    seq: u64,
-    last_renew: Instant,
-    renew_soon: bool,
     resolving: BTreeSet<(HostName, bool)>,
     /// Names to be told of that wait for their turn; at most those of the site.
     unreported: BTreeSet<(HostName, bool)>,
     resolver: Resolver,
     flows: Outbox,
-    ending: Ending,
     status: watch::Sender<Status>,
-}
-
-/// What has to happen before the newest state is acknowledged.
-#[derive(Default)]
-struct Ending {
-    /// NAT addresses of ended grants that the kernel may still track.
-    lingering: BTreeSet<IpAddr>,
-    /// When what failed is tried again.
-    again: Option<Instant>,
-    /// The newest state of which everything acts here.
-    acting: Option<Revision>,
-    /// The controller has not been told of it on this stream.
-    owed: bool,
-    /// Grants that this gateway's own checks refused, to be told with it.
-    refused: BTreeSet<GrantId>,
 }
 
 /// An answer of the resolver, on its way back to the task.
@@ -153,24 +124,18 @@ impl Gate {
             link,
             overlay,
             conntrack: Conntrack::open()?,
-            table: Table::new(scope, seen.floor()),
+            follower: Follower::new(scope, seen.floor(), renew_every),
             hello: Hello { seen: seen.floor(), nat, endpoints: Vec::new(), boot, pairing_key },
             endpoints: follow_endpoints(endpoints),
-            renew_every: renew_every.min(PROBE_EVERY),
             seen,
             stream: None,
             opening: None,
             open_again: Instant(0),
             standing: Standing { site: Vec::new(), confirmed: false, names: Vec::new() },
-            sent: BTreeMap::new(),
-            seq: 0,
-            last_renew: Instant(0),
-            renew_soon: false,
             resolving: BTreeSet::new(),
             unreported: BTreeSet::new(),
             resolver: Resolver::default(),
             flows: Outbox::default(),
-            ending: Ending::default(),
             status,
         })
     }
@@ -223,7 +188,7 @@ impl Gate {
 
     /// Begins to open a stream. Beside the task: grants end in time, whatever the controller does.
     fn open(&mut self, channel: tonic::transport::Channel) {
-        self.hello.seen = self.table.seen().max(self.seen.floor());
+        self.hello.seen = self.follower.table().seen().max(self.seen.floor());
         self.hello.endpoints = self.endpoints.borrow_and_update().clone();
         let (hello, (answer, opening)) = (self.hello.clone(), oneshot::channel());
         tokio::spawn(async move {
@@ -242,11 +207,9 @@ impl Gate {
         match opened {
             Ok(stream) => {
                 self.stream = Some(stream);
-                self.sent.clear();
-                self.renew();
-                // What was acknowledged on an earlier stream may not have arrived.
-                self.ending.owed = self.ending.acting.is_some();
-                self.settle();
+                let now = self.runtime.now();
+                let (follower, mut hands) = self.parts();
+                follower.on_opened(now, &mut hands);
                 // A controller that began anew knows of no name where it leads, and sends no snapshot for an equal table.
                 self.report_names(resolved);
             }
@@ -258,70 +221,45 @@ impl Gate {
     }
 
     fn wait(&self) -> Duration {
-        let now = self.runtime.now();
-        let renewal = self.table.renewal_at().map(|at| at.max(self.last_renew.plus(RENEW_MIN)));
-        [self.table.next_deadline(), renewal.filter(|_| self.stream.is_some())]
-            .into_iter()
-            .flatten()
-            .map(|at| at.since(now))
-            .min()
-            .unwrap_or(WAIT_MAX)
-            .clamp(Duration::from_millis(1), WAIT_MAX)
+        self.follower.wait(self.runtime.now(), self.stream.is_some())
     }
 
     async fn on_time(&mut self) {
-        let now = self.runtime.now();
-        if !self.table.handle_timeout(now).is_empty() {
-            self.publish().await;
-        }
-        if self.ending.again.is_none_or(|at| now >= at) {
-            self.clear_lingering().await;
-            self.settle();
-        }
+        let (now, connected) = (self.runtime.now(), self.stream.is_some());
+        let (follower, mut hands) = self.parts();
+        follower.on_time(now, connected, &mut hands).await;
         self.report_flows();
-        let since = now.since(self.last_renew);
-        let due = self.renew_soon || self.table.renewal_due(now);
-        if self.stream.is_some() && (since >= self.renew_every || (due && since >= RENEW_MIN)) {
-            self.renew();
-        }
     }
 
-    fn renew(&mut self) {
-        self.renew_soon = false;
-        self.seq += 1;
-        let now = self.runtime.now();
-        self.last_renew = now;
-        self.sent.insert(self.seq, now);
-        while self.sent.len() > RENEWALS_REMEMBERED_MAX {
-            self.sent.pop_first();
-        }
-        let (revision, digest) = (self.table.revision(), self.table.digest());
-        if let Some(stream) = &self.stream {
-            stream.renew(self.seq, revision, digest);
-        }
+    /// What decides, and what does it.
+    fn parts(&mut self) -> (&mut Follower, Doer<'_>) {
+        let doer = Doer {
+            runtime: &self.runtime,
+            conntrack: &mut self.conntrack,
+            seen: &mut self.seen,
+            stream: self.stream.as_ref(),
+            flows: &mut self.flows,
+        };
+        (&mut self.follower, doer)
     }
 
     async fn on_message(&mut self, message: Result<Down, String>, resolved: &mpsc::Sender<Resolved>) {
         match message {
             Ok(Down::Update { as_of, update, standing }) => {
                 self.link.heard();
-                // A life that cannot be counted from a request of this stream is no life: ask again.
-                let Some(base) = self.sent.get(&as_of).copied() else {
-                    self.renew_soon = true;
+                if self.follower.base(as_of).is_none() {
                     return;
-                };
+                }
                 if let Some(standing) = standing {
                     self.take_standing(standing, resolved).await;
                 }
-                self.update(base, update).await;
+                self.update(as_of, update).await;
             }
             Ok(Down::Renewed { seq, lives }) => {
                 self.link.heard();
-                if let Some(sent) = self.sent.get(&seq).copied()
-                    && !self.table.renewed(self.runtime.now(), sent, &lives).is_empty()
-                {
-                    self.publish().await;
-                }
+                let now = self.runtime.now();
+                let (follower, mut hands) = self.parts();
+                follower.on_renewed(now, seq, &lives, &mut hands).await;
             }
             Ok(Down::FlowsKept { up_to }) => self.flows.kept(up_to),
             Err(why) => {
@@ -332,71 +270,11 @@ impl Gate {
         }
     }
 
-    async fn update(&mut self, base: Instant, update: Update) {
-        let applied = self.table.apply(self.runtime.now(), base, update);
-        if applied.changed {
-            self.publish().await;
-        }
-        self.renew_soon |= applied.need_snapshot || applied.renew_now;
-        if applied.applied && !applied.renew_now {
-            self.acknowledge(&applied);
-        }
-    }
-
-    fn acknowledge(&mut self, applied: &Applied) {
-        for (grant, why) in &applied.refused {
+    async fn update(&mut self, as_of: u64, update: Update) {
+        let now = self.runtime.now();
+        let (follower, mut hands) = self.parts();
+        for (grant, why) in follower.on_update(now, as_of, update, &mut hands).await.refused {
             tracing::warn!(%grant, %why, "a grant of the controller was refused by this gateway's own checks");
-        }
-        self.ending.refused.extend(applied.refused.iter().map(|(id, _)| *id));
-        (self.ending.acting, self.ending.owed) = (Some(self.table.revision()), true);
-        self.settle();
-    }
-
-    /// Acknowledges what it owes, once nothing of an ended grant is left on this host. What cannot be sent stays owed.
-    fn settle(&mut self) {
-        let Ending { lingering, acting: Some(revision), owed: true, refused, .. } = &self.ending else { return };
-        if !lingering.is_empty() {
-            return;
-        }
-        match self.seen.accept(*revision) {
-            Ok(true) => {
-                let refused: Vec<GrantId> = refused.iter().copied().collect();
-                if self.stream.as_ref().is_some_and(|stream| stream.ack(*revision, &refused)) {
-                    (self.ending.owed, self.ending.refused) = (false, BTreeSet::new());
-                }
-            }
-            Ok(false) => tracing::error!(%revision, "an older state was refused"),
-            Err(error) => {
-                tracing::error!(%error, "the revision could not be kept; it is not acknowledged");
-                self.ending.again = Some(self.runtime.now().plus(SETTLE_RETRY));
-            }
-        }
-    }
-
-    /// Hands the view to the engine; when this returns, nothing that it does not hold is forwarded any more.
-    async fn publish(&mut self) {
-        let (_, events) = self.runtime.apply(Change::Grants(self.table.view()));
-        for event in events {
-            match event {
-                Event::GrantClosed { nat, .. } => self.ending.lingering.extend(nat),
-                Event::FlowEnded(summary) => self.flows.push(summary),
-                _ => {}
-            }
-        }
-        self.clear_lingering().await;
-    }
-
-    /// Deletes the kernel's connection tracking entries of ended grants; what it cannot delete now, it tries again later.
-    async fn clear_lingering(&mut self) {
-        self.ending.again = None;
-        let addresses = std::mem::take(&mut self.ending.lingering);
-        if addresses.is_empty() {
-            return;
-        }
-        if let Err((left, error)) = self.conntrack.delete_by_sources(&addresses).await {
-            tracing::error!(%error, "connection tracking entries could not be deleted; the end of the grant is not confirmed");
-            self.ending.lingering = left;
-            self.ending.again = Some(self.runtime.now().plus(SETTLE_RETRY));
         }
     }
 
@@ -433,11 +311,10 @@ impl Gate {
                 return;
             }
         };
-        let scope = Scope { site: self.standing.site.clone(), own, ..self.table.scope().clone() };
-        let applied = self.table.set_scope(self.runtime.now(), scope);
-        if applied.changed {
-            self.publish().await;
-        }
+        let scope = Scope { site: self.standing.site.clone(), own, ..self.follower.table().scope().clone() };
+        let now = self.runtime.now();
+        let (follower, mut hands) = self.parts();
+        follower.set_scope(now, scope, &mut hands).await;
     }
 
     async fn on_event(&mut self, event: Event, resolved: &mpsc::Sender<Resolved>) {
@@ -480,7 +357,7 @@ impl Gate {
         if self.standing.names.contains(&name)
             && let Some(stream) = &self.stream
         {
-            let reachable = addresses.iter().any(|a| self.table.scope().admits(*a, true));
+            let reachable = addresses.iter().any(|a| self.follower.table().scope().admits(*a, true));
             stream.report_name(&name, v4 && reachable, !v4 && reachable, error);
         }
         let (_, events) = self.runtime.apply(Change::Resolved { name, v4, addresses, ttl });
@@ -531,7 +408,7 @@ impl Gate {
 
     fn show(&self, trouble: Option<String>) {
         let (connected, confirmed) = (self.stream.is_some(), self.standing.confirmed);
-        let (revision, grants) = (self.table.revision().to_string(), self.table.len());
+        let (revision, grants) = (self.follower.table().revision().to_string(), self.follower.table().len());
         self.status.send_modify(|s| {
             s.connected = connected;
             s.confirmed = confirmed;
@@ -539,6 +416,64 @@ impl Gate {
             s.grants = grants;
             s.trouble = trouble;
         });
+    }
+}
+
+/// The gate's hands, for as long as one word of the controller takes.
+struct Doer<'a> {
+    runtime: &'a Runtime,
+    conntrack: &'a mut Conntrack,
+    seen: &'a mut Seen,
+    stream: Option<&'a Stream>,
+    flows: &'a mut Outbox,
+}
+
+impl Hands for Doer<'_> {
+    fn publish(&mut self, view: Arc<View>) -> Vec<IpAddr> {
+        let (_, events) = self.runtime.apply(Change::Grants(view));
+        let mut closed = Vec::new();
+        for event in events {
+            match event {
+                Event::GrantClosed { nat, .. } => closed.extend(nat),
+                Event::FlowEnded(summary) => self.flows.push(summary),
+                _ => {}
+            }
+        }
+        closed
+    }
+
+    async fn forget(&mut self, addresses: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        match self.conntrack.delete_by_sources(&addresses).await {
+            Ok(_) => BTreeSet::new(),
+            Err((left, error)) => {
+                tracing::error!(%error, "connection tracking entries could not be deleted; the end of the grant is not confirmed");
+                left
+            }
+        }
+    }
+
+    fn keep(&mut self, revision: Revision) -> Option<bool> {
+        match self.seen.accept(revision) {
+            Ok(true) => Some(true),
+            Ok(false) => {
+                tracing::error!(%revision, "an older state was refused");
+                Some(false)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the revision could not be kept; it is not acknowledged");
+                None
+            }
+        }
+    }
+
+    fn renew(&mut self, seq: u64, revision: Revision, digest: Digest) {
+        if let Some(stream) = self.stream {
+            stream.renew(seq, revision, digest);
+        }
+    }
+
+    fn acknowledge(&mut self, revision: Revision, refused: &[GrantId]) -> bool {
+        self.stream.is_some_and(|stream| stream.ack(revision, refused))
     }
 }
 

@@ -3,6 +3,7 @@
 mod cli;
 mod firewalls;
 mod flows;
+pub mod follow;
 mod gate;
 mod resolve;
 mod rpc;

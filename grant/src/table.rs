@@ -231,7 +231,10 @@ impl Table {
             // An older word about its life, overtaken by a renewal.
             (base, ends) = (old.base, old.ends.min(lease::end_on_gateway(old.base, lease, lease)));
         }
-        if ends <= now {
+        // A life that is cut because the request is older than the grant, and due at its arrival, would end before a
+        // renewal could come; its tunnel with it, which is never made again.
+        let is_cut = ends_in > lease && !self.held.contains_key(&id);
+        if ends <= now || (is_cut && lease::due(base, ends) <= now) {
             return Err(GrantError::Stale);
         }
         self.check_place(verified.grant(), offered)?;

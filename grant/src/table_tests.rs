@@ -141,6 +141,14 @@ fn a_life_is_counted_from_the_request_and_never_beyond_the_lease() {
     let mut old = table();
     let applied = old.apply(at(80).now, at(10).now, snapshot(5, vec![p.clone()], vec![g.clone()]));
     assert!(applied.renew_now && applied.refused.is_empty() && old.is_empty());
+    // Nearly over for the same reason: it would end before a renewal could come, and its tunnel for ever.
+    let cut = Grant { ends_in: Duration::from_secs(105), ..g.clone() };
+    let applied = old.apply(at(55).now, at(10).now, snapshot(6, vec![p.clone()], vec![cut.clone()]));
+    assert!(applied.renew_now && applied.refused.is_empty() && old.is_empty());
+    let applied = old.apply(at(56).now, at(55).now, snapshot(6, vec![p.clone()], vec![g.clone()]));
+    assert!(!applied.renew_now && applied.changed && old.ends(g.id) == Some(at(115).now));
+    old.apply(at(100).now, at(55).now, snapshot(7, vec![p.clone()], vec![cut]));
+    assert_eq!(old.ends(g.id), Some(at(115).now), "what is held stays held");
     // A base in the future, as no honest caller gives it, gains nothing.
     let mut ahead = table();
     ahead.apply(at(10).now, at(500).now, snapshot(5, vec![p], vec![g.clone()]));

@@ -5,6 +5,7 @@
 
 pub mod kill;
 pub mod power;
+pub mod sim;
 
 use clap::Subcommand;
 use std::fmt;
@@ -18,6 +19,8 @@ pub enum Arguments {
     Power(power::Arguments),
     /// Kill clients and gateways at random moments: what leaks, and what stays?
     Kill(kill::Arguments),
+    /// Play a whole organisation in virtual time, seed after seed, against a plain model of what may pass
+    Sim(sim::Arguments),
 }
 
 /// Runs the check and prints its last line.
@@ -25,6 +28,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let tally = match arguments {
         Arguments::Power(arguments) => power::check(arguments)?,
         Arguments::Kill(arguments) => kill::check(arguments)?,
+        Arguments::Sim(arguments) => sim::check(arguments)?,
     };
     writeln!(io::stdout(), "{tally}")?;
     Ok(if tally.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

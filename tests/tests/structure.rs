@@ -206,6 +206,21 @@ fn pure_crates_touch_nothing_outside() {
 }
 
 #[test]
+fn the_simulations_model_knows_nothing_of_what_it_judges() {
+    let file = "tests/src/check/sim/reference.rs";
+    let text = fs::read_to_string(root().join(file)).unwrap();
+    let ours = MAY_DEPEND.iter().map(|(name, _)| *name).filter(|name| *name != "model");
+    for word in ours.chain(["super", "crate"]) {
+        let path = format!("{word}::");
+        let found = code(&text).find(|line| {
+            line.match_indices(&path).any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+        });
+        assert_eq!(found, None, "{file} reaches into {word}");
+    }
+    assert!(code(&text).any(|line| line.starts_with("use model::")), "{file} is not what this test thinks it is");
+}
+
+#[test]
 fn no_crate_that_matters_is_there_twice() {
     let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
     for name in ONE_VERSION {

@@ -7,6 +7,7 @@ pub mod api;
 pub mod checksum;
 pub mod control;
 pub mod counters;
+pub mod double;
 pub mod engine;
 pub mod filter;
 pub mod flow;

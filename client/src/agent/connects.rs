@@ -2,7 +2,7 @@
 //! routes that lead into it.
 
 use super::{Agent, Inner};
-use crate::connect::{Denial, Loss, Permit, Request};
+use crate::connect::{Denial, Permit, Request};
 use crate::rpc::{self, Answer};
 use model::grant::{Ending, PairingOffer};
 use model::ids::{GrantId, ResourceId};
@@ -21,16 +21,6 @@ pub(super) struct Answered {
     sent: Instant,
     key: Arc<PrivateKey>,
     answer: Result<Answer, String>,
-}
-
-/// Did a grant end without anybody's will, so that its flows may wait for the next one, and does its end say that the
-/// gateway is gone? What is not known was willed.
-pub(super) const fn loss(ending: Ending) -> Loss {
-    match ending {
-        Ending::Gateway | Ending::Restarted => Loss::Gateway,
-        Ending::Expired | Ending::Replaced | Ending::Unreached | Ending::Restored => Loss::Grant,
-        _ => Loss::Willed,
-    }
 }
 
 /// For people.
@@ -136,7 +126,8 @@ impl Agent {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::connect::Loss;
+    use model::grant::Ending;
 
     #[test]
     fn what_somebody_willed_does_not_move() {
@@ -147,16 +138,15 @@ mod tests {
             Ending::Policy,
             Ending::Resource,
             Ending::Administrator,
-            Ending::Refused,
             Ending::Ended,
         ];
-        assert!(willed.into_iter().all(|ending| loss(ending) == Loss::Willed));
+        assert!(willed.into_iter().all(|ending| Loss::of(ending) == Loss::Willed));
     }
 
     #[test]
     fn only_what_is_about_the_gateway_gives_up_its_tunnel() {
-        assert!([Ending::Restarted, Ending::Gateway].into_iter().all(|ending| loss(ending) == Loss::Gateway));
-        let others = [Ending::Expired, Ending::Replaced, Ending::Unreached, Ending::Restored];
-        assert!(others.into_iter().all(|ending| loss(ending) == Loss::Grant));
+        assert!([Ending::Restarted, Ending::Gateway].into_iter().all(|ending| Loss::of(ending) == Loss::Gateway));
+        let others = [Ending::Expired, Ending::Replaced, Ending::Unreached, Ending::Refused, Ending::Restored];
+        assert!(others.into_iter().all(|ending| Loss::of(ending) == Loss::Grant));
     }
 }

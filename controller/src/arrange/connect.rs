@@ -224,9 +224,13 @@ impl Arrangements {
             self.end(BTreeMap::from([(Cause::Unreached, vec![granted.grant])]), "controller").await;
             return Attempt::Unreached;
         }
-        if self.ledger.lock().await.live(granted.grant).is_none() {
-            // The gateway refused it, or a fact changed meanwhile and a review ended it.
-            return Attempt::Again;
+        {
+            let ledger = self.ledger.lock().await;
+            if ledger.live(granted.grant).is_none() {
+                // A fact changed meanwhile and a review ended it; or the gateway refused it, and would again.
+                let cause = ledger.tombstone(granted.grant).map(|t| t.cause);
+                return if cause == Some(Cause::Refused) { Attempt::Done(refused()) } else { Attempt::Again };
+            }
         }
         self.end(BTreeMap::from([(Cause::Replaced, granted.replaces.clone())]), "controller").await;
         Attempt::Done(self.permitted(directory, gateway, rules, granted))
@@ -335,6 +339,12 @@ impl Arrangements {
             self.end_locked(&mut ledger, &Selector::Grant(grant), Cause::Returned, &device.to_string()).await;
         }
     }
+}
+
+/// Only an administrator can help: asking each second does not.
+fn refused() -> Reply {
+    let why = "the gateway refuses it by its own checks; tell your administrator that its log says why";
+    Reply::Deny { reasons: vec![why.to_owned()], retry_after: DENY_HOLD, passing: false }
 }
 
 fn passing(why: &str) -> Reply {

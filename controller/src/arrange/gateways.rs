@@ -4,7 +4,7 @@ use super::state::{Arrangements, StoredBoot, StoredGrant};
 use crate::audit::{Entry, Outcome};
 use crate::directory::{GatewaySeen, NodeState};
 use crate::flows::{FlowRecord, Told};
-use crate::judge::{self, Verdict};
+use crate::judge;
 use crate::store::{Commit, CommitError};
 use grant::record::{Cause, GrantRecord, Live};
 use grant::revoke::Selector;
@@ -14,11 +14,11 @@ use model::key::PublicKey;
 use model::net::HostName;
 use model::pool::NatPool;
 use model::revision::{Digest, Revision};
-use model::time::Instant;
 use std::net::SocketAddr;
 
 use super::Held;
 use super::lines::{DeviceNews, GatewayNews};
+use super::review::still_permitted;
 
 /// What a gateway says first.
 #[derive(Debug, Clone)]
@@ -143,7 +143,7 @@ impl Arrangements {
             // Ready from now on: whoever waits for a gateway looks again.
             self.acks.send_modify(|n| *n += 1);
         }
-        let mut permitted = |live: &Live| self.still_permitted(&directory, live);
+        let mut permitted = |live: &Live| still_permitted(&directory, live, at);
         let renewal = ledger.renew(at, id, revision, digest, &mut permitted);
         let Some(renewal) = renewal else {
             // The tables differ: everything anew.
@@ -186,17 +186,6 @@ impl Arrangements {
                 tracing::error!(%error, "no grant is renewed");
                 false
             }
-        }
-    }
-
-    /// Is a live grant still permitted, and until when may it be renewed?
-    pub(super) fn still_permitted(&self, directory: &crate::directory::Directory, live: &Live) -> Option<Instant> {
-        let wall = self.clock.wall();
-        match judge::judge(directory, live.grant.device, live.grant.resource, wall) {
-            Ok(Verdict::Permit(ground)) if ground.session.record.id == live.session => {
-                Some(self.moment().to_instant(ground.session.record.ends))
-            }
-            _ => None,
         }
     }
 

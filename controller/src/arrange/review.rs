@@ -8,11 +8,13 @@ use crate::directory::{
 };
 use crate::judge::{self, Verdict};
 use crate::store::{Commit, Record as _};
+use grant::lease::Moment;
 use grant::ledger::Terms;
 use grant::record::{Cause, Live};
 use model::ids::{GatewayId, GrantId, NodeId};
 use model::net::Rule;
 use model::revision::Revision;
+use model::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -21,11 +23,60 @@ use std::time::Duration;
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 
 /// What a review found about one grant.
-enum Finding {
+#[derive(Debug)]
+pub enum Finding {
+    /// It is permitted as it is.
     Fine,
+    /// It is not permitted any more.
     End(Cause),
     /// Still permitted, but it leads elsewhere or lives otherwise now.
     Amend(Box<Terms>),
+}
+
+/// Decides a live grant again.
+pub fn find(directory: &Directory, live: &Live, at: Moment) -> Finding {
+    let gateway = directory.gateways.find(&live.gateway);
+    if gateway.is_none_or(|g| g.record.state != NodeState::Confirmed) {
+        return Finding::End(Cause::Gateway);
+    }
+    let ground = match judge::judge(directory, live.grant.device, live.grant.resource, at.wall) {
+        Ok(Verdict::Permit(ground)) => ground,
+        Ok(Verdict::Unknown) if directory.resources.find(&live.grant.resource).is_none() => {
+            return Finding::End(Cause::Resource);
+        }
+        Ok(Verdict::Deny(_) | Verdict::Unknown) => return Finding::End(Cause::Policy),
+        Err(judge::Standing::Device | judge::Standing::Pending) => return Finding::End(Cause::Device),
+        Err(judge::Standing::Session) => return Finding::End(Cause::Session),
+        Err(judge::Standing::User) => return Finding::End(Cause::User),
+    };
+    if ground.session.record.id != live.session {
+        return Finding::End(Cause::Session);
+    }
+    if gateway.is_some_and(|g| g.record.site != ground.resource.record.site) {
+        return Finding::End(Cause::Resource);
+    }
+    let Some(org) = &directory.org else { return Finding::End(Cause::Policy) };
+    let Ok(rules) = ground.rules(directory, &org.record.pool) else { return Finding::End(Cause::Resource) };
+    let resource = &ground.resource.record;
+    let same: fn(&[Rule]) -> BTreeSet<&Rule> = |rules| rules.iter().collect();
+    if same(&rules) == same(&live.grant.rules)
+        && resource.lease() == live.grant.lease
+        && resource.on_gateway == live.grant.on_gateway
+    {
+        return Finding::Fine;
+    }
+    let until = at.to_instant(ground.session.record.ends);
+    Finding::Amend(Box::new(Terms { rules, lease: resource.lease(), on_gateway: resource.on_gateway, until }))
+}
+
+/// Is a live grant still permitted, and until when may it be renewed?
+pub fn still_permitted(directory: &Directory, live: &Live, at: Moment) -> Option<Instant> {
+    match judge::judge(directory, live.grant.device, live.grant.resource, at.wall) {
+        Ok(Verdict::Permit(ground)) if ground.session.record.id == live.session => {
+            Some(at.to_instant(ground.session.record.ends))
+        }
+        _ => None,
+    }
 }
 
 /// The parts of the directory on which decisions stand.
@@ -97,10 +148,11 @@ impl Arrangements {
     /// Decides every live grant again.
     async fn review(&self, directory: &Directory) {
         let lives: Vec<Live> = self.ledger.lock().await.all().cloned().collect();
+        let at = self.moment();
         let mut ends: BTreeMap<Cause, Vec<GrantId>> = BTreeMap::new();
         let mut amends: Vec<(GrantId, Terms)> = Vec::new();
         for live in &lives {
-            match self.find(directory, live) {
+            match find(directory, live, at) {
                 Finding::Fine => {}
                 Finding::End(cause) => ends.entry(cause).or_default().push(live.grant.id),
                 Finding::Amend(terms) => amends.push((live.grant.id, *terms)),
@@ -122,42 +174,6 @@ impl Arrangements {
             }
         }
         self.reviewed.send_modify(|r| *r = (*r).max(saw));
-    }
-
-    fn find(&self, directory: &Directory, live: &Live) -> Finding {
-        let gateway = directory.gateways.find(&live.gateway);
-        if gateway.is_none_or(|g| g.record.state != NodeState::Confirmed) {
-            return Finding::End(Cause::Gateway);
-        }
-        let wall = self.clock.wall();
-        let ground = match judge::judge(directory, live.grant.device, live.grant.resource, wall) {
-            Ok(Verdict::Permit(ground)) => ground,
-            Ok(Verdict::Unknown) if directory.resources.find(&live.grant.resource).is_none() => {
-                return Finding::End(Cause::Resource);
-            }
-            Ok(Verdict::Deny(_) | Verdict::Unknown) => return Finding::End(Cause::Policy),
-            Err(judge::Standing::Device | judge::Standing::Pending) => return Finding::End(Cause::Device),
-            Err(judge::Standing::Session) => return Finding::End(Cause::Session),
-            Err(judge::Standing::User) => return Finding::End(Cause::User),
-        };
-        if ground.session.record.id != live.session {
-            return Finding::End(Cause::Session);
-        }
-        if gateway.is_some_and(|g| g.record.site != ground.resource.record.site) {
-            return Finding::End(Cause::Resource);
-        }
-        let Some(org) = &directory.org else { return Finding::End(Cause::Policy) };
-        let Ok(rules) = ground.rules(directory, &org.record.pool) else { return Finding::End(Cause::Resource) };
-        let resource = &ground.resource.record;
-        let same: fn(&[Rule]) -> BTreeSet<&Rule> = |rules| rules.iter().collect();
-        if same(&rules) == same(&live.grant.rules)
-            && resource.lease() == live.grant.lease
-            && resource.on_gateway == live.grant.on_gateway
-        {
-            return Finding::Fine;
-        }
-        let until = self.moment().to_instant(ground.session.record.ends);
-        Finding::Amend(Box::new(Terms { rules, lease: resource.lease(), on_gateway: resource.on_gateway, until }))
     }
 
     /// Other terms for a live grant, durable before the gateway hears of them.

@@ -226,7 +226,7 @@ impl Directory {
     }
 
     /// Takes a whole commit in. A record that does not decode is taken out: absent means denied.
-    pub(crate) fn apply(&mut self, change: &Change) {
+    pub fn apply(&mut self, change: &Change) {
         let number = change.revision.number;
         for (key, value) in &change.puts {
             if let Err(error) = self.put(key, &Item { revision: number, value: value.clone() }) {

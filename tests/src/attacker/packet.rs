@@ -29,7 +29,7 @@ pub fn echo(from: IpAddr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The packet around `body`, whose checksum is at `at`.
-fn whole(from: IpAddr, to: IpAddr, protocol: u8, mut body: Vec<u8>, at: usize) -> Vec<u8> {
+pub fn whole(from: IpAddr, to: IpAddr, protocol: u8, mut body: Vec<u8>, at: usize) -> Vec<u8> {
     let start = if protocol == ICMP4 { 0 } else { pseudo(from, to, protocol, body.len()) };
     let check = !sum(&body, start);
     put(&mut body, at, check);

@@ -24,3 +24,9 @@ fn no_kill_leaks_or_leaves_anything_behind() {
     // Who is killed while it starts was killed before.
     assert_eq!(last, "check kill: 12 kills, 0 leaked, 0 left behind");
 }
+
+#[test]
+fn what_is_forwarded_is_what_may_be_whatever_happens() {
+    let last = check(&["sim", "--seeds=2000", "--steps=40"]);
+    assert!(last.starts_with("check sim: ") && last.ends_with(" 0 lost, 0 alive, 0 leaked, 0 panics"), "{last}");
+}

@@ -1,8 +1,8 @@
 //! When does a change return? Only when no thread uses the state from before it.
 
 use super::control::to_node;
-use super::double::double_public;
 use super::*;
+use crate::double::public_of;
 use crate::wire::*;
 use model::key::PrivateKey;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -29,7 +29,7 @@ impl Door for StoppingDoor {
         Verdict::Admitted
     }
     fn sender(&self, _initiation: &[u8]) -> Option<PublicKey> {
-        Some(double_public(2))
+        Some(public_of(&key(2)))
     }
     fn open(&self, _remote: &PublicKey, _kind: &PeerKind, _index: u32) -> Result<Box<dyn Wire>, WireError> {
         Ok(Box::new(StoppingWire(self.1.clone(), self.2.clone())))
@@ -63,7 +63,7 @@ fn a_change_waits_for_the_thread_that_uses_the_old_state() {
     let doors = Stopping { reached, go_on: Arc::new(parking_lot::Mutex::new(may_go_on)) };
     let config = Config { role: Role::Controller, pool: pool(), key: key(1), pairing_key: key(1), seed: [1; 32] };
     let engine = Engine::with(config, Arc::new(doors), Bounds::default());
-    let peer = Peer { remote: double_public(2), ..to_node() };
+    let peer = Peer { remote: public_of(&key(2)), ..to_node() };
     engine.apply(Instant(1), Change::AddPeer(peer.clone()), &mut Out::default());
     let mut initiation = vec![0; INITIATION_LEN];
     initiation[0] = 1;

@@ -2,7 +2,6 @@
 
 mod change;
 mod control;
-mod double;
 mod hostile;
 mod pairing;
 mod path;

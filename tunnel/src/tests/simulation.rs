@@ -1,8 +1,8 @@
 //! Whole engines in virtual time, over a network that loses datagrams, and a far end that starts anew.
 
 use super::control::{device, request, to_controller, to_node};
-use super::double::{VirtualDoors, double_public};
 use super::*;
+use crate::double::{VirtualDoors, public_of};
 use model::ids::NodeId;
 use model::limits::{HANDSHAKE_RETRY, SILENCE_MAX};
 use model::pool::CONTROL_PORT;
@@ -10,7 +10,7 @@ use model::pool::CONTROL_PORT;
 fn controller(net: &mut Net) {
     net.host_with(Role::Controller, 1, Arc::new(VirtualDoors), Bounds::default());
     let host = net.hosts.len() - 1;
-    net.apply(host, Change::AddPeer(Peer { remote: double_public(2), ..to_node() }));
+    net.apply(host, Change::AddPeer(Peer { remote: public_of(&key(2)), ..to_node() }));
 }
 
 /// A controller (0) and a node (1) with a keepalive of five seconds.
@@ -19,7 +19,7 @@ fn pair() -> Net {
     controller(&mut net);
     net.host_with(Role::Client, 2, Arc::new(VirtualDoors), Bounds::default());
     let keepalive = Some(Duration::from_secs(5));
-    net.apply(1, Change::AddPeer(Peer { remote: double_public(1), keepalive, ..to_controller() }));
+    net.apply(1, Change::AddPeer(Peer { remote: public_of(&key(1)), keepalive, ..to_controller() }));
     net
 }
 

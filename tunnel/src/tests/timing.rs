@@ -1,7 +1,7 @@
 //! What happens when? In virtual time, over the double: minutes of protocol in milliseconds.
 
-use super::double::{VirtualDoors, double_public};
 use super::*;
+use crate::double::{VirtualDoors, public_of};
 use crate::peer::{Locked, Peer as Inside, Sent};
 use crate::wire::Doors;
 use model::ids::PairingId;
@@ -25,7 +25,7 @@ fn end(own: u8, other: u8, psk: u8) -> Inside {
     let kind = PeerKind::Pairing(Psk::new([psk; 32]));
     let door = VirtualDoors.door(&key(own));
     let id = PeerId::Pairing(PairingId::from_bytes([7; 10]));
-    Inside::new(id, kind, door, double_public(other), u32::from(own) * 1_000)
+    Inside::new(id, kind, door, public_of(&key(other)), u32::from(own) * 1_000)
 }
 
 fn ends(psk_a: u8, psk_b: u8, candidates: &[SocketAddr], keepalive: Option<Duration>) -> Ends {
