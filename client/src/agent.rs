@@ -510,6 +510,9 @@ impl Agent {
                 self.held = held;
             }
         }
+        if let Some(takeover) = &mut self.takeover {
+            takeover.route(self.overlay.link(), &self.held);
+        }
         let held = self.held.prefixes.iter().filter(|prefix| self.place.admits_prefix(prefix).is_ok());
         let beneath: Vec<Prefix> = held.copied().collect();
         if self.beneath.as_ref() == Some(&beneath) {

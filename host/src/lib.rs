@@ -18,6 +18,7 @@ pub mod nft;
 pub mod notify;
 pub mod privilege;
 pub mod resolv;
+pub mod resolved;
 pub mod slots;
 pub mod ssh;
 pub mod sysctl;

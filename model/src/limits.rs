@@ -460,3 +460,5 @@ pub const PASSPHRASE_MIN: usize = 12;
 pub const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// Bytes of a file of settings: some twenty variables.
 pub const SETTINGS_BYTES_MAX: usize = 64 << 10;
+/// Zones of one link that systemd-resolved is told: versions before 256 refuse a longer list as a whole.
+pub const RESOLVED_DOMAINS_MAX: usize = 256;

@@ -37,9 +37,11 @@ pub async fn run(options: &GuardianArgs) -> Result<()> {
     let identity = Identity::load(&options.state)?;
     let (tun, overlay) = open(&options.device).await?;
     dns::lead_in(&overlay, &identity).await?;
-    let zone = Zone::held(identity.pool, &Held::load(&options.state)).without(&identity.endpoints);
+    let held = Held::load(&options.state);
+    let zone = Zone::held(identity.pool, &held).without(&identity.endpoints);
     let names = Arc::new(Names::new(zone, Nobody));
     let mut takeover = Takeover::new(&options.resolv_conf, &options.state, &identity.pool);
+    takeover.route(overlay.link(), &held);
     let tun = Arc::new(tun);
     let frames = read(Arc::clone(&tun));
     let answering = Arc::clone(&names).run(frames, move |frame| {

@@ -64,7 +64,11 @@ impl Original {
             Self::Absent => Ok(Vec::new()),
             Self::File(_, content) => Ok(content.clone()),
             // A relative target counts from the link's folder; join leaves an absolute one alone.
-            Self::Link(target) => Ok(read(&folder(path).join(target))?.unwrap_or_default()),
+            Self::Link(target) => {
+                let target = folder(path).join(target);
+                let servers = uplinks(&target).map(|file| read(&file)).transpose()?.flatten();
+                servers.map_or_else(|| Ok(read(&target)?.unwrap_or_default()), Ok)
+            }
         }
     }
 
@@ -112,6 +116,12 @@ impl Original {
             }
         }
     }
+}
+
+/// Where systemd-resolved keeps the servers behind its own one: it takes ours for one of its servers while resolv.conf is ours,
+/// and would ask us what we ask it.
+fn uplinks(target: &Path) -> Option<PathBuf> {
+    target.ends_with("systemd/resolve/stub-resolv.conf").then(|| target.with_file_name("resolv.conf"))
 }
 
 /// The content of a file; `None` when there is none.
@@ -195,6 +205,19 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Resolv
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn behind_the_stub_of_resolved_are_its_servers() {
+        let folder = crate::test_support::Folder::new();
+        let resolve = folder.path().join("run/systemd/resolve");
+        std::fs::create_dir_all(&resolve).expect("folder");
+        let link = Original::Link("run/systemd/resolve/stub-resolv.conf".into());
+        let content = || link.content(&folder.path().join("resolv.conf")).expect("content");
+        std::fs::write(resolve.join("stub-resolv.conf"), "nameserver 127.0.0.53\n").expect("write");
+        assert_eq!(content(), b"nameserver 127.0.0.53\n", "nothing better is there");
+        std::fs::write(resolve.join("resolv.conf"), "nameserver 192.0.2.1\n").expect("write");
+        assert_eq!(content(), b"nameserver 192.0.2.1\n");
+    }
 
     #[test]
     fn every_original_is_read_as_it_was_written() {

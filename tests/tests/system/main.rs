@@ -29,6 +29,7 @@ mod measure;
 mod network;
 mod perimeter;
 mod privilege;
+mod resolved;
 mod restore;
 mod service;
 mod silence;
