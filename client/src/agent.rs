@@ -15,6 +15,7 @@ pub use orders::{Order, Reply};
 
 use crate::catalogue::{Catalogue, Delta, Session};
 use crate::connect::{Book, Loss, Seen as Glance, Word};
+use crate::daemon::PROGRAM;
 use crate::dns::{self, Resolver, Takeover};
 use crate::held::Held;
 use crate::names::Zone;
@@ -23,9 +24,10 @@ use crate::plan::{self, Place, Plan};
 use crate::rpc::{self, Update};
 use connects::Answered;
 use host::netlink::Holder;
+use host::nft;
 use model::grant::{CatalogueEntry, Ending};
 use model::ids::{GrantId, NodeId, PairingId, ResourceId};
-use model::limits::{AGENT_RESULTS_MAX, DEPARTED_MAX};
+use model::limits::{AGENT_RESULTS_MAX, DEPARTED_MAX, GUARDED_PREFIXES_MAX};
 use model::net::{HostName, Prefix};
 use model::revision::Revision;
 use model::time::Instant;
@@ -518,11 +520,21 @@ impl Agent {
         if self.beneath.as_ref() == Some(&beneath) {
             return;
         }
+        self.keep_on_tunnel(&beneath).await;
         let pool = [self.identity.pool.v4(), self.identity.pool.v6()];
         let all: Vec<Prefix> = pool.into_iter().chain(beneath.iter().copied()).collect();
         match self.overlay.netlink().hold_blackholes(Holder::Client, &all).await {
             Ok(()) => self.beneath = Some(beneath),
             Err(error) => tracing::warn!(%error, "packets would leave in the clear if this program were killed"),
+        }
+    }
+
+    /// Whatever other routes say: real addresses of resources leave through the tunnel. Those of the pool do so anyway.
+    async fn keep_on_tunnel(&self, prefixes: &[Prefix]) {
+        let prefixes: Vec<Prefix> = prefixes.iter().take(GUARDED_PREFIXES_MAX).copied().collect();
+        let held = nft::Held { program: PROGRAM.into(), tun: self.overlay.name().to_owned(), prefixes };
+        if let Err(error) = held.apply().await {
+            tracing::warn!(%error, "a route of the network could lead packets for resources past the tunnel");
         }
     }
 

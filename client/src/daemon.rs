@@ -279,6 +279,9 @@ impl Daemon<'_> {
         if untroubled && !self.down_file().exists() && Identity::load(&self.options.state).is_ok() {
             return;
         }
+        if let Err(error) = nft::remove_held(PROGRAM).await {
+            tracing::debug!(%error, "no firewall table could be removed");
+        }
         if let Err(error) = remove_blackholes(Holder::Client).await {
             tracing::debug!(%error, "no blackhole routes could be removed");
         }
@@ -415,7 +418,8 @@ impl Daemon<'_> {
 
     async fn undo(&self) {
         dns::restore(&self.options.resolv_conf, &self.options.state);
-        for result in [nft::remove(PROGRAM).await, nft::remove_dark(PROGRAM).await] {
+        let removed = [nft::remove(PROGRAM).await, nft::remove_held(PROGRAM).await, nft::remove_dark(PROGRAM).await];
+        for result in removed {
             if let Err(error) = result {
                 tracing::warn!(%error, "the firewall tables could not be removed");
             }

@@ -53,6 +53,7 @@ async fn routes() -> Result<Vec<String>, host::netlink::NetlinkError> {
 async fn tables() -> Result<Vec<String>, nft::NftError> {
     let tables = nft::tables(PROGRAM).await?;
     nft::remove(PROGRAM).await?;
+    nft::remove_held(PROGRAM).await?;
     nft::remove_dark(PROGRAM).await?;
     Ok(tables.iter().map(|table| format!("the nftables table {table}")).collect())
 }

@@ -1,7 +1,7 @@
 //! Which packets may the kernel pass around us? nftables tables of our own, set over netlink, without the `nft` program.
 //!
-//! A program owns up to four tables, named after it: `umbra-PROGRAM` (families inet and arp, [`Guard`]),
-//! `umbra-PROGRAM-forward` ([`Gateway`] or [`Client`]) and `umbra-PROGRAM-dark` ([`Dark`]). Each is replaced whole, in one
+//! A program owns up to five tables, named after it: `umbra-PROGRAM` (families inet and arp, [`Guard`]),
+//! `umbra-PROGRAM-forward` ([`Gateway`] or [`Client`]), `umbra-PROGRAM-held` ([`Held`]) and `umbra-PROGRAM-dark` ([`Dark`]). Each is replaced whole, in one
 //! batch: the kernel has the old rules or the new ones, never none.
 
 mod batch;
@@ -10,6 +10,7 @@ mod dark;
 mod foreign;
 mod gateway;
 mod guard;
+mod held;
 mod timeouts;
 
 pub use client::Client;
@@ -17,6 +18,7 @@ pub use dark::{AllowIn, Dark, Standing, standing};
 pub use foreign::{ForeignChain, Passage, except, forget_exceptions, forward_chains, passage};
 pub use gateway::{Gateway, MARK};
 pub use guard::Guard;
+pub use held::Held;
 
 use crate::checks::CheckError;
 use batch::Batch;
@@ -26,6 +28,8 @@ use nlink::Nftables;
 use nlink::netlink::Connection;
 use nlink::netlink::nftables::Family;
 
+/// How [`Held`]'s table is called behind the program's name.
+const HELD: &str = "-held";
 /// Bytes of a program's name within a table's.
 const PROGRAM_BYTES_MAX: usize = 32;
 
@@ -68,7 +72,7 @@ pub enum NftError {
     },
 }
 
-/// Removes the program's tables, but [`Dark`]'s: it stays while the service restarts. What is not there is no error.
+/// Removes the program's tables, but [`Dark`]'s and [`Held`]'s: they stay while the service restarts. What is not there is no error.
 pub async fn remove(program: &str) -> Result<(), NftError> {
     let (guard, forward) = (table(program, "")?, table(program, "-forward")?);
     Batch::open(&guard)?
@@ -77,6 +81,12 @@ pub async fn remove(program: &str) -> Result<(), NftError> {
         .remove(&forward, Family::Inet)
         .commit()
         .await
+}
+
+/// Removes [`Held`]'s table.
+pub async fn remove_held(program: &str) -> Result<(), NftError> {
+    let name = table(program, HELD)?;
+    Batch::open(&name)?.remove(&name, Family::Inet).commit().await
 }
 
 /// Removes the table that keeps the machine dark.
@@ -92,7 +102,7 @@ pub async fn tables(program: &str) -> Result<Vec<String>, NftError> {
     let connection = Connection::<Nftables>::new().map_err(failed)?;
     let mut found = Vec::new();
     for (family, label, suffixes) in
-        [(Family::Inet, "inet", &["", "-forward", "-dark"][..]), (Family::Arp, "arp", &[""])]
+        [(Family::Inet, "inet", &["", "-forward", HELD, "-dark"][..]), (Family::Arp, "arp", &[""])]
     {
         let there = connection.list_tables_in(family).await.map_err(failed)?;
         for suffix in suffixes {

@@ -1,6 +1,7 @@
 //! What does somebody hostile on a network of the lab do, and what comes back to them?
 
 mod insider;
+mod noise;
 pub mod packet;
 
 use anyhow::Context;
@@ -62,6 +63,22 @@ enum What {
     },
     /// Print what the kernel's connection tracking holds, `PROTOCOL SOURCE DESTINATION` as the first packet had them
     Tracked,
+    /// Send knocks and initiations of strangers who know the key; print how many datagrams came back, and their bytes
+    Noise {
+        to: SocketAddr,
+        /// The far end's WireGuard key, base 64
+        key: String,
+        #[arg(long, default_value_t = 1_000)]
+        knocks: u32,
+        #[arg(long, default_value_t = 1_000)]
+        initiations: u32,
+    },
+    /// Claim to be a router, with these networks on the link (RFC 4861)
+    Advertise {
+        link: String,
+        /// ADDRESS/LENGTH
+        prefixes: Vec<model::net::Prefix>,
+    },
     /// Send datagrams, given in hexadecimal
     Send {
         to: SocketAddr,
@@ -89,6 +106,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
             runtime.block_on(connect(*address, *first, *last, Duration::from_millis(*patience)))
         }
         What::Tracked => runtime.block_on(print_tracked()),
+        What::Noise { to, key, knocks, initiations } => noise::make(*to, key, *knocks, *initiations),
+        What::Advertise { link, prefixes } => Ok(noise::advertise(link, prefixes)?),
         What::Send { to, datagrams, from } => send(*to, datagrams, *from),
     }
 }

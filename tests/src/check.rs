@@ -3,6 +3,7 @@
 //! A check prints what it tries, and at last one line like `check power: 200 kills, 40 power cuts, 0 lost, 0 alive`. Its
 //! exit code says whether everything that may not happen was counted zero times, and something was tried at all.
 
+pub mod hostile;
 pub mod kill;
 pub mod power;
 pub mod sim;
@@ -21,6 +22,8 @@ pub enum Arguments {
     Kill(kill::Arguments),
     /// Play a whole organisation in virtual time, seed after seed, against a plain model of what may pass
     Sim(sim::Arguments),
+    /// Put a laptop on a network that lies about routes, and make noise at every port: what leaks, what answers, who falls over?
+    Hostile(hostile::Arguments),
 }
 
 /// Runs the check and prints its last line.
@@ -29,6 +32,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Arguments::Power(arguments) => power::check(arguments)?,
         Arguments::Kill(arguments) => kill::check(arguments)?,
         Arguments::Sim(arguments) => sim::check(arguments)?,
+        Arguments::Hostile(arguments) => hostile::check(arguments)?,
     };
     writeln!(io::stdout(), "{tally}")?;
     Ok(if tally.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

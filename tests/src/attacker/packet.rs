@@ -28,6 +28,26 @@ pub fn echo(from: IpAddr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
     whole(from, to, protocol, [&[kind, 0, 0, 0, 0, 77, 0, 1], payload].concat(), 2)
 }
 
+/// A router that everybody on the link shall take for the best, with networks that are on the link (RFC 4861, section 4.2;
+/// RFC 4191).
+pub fn advertisement(from: IpAddr, prefixes: &[model::net::Prefix]) -> Vec<u8> {
+    let all_nodes = IpAddr::from([0xff02, 0, 0, 0, 0, 0, 0, 1]);
+    let mut body = vec![134, 0, 0, 0, 64, 0b0000_1000];
+    body.extend(1_800_u16.to_be_bytes());
+    body.extend([0; 8]);
+    for prefix in prefixes {
+        // On the link, and to be used for addresses.
+        body.extend([3, 4, prefix.bits(), 0b1100_0000]);
+        body.extend([1_800_u32, 1_800, 0].map(u32::to_be_bytes).concat());
+        body.extend(octets(prefix.address()));
+    }
+    let mut packet = whole(from, all_nodes, ICMP6, body, 2);
+    if let Some(hops) = packet.get_mut(7) {
+        *hops = 255;
+    }
+    packet
+}
+
 /// The packet around `body`, whose checksum is at `at`.
 pub fn whole(from: IpAddr, to: IpAddr, protocol: u8, mut body: Vec<u8>, at: usize) -> Vec<u8> {
     let start = if protocol == ICMP4 { 0 } else { pseudo(from, to, protocol, body.len()) };

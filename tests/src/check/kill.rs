@@ -5,7 +5,7 @@
 //! addresses of resources may leave the laptop in the clear, whoever is dead or starting; and a gateway's host never passes on what is no reply to a grant.
 
 pub mod nag;
-mod stage;
+pub mod stage;
 
 use super::Tally;
 use crate::lab::{Daemon, LabError, Name};

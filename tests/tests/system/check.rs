@@ -30,3 +30,9 @@ fn what_is_forwarded_is_what_may_be_whatever_happens() {
     let last = check(&["sim", "--seeds=2000", "--steps=40"]);
     assert!(last.starts_with("check sim: ") && last.ends_with(" 0 lost, 0 alive, 0 leaked, 0 panics"), "{last}");
 }
+
+#[test]
+fn no_network_that_lies_about_routes_gets_a_packet() {
+    let last = check(&["hostile", "--rounds=1", "--noise=200"]);
+    assert_eq!(last, "check hostile: 7 tricks, 1200 strangers' datagrams, 0 leaked, 0 lost, 0 answered, 0 panics");
+}

@@ -27,7 +27,8 @@ pub struct Stage {
     pub client: Daemon,
     /// The gateway.
     pub gateway: Daemon,
-    _controller: Daemon,
+    /// The controller.
+    pub controller: Daemon,
     _services: Services,
     pool_v6: model::net::Prefix,
     virtual_addresses: Vec<IpAddr>,
@@ -70,7 +71,7 @@ impl Stage {
         let mut stage = Self {
             client,
             gateway,
-            _controller: controller,
+            controller,
             _services: services,
             pool_v6,
             virtual_addresses: Vec::new(),
@@ -87,7 +88,18 @@ impl Stage {
         Ok(stage)
     }
 
-    fn probe(&self, words: &[&str]) -> anyhow::Result<String> {
+    /// The names' overlay addresses.
+    pub fn virtual_addresses(&self) -> &[IpAddr] {
+        &self.virtual_addresses
+    }
+
+    /// The organisation's IPv6 addresses.
+    pub const fn pool_v6(&self) -> model::net::Prefix {
+        self.pool_v6
+    }
+
+    /// What a program on the laptop hears; nothing where it fails.
+    pub fn probe(&self, words: &[&str]) -> anyhow::Result<String> {
         let all = [&["umbra-lab", "probe", "--patience=1000"], words].concat();
         Ok(self.world.host(Name::Laptop).run(&all, SOON)?.stdout)
     }
