@@ -47,10 +47,10 @@ fn immunity() -> String {
     read("docs/immunity.md").split("## To come").next().unwrap().to_owned()
 }
 
-#[test]
-fn every_test_that_the_immunity_table_names_exists() {
+/// How many tests the last column of a document's tables names: each must exist, and each row must have one.
+fn named_tests<'t>(rows: impl Iterator<Item = &'t str>) -> usize {
     let (mut file, mut count) = (String::new(), 0);
-    for row in immunity().lines().filter(|line| line.starts_with("| ") && !line.starts_with("| |")) {
+    for row in rows.filter(|line| line.starts_with("| ") && !line.starts_with("| |")) {
         let tests = row.trim_end_matches('|').rsplit('|').next().unwrap();
         for word in quoted(tests) {
             if Path::new(&word).extension().is_some_and(|extension| extension == "rs") {
@@ -62,7 +62,21 @@ fn every_test_that_the_immunity_table_names_exists() {
         }
         assert!(tests.contains('`'), "a row without a test: {row}");
     }
+    count
+}
+
+#[test]
+fn every_test_that_the_immunity_table_names_exists() {
+    let count = named_tests(immunity().lines());
     assert!(count > 50, "only {count} tests were found: look again");
+}
+
+#[test]
+fn every_bound_of_the_threat_model_names_a_test_that_exists() {
+    let text = read("SECURITY.md");
+    let (_, table) = text.split_once("| who | cannot | shown by |\n").unwrap();
+    let count = named_tests(table.lines().take_while(|line| line.starts_with('|')).skip(1));
+    assert!(count > 30, "only {count} tests were found: look again");
 }
 
 #[test]
