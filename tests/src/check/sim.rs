@@ -10,7 +10,7 @@
 //! | `controller`, `gateway`, `client` | the three programs, around their real parts |
 //! | `evil` | what a hostile gateway does besides |
 //! | `parts` | random numbers, clocks, packets |
-//! | `seeds.txt` | seeds that found something; they are played first |
+//! | `seeds.txt` | seeds that found something; they are played first (a seed means the same only as long as the script does, so what each found has a test of its own) |
 //!
 //! Real are `policy`, `grant`, `tunnel::Engine` with all that it is made of but WireGuard itself ([`tunnel::double`]), the
 //! directory, judge and review of `controller`, `gateway::follow`, and `client`'s book, catalogue and plan. Played by a

@@ -664,8 +664,9 @@ impl Reference {
                 resource.speaks_of(sent.to, sent.protocol) && to && seen.to.port() == sent.to.port()
             });
             if given.device != sent.device || !leads || seen.protocol != sent.protocol {
-                why.what = format!("{gateway} forwards {mark} ({seen:?}) of {} as {}'s", sent.device, given.device);
-            } else if grant.confirmed.is_some() || !grant.sent {
+                continue;
+            }
+            if grant.confirmed.is_some() || !grant.sent {
                 why = wrong(Kind::Alive, format!("{gateway} forwards {mark} by a grant that is gone there"));
             } else if now > grant.deadline.max(woke).saturating_add(MARGIN) {
                 let late = (now - grant.deadline) / 1_000_000;

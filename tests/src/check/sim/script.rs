@@ -226,9 +226,14 @@ fn disturb(world: &mut World) -> Option<()> {
             let node = node(world);
             let longest = if world.dice.chance(30) { 90 } else { 12 };
             let until = now + world.dice.below(longest * 1_000) * MS;
-            world.note(|| format!("{node:?} is cut off from the controller until {} s", until / SECOND));
-            world.cut.insert(node, until);
-            hush(world, node, until);
+            // Perhaps one way comes back long before the other.
+            let back = if world.dice.chance(50) { until } else { now + world.dice.below(8_000) * MS };
+            world.note(|| {
+                format!("{node:?} is cut off until {} s, from there until {} s", until / SECOND, back / SECOND)
+            });
+            world.cut.insert((node, true), until);
+            world.cut.insert((node, false), back);
+            hush(world, node, until.max(back));
         }
         2 => {
             let way = (world.dice.index(world.gateways.len()), world.dice.index(world.clients.len()));

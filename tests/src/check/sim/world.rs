@@ -15,6 +15,8 @@ use tunnel::{Change, Event, Out};
 
 /// Datagrams that the attacker remembers.
 const TAPE: usize = 64;
+/// Things that may happen between two steps; hundreds do, in a long pause a few thousand.
+const SPINS_MAX: u32 = 20_000;
 /// Lines of a trace.
 const TRACE: usize = 300;
 
@@ -42,14 +44,15 @@ enum Letter {
 }
 
 impl Letter {
-    /// Over whose link to the controller does it go?
-    const fn link(&self) -> Option<Node> {
+    /// Over whose link to the controller does it go, and towards the controller?
+    const fn link(&self) -> Option<(Node, bool)> {
         match self {
-            Self::Up { gateway, .. } | Self::Down { gateway, .. } => Some(Node::Gateway(*gateway)),
-            Self::Ask { client, .. }
-            | Self::Answer { client, .. }
-            | Self::News { client, .. }
-            | Self::Pong { client, .. } => Some(Node::Client(*client)),
+            Self::Up { gateway, .. } => Some((Node::Gateway(*gateway), true)),
+            Self::Down { gateway, .. } => Some((Node::Gateway(*gateway), false)),
+            Self::Ask { client, .. } => Some((Node::Client(*client), true)),
+            Self::Answer { client, .. } | Self::News { client, .. } | Self::Pong { client, .. } => {
+                Some((Node::Client(*client), false))
+            }
             Self::Datagram { .. } | Self::Service { .. } | Self::Resolved { .. } => None,
         }
     }
@@ -88,8 +91,8 @@ pub struct World {
     pub evil: Option<Evil>,
     /// The network.
     pub weather: Weather,
-    /// Links to the controller that are cut, until when.
-    pub cut: BTreeMap<Node, Time>,
+    /// Links to the controller that are cut, towards it (true) or from it, until when.
+    pub cut: BTreeMap<(Node, bool), Time>,
     /// Ways between a gateway and a client that are cut, until when.
     pub cut_data: BTreeMap<(usize, usize), Time>,
     /// Where names lead.
@@ -238,8 +241,8 @@ impl World {
         self.clients.iter().position(|c| c.place.addr == addr)
     }
 
-    fn is_cut(&self, node: Node) -> Option<Time> {
-        self.cut.get(&node).copied().filter(|until| *until > self.now)
+    fn is_cut(&self, way: (Node, bool)) -> Option<Time> {
+        self.cut.get(&way).copied().filter(|until| *until > self.now)
     }
 
     fn sleeps(&self, node: Node) -> Option<Time> {
@@ -255,7 +258,13 @@ impl World {
     /// Lets time pass.
     pub fn run(&mut self, by: Time) {
         let end = self.now.saturating_add(by);
+        let mut spins = 0u32;
         while self.wrong.is_empty() {
+            spins += 1;
+            if spins > SPINS_MAX {
+                let what = format!("somebody does not come to rest at {} ms", self.now / MS);
+                return self.wrong.push(Wrong { kind: Kind::Lost, what });
+            }
             let letter = self.queue.first_key_value().map_or(Time::MAX, |((at, _), _)| *at);
             let gateway = self.gateways.iter().enumerate().map(|(n, g)| (g.wake.max(g.asleep), n)).min();
             let client = self.clients.iter().enumerate().map(|(n, c)| (c.wake.max(c.asleep), n)).min();
@@ -285,8 +294,8 @@ impl World {
     }
 
     fn deliver(&mut self, letter: Letter) {
-        if let Some(node) = letter.link()
-            && let Some(until) = self.is_cut(node).max(self.sleeps(node))
+        if let Some(way) = letter.link()
+            && let Some(until) = self.is_cut(way).max(self.sleeps(way.0))
         {
             return self.post(until, letter);
         }
