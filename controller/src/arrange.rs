@@ -4,6 +4,7 @@
 pub mod connect;
 pub mod end;
 pub mod gateways;
+pub mod heads;
 pub mod lines;
 pub mod restore;
 pub mod review;

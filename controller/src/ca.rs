@@ -11,7 +11,7 @@ use model::secret::Secret;
 use model::time::WallMs;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SigningKey as _, SubjectPublicKeyInfo,
 };
 use std::time::Duration;
 use x509_parser::prelude::FromDer;
@@ -138,6 +138,11 @@ impl Ca {
     /// Its certificate, DER.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
+    }
+
+    /// Signs a text that is no certificate and does not begin like one: the head of the audit trail.
+    pub fn sign_text(&self, text: &str) -> Result<Vec<u8>, CaError> {
+        Ok(self.issuer.key().sign(text.as_bytes())?)
     }
 
     /// A certificate of this life for a node, over the request's key and nothing else of the request.

@@ -67,6 +67,9 @@ async fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
         Command::Admin(AdminCommand::Audit(AuditCommand::Verify(args))) if !args.offline.is_empty() => {
             audit::verify_offline(&args, output)
         }
+        Command::Admin(AdminCommand::Audit(AuditCommand::AcceptLoss { reason })) => {
+            audit::accept_loss(&args.state, &reason, output).await
+        }
         Command::Serve(serve) => start::serve(&args.state, &args.socket, serve).await,
         Command::Admin(command) => {
             let mut client = admin::connect(&args.socket).await?;

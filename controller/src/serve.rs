@@ -108,6 +108,7 @@ async fn serve_network(
     tracing::info!(port = front.runtime().udp.local_port(), dark = options.dark, "listening");
     let runtime = Arc::clone(front.runtime());
     tokio::spawn(Arc::clone(&arrangements).review_forever(organisation.timing.review));
+    tokio::spawn(Arc::clone(&arrangements).sign_heads_forever(Arc::clone(&organisation.ca)));
     let served = Arc::clone(&arrangements);
     tokio::spawn(async move {
         if let Err(error) = front.serve(inbox, served, connections).await {

@@ -29,6 +29,9 @@ enum Command {
     Up(Box<Up>),
     /// Shows what the running gateway knows of itself.
     Status(StatusArgs),
+    /// Prints up to where the controller's audit trail went, as far as this gateway was told, as JSON for
+    /// `umbra-controller audit verify --offline ... --witness FILE`.
+    Witness(StatusArgs),
 }
 
 /// Options of `up`.
@@ -107,7 +110,7 @@ fn endpoint(text: &str) -> Result<String, String> {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     host::keyfile::close_umask();
-    let json = matches!(&cli.command, Command::Status(status) if status.json);
+    let json = matches!(&cli.command, Command::Status(status) | Command::Witness(status) if status.json);
     let mut output = Output::new("umbra-gateway", json);
     // Before there is a second thread.
     if let Command::Up(up) = &cli.command
@@ -133,17 +136,29 @@ async fn run(command: Command, output: &mut Output) -> Result<(), Failure> {
             crate::service::run(&options, output).await.map_err(|error| Failure::failed(format!("{error:#}")))
         }
         Command::Status(args) => status(&args, output).await,
+        Command::Witness(args) => witness(&args, output).await,
     }
 }
 
-async fn status(args: &StatusArgs, output: &mut Output) -> Result<(), Failure> {
+async fn ask(args: &StatusArgs) -> Result<Status, Failure> {
     let mut stream =
         UnixStream::connect(&args.socket).await.map_err(|error| node::local::refused(&args.socket, DAEMON, &error))?;
     let mut document = Vec::new();
     stream.read_to_end(&mut document).await.map_err(Failure::failed)?;
-    let s: Status = serde_json::from_slice(&document).map_err(|_| {
+    serde_json::from_slice(&document).map_err(|_| {
         Failure::new(Exit::Denied, format!("the gateway did not answer: be root or in group `{ADMIN_GROUP}`"))
-    })?;
+    })
+}
+
+async fn witness(args: &StatusArgs, output: &mut Output) -> Result<(), Failure> {
+    let kept = ask(args).await?.witness;
+    let kept =
+        kept.ok_or_else(|| Failure::failed("the controller has not told this gateway of its audit trail yet"))?;
+    output.line(serde_json::to_string(&kept).map_err(Failure::failed)?)
+}
+
+async fn status(args: &StatusArgs, output: &mut Output) -> Result<(), Failure> {
+    let s = ask(args).await?;
     if !output.json(&s)? {
         show(&s, output)?;
     }
@@ -160,6 +175,9 @@ fn show(s: &Status, output: &mut Output) -> Result<(), Failure> {
     output.field("controller", if s.connected { "connected" } else { "not connected" })?;
     output.field("confirmed", if s.confirmed { "yes" } else { "no: umbra-controller gateway confirm" })?;
     output.field("grants", format!("{} (state {})", s.grants, s.revision))?;
+    if let Some(witness) = &s.witness {
+        output.field("witness", format!("of the audit trail up to record {}", witness.head.head.seq))?;
+    }
     for line in &s.firewalls {
         output.field("attention", line)?;
     }

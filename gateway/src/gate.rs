@@ -5,6 +5,7 @@ use crate::flows::Outbox;
 use crate::follow::{Follower, Hands, RENEW_MIN};
 use crate::resolve::Resolver;
 use crate::rpc::{Down, Hello, Standing, Stream};
+use crate::witness;
 use grant::sync::Update;
 use grant::verified::Scope;
 use grant::view::View;
@@ -17,6 +18,7 @@ use model::revision::{Digest, Revision};
 use model::time::Instant;
 use node::overlay::Overlay;
 use node::seen::Seen;
+use node::witness::Witness;
 use node::{Identity, Link, Runtime};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,6 +61,9 @@ pub struct Status {
     /// What other firewalls of this host do to packets of grants.
     #[serde(default)]
     pub firewalls: Vec<String>,
+    /// Up to where the audit trail went, as far as this gateway was told.
+    #[serde(default)]
+    pub witness: Option<Witness>,
 }
 
 /// Where the gate stands.
@@ -96,6 +101,8 @@ pub struct Gate {
     unreported: BTreeSet<(HostName, bool)>,
     resolver: Resolver,
     flows: Outbox,
+    witness: witness::Watch,
+    identity: Identity,
     status: watch::Sender<Status>,
 }
 
@@ -108,7 +115,12 @@ struct Resolved {
 
 impl Gate {
     /// A gate that admits nothing yet.
-    pub fn new(place: Place, seen: Seen, scope: Scope, boot: u64) -> Result<Self, ConntrackError> {
+    pub fn new(
+        place: Place,
+        (seen, witness): (Seen, witness::Keeper),
+        scope: Scope,
+        boot: u64,
+    ) -> Result<Self, ConntrackError> {
         let nat: NatPool = scope.nat;
         let Place { runtime, link, overlay, identity, endpoints, renew_every } = place;
         let pairing_key = runtime.engine.pairing_public();
@@ -125,7 +137,7 @@ impl Gate {
             overlay,
             conntrack: Conntrack::open()?,
             follower: Follower::new(scope, seen.floor(), renew_every),
-            hello: Hello { seen: seen.floor(), nat, endpoints: Vec::new(), boot, pairing_key },
+            hello: Hello { seen: seen.floor(), nat, endpoints: Vec::new(), boot, pairing_key, witness: None },
             endpoints: follow_endpoints(endpoints),
             seen,
             stream: None,
@@ -136,6 +148,8 @@ impl Gate {
             unreported: BTreeSet::new(),
             resolver: Resolver::default(),
             flows: Outbox::default(),
+            witness: witness::Watch::start(witness),
+            identity,
             status,
         })
     }
@@ -190,6 +204,7 @@ impl Gate {
     fn open(&mut self, channel: tonic::transport::Channel) {
         self.hello.seen = self.follower.table().seen().max(self.seen.floor());
         self.hello.endpoints = self.endpoints.borrow_and_update().clone();
+        self.hello.witness = self.witness.kept();
         let (hello, (answer, opening)) = (self.hello.clone(), oneshot::channel());
         tokio::spawn(async move {
             let opened = match tokio::time::timeout(PROBE_EVERY, Stream::open(channel, &hello)).await {
@@ -262,6 +277,7 @@ impl Gate {
                 follower.on_renewed(now, seq, &lives, &mut hands).await;
             }
             Ok(Down::FlowsKept { up_to }) => self.flows.kept(up_to),
+            Ok(Down::AuditHead(head)) => self.witness.tell(head),
             Err(why) => {
                 tracing::warn!(%why, "the controller's stream ended");
                 self.stream = None;
@@ -409,7 +425,11 @@ impl Gate {
     fn show(&self, trouble: Option<String>) {
         let (connected, confirmed) = (self.stream.is_some(), self.standing.confirmed);
         let (revision, grants) = (self.follower.table().revision().to_string(), self.follower.table().len());
+        let head = self.witness.kept();
         self.status.send_modify(|s| {
+            if s.witness.as_ref().map(|shown| &shown.head) != head.as_ref() {
+                s.witness = head.map(|head| witness::give_out(&self.identity, head));
+            }
             s.connected = connected;
             s.confirmed = confirmed;
             s.revision = revision;

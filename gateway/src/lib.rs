@@ -8,5 +8,6 @@ mod gate;
 mod resolve;
 mod rpc;
 mod service;
+mod witness;
 
 pub use cli::main;

@@ -2,6 +2,7 @@
 
 use crate::flows::Batch;
 use grant::sync::{Delta, Snapshot, Update};
+use model::audit::SignedHead;
 use model::ids::GrantId;
 use model::key::PublicKey;
 use model::net::{HostName, Prefix};
@@ -41,6 +42,8 @@ pub enum Down {
         /// All up to this number.
         up_to: u64,
     },
+    /// Up to where the audit trail goes.
+    AuditHead(SignedHead),
     /// The answer to request `seq`: tables are equal, these lives are extended.
     Renewed {
         /// Which request.
@@ -80,6 +83,8 @@ pub struct Hello {
     pub boot: u64,
     /// Its key in pairings, new at each start.
     pub pairing_key: PublicKey,
+    /// Up to where the audit trail went, as far as it was ever told.
+    pub witness: Option<SignedHead>,
 }
 
 impl Stream {
@@ -94,6 +99,7 @@ impl Stream {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot: hello.boot,
             pairing_key: hello.pairing_key.0.to_vec(),
+            witness: hello.witness.clone().map(Into::into),
         };
         // The queue is empty: this cannot fail.
         let _ = up.try_send(v1::GatewayUp { what: Some(UpWhat::Hello(first)) });
@@ -207,6 +213,7 @@ fn read(message: v1::GatewayDown) -> Result<Down, WireError> {
                 .collect::<Result<_, WireError>>()?;
             Ok(Down::Renewed { seq: r.seq, lives })
         }
+        DownWhat::AuditHead(head) => Ok(Down::AuditHead(head.try_into()?)),
         DownWhat::FlowsKept(kept) => Ok(Down::FlowsKept { up_to: kept.up_to }),
     }
 }

@@ -3,6 +3,7 @@
 use crate::cli::Up;
 use crate::firewalls;
 use crate::gate::{Gate, Place, Status};
+use crate::witness::Keeper;
 use anyhow::{Context as _, Result, anyhow, bail};
 use grant::verified::Scope;
 use host::forwarding::Forwarding;
@@ -259,6 +260,7 @@ fn forwarding_before(file: &Path) -> Option<Forwarding> {
 
 async fn serve(options: &Up, node: Node, nat: NatPool, manager: &mut Manager, stop: [&mut Signal; 2]) -> Result<()> {
     let seen = Seen::load(&options.state)?;
+    let witness = Keeper::load(&options.state, node.identity.ca.clone())?;
     let scope = Scope { pool: node.identity.pool, nat, site: Vec::new(), own: Vec::new() };
     let boot = u64::from_be_bytes(entropy::random()?);
     let Node { identity, runtime, inbox, overlay, link, keeping } = node;
@@ -273,7 +275,7 @@ async fn serve(options: &Up, node: Node, nat: NatPool, manager: &mut Manager, st
     };
     let watched = firewalls::Options { program: PROGRAM, tun: options.device.clone(), except: options.pass_firewalls };
     let firewalls = firewalls::watch(watched);
-    let gate = Gate::new(place, seen, scope, boot)?;
+    let gate = Gate::new(place, (seen, witness), scope, boot)?;
     let status = gate.status();
     tokio::spawn(Arc::clone(&link).run());
     tokio::spawn(node::keep::keep(identity, keeping));

@@ -2,6 +2,7 @@
 //!
 //! No clock, entropy, disk, socket or async runtime is reachable from here: time and randomness are passed in.
 
+pub mod audit;
 pub mod grant;
 pub mod ids;
 pub mod key;

@@ -306,6 +306,13 @@ pub const AUDIT_SEGMENTS_MAX: usize = 1_000;
 /// Audit records that wait in the store for a disk that takes such files, about 500 MB: beyond it no change makes a new
 /// record. What takes access away may use an eighth more.
 pub const AUDIT_IN_STORE_MAX: u64 = 1_000_000;
+/// How often the head of the audit trail is signed and goes out to gateways, where it has moved: what is cut off within this
+/// time is seen by no witness.
+pub const AUDIT_HEAD_EVERY: Duration = Duration::from_secs(5);
+/// Bytes of the signature of such a head: ECDSA P-256 in DER.
+pub const AUDIT_SIGNATURE_MAX: usize = 72;
+/// Bytes of the reason that an administrator gives for accepting a loss.
+pub const REASON_MAX: usize = 512;
 /// Bytes of one encoded text field of an audit record.
 pub const AUDIT_FIELD_MAX: usize = 256;
 /// Bytes of the encoded detail of an audit record. With the fields it stays below [`STORE_VALUE_MAX`].

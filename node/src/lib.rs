@@ -19,6 +19,7 @@ pub mod seen;
 pub mod settings;
 pub mod svid;
 pub mod tls;
+pub mod witness;
 
 pub use identity::Identity;
 pub use link::Link;

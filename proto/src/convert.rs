@@ -1,11 +1,13 @@
 //! How does a message off the wire become a checked word of `model`, and back?
 
 use crate::v1;
+use model::audit::{AuditHead, SignedHead};
 use model::grant::{CatalogueAddress, CatalogueEntry, Ending, Grant, Pairing};
 use model::key::{Psk, PublicKey};
-use model::limits::{LIST_MAX, NAME_MAX, RULES_PER_GRANT_MAX};
+use model::limits::{AUDIT_SIGNATURE_MAX, LIST_MAX, NAME_MAX, RULES_PER_GRANT_MAX};
 use model::net::{HostName, PortRange, Prefix, Protocol, Rule, Target};
 use model::revision::Revision;
+use model::time::WallMs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -90,6 +92,28 @@ impl From<Revision> for v1::Revision {
 impl From<v1::Revision> for Revision {
     fn from(r: v1::Revision) -> Self {
         Self { incarnation: r.incarnation, number: r.number }
+    }
+}
+
+impl From<SignedHead> for v1::AuditHead {
+    fn from(signed: SignedHead) -> Self {
+        let head = signed.head;
+        Self {
+            revision: Some(head.revision.into()),
+            seq: head.seq,
+            hash: head.hash.to_vec(),
+            at_ms: head.at.0,
+            signature: signed.signature,
+        }
+    }
+}
+impl TryFrom<v1::AuditHead> for SignedHead {
+    type Error = WireError;
+    fn try_from(head: v1::AuditHead) -> Result<Self, WireError> {
+        let signature = bounded("signature", head.signature, AUDIT_SIGNATURE_MAX)?;
+        let revision = required("revision", head.revision)?.into();
+        let head = AuditHead { revision, seq: head.seq, hash: array("hash", &head.hash)?, at: WallMs(head.at_ms) };
+        Ok(Self { head, signature })
     }
 }
 

@@ -8,6 +8,7 @@ use crate::judge;
 use crate::store::{Commit, CommitError};
 use grant::record::{Cause, GrantRecord, Live};
 use grant::revoke::Selector;
+use model::audit::SignedHead;
 use model::grant::Ending;
 use model::ids::{GatewayId, GrantId, SessionId};
 use model::key::PublicKey;
@@ -35,6 +36,8 @@ pub struct Hello {
     pub boot: u64,
     /// Its key in pairings, new at each start.
     pub pairing_key: PublicKey,
+    /// Up to where the audit trail went, as far as it was ever told.
+    pub witness: Option<SignedHead>,
 }
 
 /// Why a gateway is not served.
@@ -48,6 +51,9 @@ pub enum HelloError {
         "this controller's state is older than what the gateway has seen ({0}): an old copy or backup is running; stop it"
     )]
     Behind(Revision),
+    /// Its audit trail is shorter than what was witnessed, or another one.
+    #[error("this controller's state is older than what the gateway has seen: {0}")]
+    Witnessed(String),
     /// Its NAT pool is of no use.
     #[error("the gateway's NAT pool overlaps the organisation's pool; choose another with --nat-v4")]
     Nat,
@@ -90,6 +96,8 @@ impl Arrangements {
         let directory = self.directory();
         let gateway = directory.gateways.find(&id).filter(|g| g.record.state != NodeState::Revoked);
         let gateway = gateway.ok_or(HelloError::Unknown)?;
+        let name = gateway.record.name.as_str().to_owned();
+        self.hear_witness(id, &name, hello.witness.as_ref()).await?;
         let pool = directory.org.as_ref().map(|o| o.record.pool).ok_or(HelloError::Unknown)?;
         if hello.nat.v4.overlaps(&pool.v4()) || hello.nat.v6.overlaps(&pool.v6()) {
             return Err(HelloError::Nat);
@@ -98,7 +106,6 @@ impl Arrangements {
         if ledger.is_behind(hello.seen) && self.store.revision() < hello.seen {
             return Err(HelloError::Behind(hello.seen));
         }
-        let name = gateway.record.name.as_str().to_owned();
         let boot_key = super::state::key::<StoredBoot>(&id)?;
         let known = self.store.get(&boot_key).await.ok().flatten();
         let known = known.and_then(|i| serde_json::from_slice::<StoredBoot>(&i.value).ok()).map(|b| b.boot);
@@ -135,6 +142,9 @@ impl Arrangements {
 
     /// "My table is this; may it live on?", received now.
     pub async fn renew(&self, id: GatewayId, seq: u64, revision: Revision, digest: Digest) {
+        if self.store.refused().is_some() {
+            return;
+        }
         let at = self.moment();
         let directory = self.directory();
         let mut ledger = self.ledger.lock().await;

@@ -2,6 +2,7 @@
 //! starts again with a snapshot.
 
 use grant::sync::Update;
+use model::audit::SignedHead;
 use model::grant::Ending;
 use model::ids::{DeviceId, GatewayId, GrantId, ResourceId};
 use model::key::PublicKey;
@@ -31,6 +32,8 @@ pub enum GatewayNews {
     },
     /// Flow records up to this number are on disk.
     FlowsKept(u64),
+    /// Up to where the audit trail goes.
+    AuditHead(SignedHead),
 }
 
 /// News for a device.
@@ -146,6 +149,20 @@ impl Lines {
             // A stream with a full queue ends; the next one begins with a snapshot, and flows are told again.
             self.with_gateway(id, |line| line.stream == stream && line.send(news));
         }
+    }
+
+    /// Tells every gateway up to where the audit trail goes.
+    pub fn tell_head(&self, head: &SignedHead) {
+        let ids: Vec<GatewayId> =
+            self.gateways.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        for id in ids {
+            self.with_gateway(id, |line| line.send(GatewayNews::AuditHead(head.clone())));
+        }
+    }
+
+    /// Ends the stream of every gateway.
+    pub fn close_gateways(&self) {
+        self.gateways.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The gateways that have a stream and made a request, with their round-trip times.

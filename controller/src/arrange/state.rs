@@ -12,6 +12,7 @@ use crate::store::{Key, Record, Store};
 use grant::lease::Moment;
 use grant::ledger::Ledger;
 use grant::record::{GrantRecord, PairingRecord, Tombstone};
+use model::audit::SignedHead;
 use model::ids::{GatewayId, GrantId, PairingId};
 use model::revision::Revision;
 use model::time::Clock;
@@ -91,6 +92,8 @@ pub struct Arrangements {
     pub(super) reviewed: watch::Sender<Revision>,
     pub(super) reviews: Mutex<VecDeque<Review>>,
     pub(super) denies: Mutex<DenyAggregator>,
+    /// The newest signed head of the audit trail.
+    pub(super) head: watch::Sender<Option<SignedHead>>,
     /// Ends that act and could not be written down yet.
     pub(super) unwritten: Mutex<Unwritten>,
 }

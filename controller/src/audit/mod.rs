@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use deny::{Denied, DenyAggregator};
+pub use text::utc;
 pub use verify::{DROPPED, Verified, Verifier, VerifyError};
 
+pub mod accept;
 mod deny;
 pub mod offline;
 pub mod segment;

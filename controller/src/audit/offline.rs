@@ -1,10 +1,15 @@
-//! Is a trail whole that lies in files, without the controller that wrote it?
+//! Is a trail whole that lies in files, without the controller that wrote it? And does it go as far as witnesses say?
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use node::witness::{Witness, WitnessError};
+use serde_json::Value;
+
 use super::segment::Lines;
-use super::{Record, Verified, Verifier, VerifyError};
+use super::verify::new_life;
+use super::{Hash, Record, Verified, Verifier, VerifyError};
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +18,12 @@ pub struct Found {
     pub verified: Verified,
     /// In how many files.
     pub files: usize,
+    /// Heads that were signed and are in it.
+    pub witnessed: usize,
+    /// Fingerprints of the organisations whose CA signed them: one, or the files are not what they seem.
+    pub fingerprints: BTreeSet<String>,
+    /// What is no fault and has to be known.
+    pub notes: Vec<String>,
 }
 
 /// Why a trail in files does not hold.
@@ -29,6 +40,24 @@ pub enum OfflineError {
     /// Not a file of ours.
     #[error("{0} does not begin with an audit record: is it an export, or a file of the folder `audit` of a store?")]
     Strange(PathBuf),
+    /// Not a witness.
+    #[error("{path} holds no witness ({cause}): is it what `umbra-gateway witness` printed?")]
+    NoWitness {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// A head that nobody of the organisation signed.
+    #[error("the head of `{witness}` in {path} is not believed: {error}")]
+    Unsigned {
+        /// The file.
+        path: PathBuf,
+        /// Whose it claims to be.
+        witness: String,
+        /// Why.
+        error: WitnessError,
+    },
     /// The chain.
     #[error("{path}: {error}")]
     Chain {
@@ -40,31 +69,152 @@ pub enum OfflineError {
     /// The chain, as a whole.
     #[error(transparent)]
     Whole(#[from] VerifyError),
+    /// The end was cut off.
+    #[error(
+        "the end of the audit trail is missing: it ends at record {last}, and `{witness}` witnessed record {seq} at {at}: \
+         records {next} to {seq} were cut off", next = last + 1
+    )]
+    Cut {
+        /// The newest record in the files.
+        last: u64,
+        /// The newest that was witnessed.
+        seq: u64,
+        /// By whom.
+        witness: String,
+        /// When it was signed.
+        at: String,
+    },
+    /// It is another trail.
+    #[error(
+        "the audit trail was rewritten: record {seq} is not the one that `{witness}` witnessed at {at}; records up to it are \
+         not to be trusted"
+    )]
+    Rewritten {
+        /// The record.
+        seq: u64,
+        /// By whom.
+        witness: String,
+        /// When it was signed.
+        at: String,
+    },
 }
 
-/// Verifies the trail in these files, given in any order; together they must hold it from its beginning on.
-pub fn verify(files: &[PathBuf]) -> Result<Found, OfflineError> {
+/// A head to be looked for.
+struct Wanted {
+    witness: Witness,
+    /// The hash of the record at its place, once that was seen.
+    found: Option<Hash>,
+}
+
+/// Verifies the trail in these files, given in any order; together they must hold it from its beginning on. `witnesses` are
+/// files with what gateways witnessed.
+pub fn verify(files: &[PathBuf], witnesses: &[PathBuf]) -> Result<Found, OfflineError> {
     let mut sorted = files.iter().map(|path| Ok((begins(path)?, path))).collect::<Result<Vec<_>, OfflineError>>()?;
     sorted.sort();
-    let first = sorted.first().map_or(1, |(first, _)| *first);
-    let mut verifier = Verifier::new(first);
-    for (_, path) in &sorted {
+    let mut found = Found {
+        verified: Verified { first: 0, last: 0, head: Hash::default() },
+        files: sorted.len(),
+        witnessed: 0,
+        fingerprints: BTreeSet::new(),
+        notes: Vec::new(),
+    };
+    let mut wanted = Vec::new();
+    for path in witnesses {
         for line in lines(path)? {
-            let line = line.map_err(|cause| OfflineError::Read { path: (*path).clone(), cause })?;
-            verifier.push_line(&line).map_err(|error| OfflineError::Chain { path: (*path).clone(), error })?;
+            wanted.push(witness(path, &line.map_err(read_failed(path))?, &mut found)?);
         }
     }
-    Ok(Found { verified: verifier.end()?, files: sorted.len() })
+    // At the end of an export, and so after the records.
+    for (_, path) in &sorted {
+        for line in lines(path)? {
+            let line = line.map_err(read_failed(path))?;
+            if is_witness(&line) {
+                wanted.push(witness(path, &line, &mut found)?);
+            }
+        }
+    }
+    let mut verifier = Verifier::new(sorted.first().map_or(1, |(first, _)| *first));
+    let mut lives = Vec::new();
+    for (_, path) in &sorted {
+        for line in lines(path)? {
+            let line = line.map_err(read_failed(path))?;
+            if is_witness(&line) {
+                continue;
+            }
+            let pushed = verifier.push_line(&line);
+            let record = pushed.map_err(|error| OfflineError::Chain { path: (*path).clone(), error })?;
+            for one in wanted.iter_mut().filter(|one| one.witness.head.head.seq == record.seq) {
+                one.found = Some(super::hash(&line));
+            }
+            lives.extend(new_life(&record));
+        }
+    }
+    found.verified = verifier.end()?;
+    // The one that saw most tells most.
+    wanted.sort_by_key(|one| std::cmp::Reverse(one.witness.head.head.seq));
+    wanted.iter().try_for_each(|one| compare(one, &lives, &mut found))?;
+    Ok(found)
+}
+
+/// Does the trail hold what was witnessed? `lives` are the later lives that it tells of, with the last record of the life
+/// before that they began with.
+fn compare(wanted: &Wanted, lives: &[(u64, u64)], found: &mut Found) -> Result<(), OfflineError> {
+    let (head, witness) = (wanted.witness.head.head, wanted.witness.witness.clone());
+    let (seq, at) = (head.seq, super::utc(head.at));
+    let kept = lives.iter().filter(|(life, _)| *life > head.revision.incarnation).map(|(_, kept)| *kept).min();
+    if let Some(kept) = kept.filter(|kept| seq > *kept) {
+        found.notes.push(format!(
+            "`{witness}` witnessed record {seq} of a former life at {at}; the organisation was restored as of record {kept}: \
+             {} records are lost",
+            seq.saturating_sub(kept)
+        ));
+        return Ok(());
+    }
+    match wanted.found {
+        Some(hash) if hash.0 == head.hash => found.witnessed = found.witnessed.saturating_add(1),
+        Some(_) => return Err(OfflineError::Rewritten { seq, witness, at }),
+        None if seq > found.verified.last => {
+            return Err(OfflineError::Cut { last: found.verified.last, seq, witness, at });
+        }
+        None => found.notes.push(format!(
+            "`{witness}` witnessed record {seq}, which is older than these files: it says nothing about them"
+        )),
+    }
+    Ok(())
+}
+
+fn is_witness(line: &[u8]) -> bool {
+    line.starts_with(br#"{"witness":"#)
+}
+
+fn witness(path: &Path, line: &[u8], found: &mut Found) -> Result<Wanted, OfflineError> {
+    let none = |cause: serde_json::Error| OfflineError::NoWitness { path: path.to_owned(), cause: cause.to_string() };
+    let mut value: Value = serde_json::from_slice(line).map_err(none)?;
+    // The whole status of a gateway will do.
+    if let Some(inner) = value.get_mut("witness").filter(|inner| inner.is_object()) {
+        value = inner.take();
+    }
+    let witness: Witness = serde_json::from_value(value).map_err(none)?;
+    let fingerprint = witness.check().map_err(|error| OfflineError::Unsigned {
+        path: path.to_owned(),
+        witness: witness.witness.chars().flat_map(char::escape_default).take(64).collect(),
+        error,
+    })?;
+    found.fingerprints.insert(fingerprint);
+    Ok(Wanted { witness, found: None })
+}
+
+fn read_failed(path: &Path) -> impl FnOnce(io::Error) -> OfflineError + '_ {
+    |cause| OfflineError::Read { path: path.to_owned(), cause }
 }
 
 fn lines(path: &Path) -> Result<Lines<io::BufReader<std::fs::File>>, OfflineError> {
-    Lines::open(path).map_err(|cause| OfflineError::Read { path: path.to_owned(), cause })
+    Lines::open(path).map_err(read_failed(path))
 }
 
 /// With which record a file begins.
 fn begins(path: &Path) -> Result<u64, OfflineError> {
-    let first = lines(path)?.next().transpose();
-    let first = first.map_err(|cause| OfflineError::Read { path: path.to_owned(), cause })?;
+    let first = lines(path)?.next().transpose().map_err(read_failed(path))?;
     let record = first.and_then(|line| serde_json::from_slice::<Record>(&line).ok());
     record.map(|record| record.seq).ok_or_else(|| OfflineError::Strange(path.to_owned()))
 }

@@ -139,13 +139,13 @@ fn in_files(each: usize, records: &[(u64, Vec<u8>)]) -> (crate::test_support::Fo
 fn files_verify_without_a_store_and_every_harm_is_named_with_its_first_record() {
     let (chain, records) = chain(30);
     let (_folder, mut files) = in_files(10, &records);
-    let whole = offline::verify(&files).unwrap();
-    assert_eq!(whole, offline::Found { verified: Verified { first: 1, last: 30, head: chain.hash }, files: 3 });
+    let whole = offline::verify(&files, &[]).unwrap();
+    assert_eq!((whole.verified, whole.files), (Verified { first: 1, last: 30, head: chain.hash }, 3));
     files.reverse();
-    assert_eq!(offline::verify(&files).unwrap(), whole, "in any order");
+    assert_eq!(offline::verify(&files, &[]).unwrap(), whole, "in any order");
     files.reverse();
 
-    let said = |files: &[std::path::PathBuf]| offline::verify(files).unwrap_err().to_string();
+    let said = |files: &[std::path::PathBuf]| offline::verify(files, &[]).unwrap_err().to_string();
     assert!(said(&files[1..]).contains("records 1 to 10 are missing"), "{}", said(&files[1..]));
     let without = said(&[files[0].clone(), files[2].clone()]);
     assert!(without.contains("record 11") && without.contains("records 11 to 20 are missing"), "{without}");
@@ -170,4 +170,68 @@ fn files_verify_without_a_store_and_every_harm_is_named_with_its_first_record() 
     assert!(torn.contains("record 20"), "{torn}");
     std::fs::write(&files[0], "x".repeat(1 << 20)).unwrap();
     assert!(said(&files).contains("does not begin with an audit record"));
+}
+
+/// What a gateway kept of a trail that ends so, on the disk.
+fn witnessed(
+    folder: &crate::test_support::Folder,
+    ca: &crate::ca::Ca,
+    incarnation: u64,
+    (seq, hash): (u64, Hash),
+) -> std::path::PathBuf {
+    use model::audit::{AuditHead, SignedHead};
+    let revision = model::revision::Revision { incarnation, number: seq };
+    let head = AuditHead { revision, seq, hash: hash.0, at: WallMs(1_700_000_000_000) };
+    let signed = SignedHead { signature: ca.sign_text(&head.text()).unwrap(), head };
+    let key = model::key::PublicKey([9; 32]);
+    let gateway = "gw-00000000000000".to_owned();
+    let witness = node::witness::Witness::new(gateway, "corp.example".to_owned(), &key, ca.certificate(), signed);
+    let path = folder.path().join(format!("witness-{incarnation}-{seq}"));
+    std::fs::write(&path, serde_json::to_string(&witness).unwrap()).unwrap();
+    path
+}
+
+#[test]
+fn a_cut_or_rewritten_trail_is_told_by_a_witness_and_a_restore_is_none_of_both() {
+    let folder = crate::test_support::Folder::new();
+    let (ca, _) = crate::ca::Ca::create(&"corp.example".parse().unwrap(), WallMs(1_700_000_000_000)).unwrap();
+    let (mut chain, mut records) = chain(30);
+    let hash_at = |records: &[(u64, Vec<u8>)], seq: usize| Hash(*records[seq - 1].1.first_chunk::<32>().unwrap());
+    let early = witnessed(&folder, &ca, 1, (12, hash_at(&records, 12)));
+    let late = witnessed(&folder, &ca, 1, (30, hash_at(&records, 30)));
+    let (_files, files) = in_files(10, &records);
+    let all = [early.clone(), late.clone()];
+    let found = offline::verify(&files, &all).unwrap();
+    assert_eq!((found.witnessed, found.fingerprints.len(), found.notes.len()), (2, 1, 0));
+
+    // The end is cut: the chain alone does not show it, a witness does.
+    let (_cut, cut) = in_files(10, &records[..25]);
+    assert!(offline::verify(&cut, std::slice::from_ref(&early)).is_ok());
+    let said = offline::verify(&cut, &all).unwrap_err().to_string();
+    assert!(said.contains("ends at record 25") && said.contains("records 26 to 30 were cut off"), "{said}");
+    // All of it is written anew after the 11th.
+    let mut again = Chain { first: 1, seq: 11, hash: hash_at(&records, 11) };
+    let anew: Vec<_> = (0..19).map(|n| again.append(&entry(100 + n))).collect();
+    let (_anew, anew) = in_files(10, &[&records[..11], &anew].concat());
+    let said = offline::verify(&anew, &all).unwrap_err().to_string();
+    assert!(said.contains("rewritten: record 30"), "{said}");
+    // Somebody else's word, or an altered one, is none.
+    let text = std::fs::read_to_string(&late).unwrap();
+    std::fs::write(&late, text.replace("\"seq\":30", "\"seq\":31")).unwrap();
+    assert!(offline::verify(&files, &all).unwrap_err().to_string().contains("not believed"));
+    std::fs::write(&late, text).unwrap();
+
+    // A restore as of record 25 says so itself: what was witnessed after it is lost, not hidden.
+    records.truncate(25);
+    (chain.seq, chain.hash) = (25, hash_at(&records, 25));
+    let restored = Entry::new(WallMs(1), "local:restore", "org.restore", "org/self", Outcome::Done);
+    records.push(chain.append(&restored.with("incarnation", 2).with("backup_audit_seq", 25)));
+    records.extend((0..9).map(|n| chain.append(&entry(n))));
+    let (_restored, files) = in_files(10, &records);
+    let found = offline::verify(&files, &all).unwrap();
+    assert_eq!((found.witnessed, found.notes.len()), (1, 1));
+    assert!(found.notes[0].contains("5 records are lost"), "{:?}", found.notes);
+    // In the new life, the same claim would be a cut.
+    let later = witnessed(&folder, &ca, 2, (40, Hash([7; 32])));
+    assert!(offline::verify(&files, &[later]).unwrap_err().to_string().contains("records 36 to 40 were cut off"));
 }

@@ -53,7 +53,7 @@ pub(super) fn clip(text: &str, max: usize) -> String {
 }
 
 /// RFC 3339 in UTC, with milliseconds.
-pub(super) fn utc(at: WallMs) -> String {
+pub fn utc(at: WallMs) -> String {
     let (days, ms) = (at.0.div_euclid(86_400_000), at.0.rem_euclid(86_400_000));
     let (year, month, day) = date(days);
     let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);

@@ -8,6 +8,16 @@ pub const DROPPED: &str = "audit.drop";
 /// The action of the record with which a restored organisation begins.
 pub const RESTORED: &str = "org.restore";
 
+/// The action of the record with which an organisation goes on whose trail lost its end.
+pub const ACCEPTED: &str = "audit.accept-loss";
+
+/// Where a new life of the organisation begins: its incarnation, and the newest record of the life before that it has.
+pub(super) fn new_life(record: &Record) -> Option<(u64, u64)> {
+    let number = |name: &str| record.detail.get(name).and_then(serde_json::Value::as_u64);
+    let begins = [RESTORED, ACCEPTED].contains(&record.action.as_str());
+    Some((number("incarnation")?, number("backup_audit_seq")?)).filter(|_| begins)
+}
+
 /// What a whole walk over the chain found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verified {

@@ -5,6 +5,7 @@
 //! would be refused when it is read.
 
 use super::Restored;
+use crate::arrange::heads::Lost;
 use crate::arrange::state::{StoredBoot, StoredGrant, StoredPairing, StoredTombstone};
 use crate::directory::{
     Counter, Device, Gateway, GatewaySeen, Group, JoinKey, NodeState, Org, OwnerToken, PastPolicy, PolicyRevision,
@@ -90,7 +91,7 @@ pub enum Fate {
 }
 
 /// THE table of what a backup holds; a set that is not in it is in no backup.
-pub const FATES: [(&str, Fate); 33] = [
+pub const FATES: [(&str, Fate); 34] = [
     (Org::KIND, Fate::Kept),
     (Group::KIND, Fate::Kept),
     (Site::KIND, Fate::Kept),
@@ -125,6 +126,7 @@ pub const FATES: [(&str, Fate); 33] = [
     (StoredBoot::KIND, Fate::Ended),
     (OwnerToken::KIND, Fate::Ended),
     (Restored::KIND, Fate::Ended),
+    (Lost::KIND, Fate::Ended),
 ];
 
 /// What becomes of the records of a set; none for a set that nobody knows.

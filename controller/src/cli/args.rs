@@ -458,6 +458,13 @@ pub(super) enum AuditCommand {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Go on with a trail that is shorter than what a gateway witnessed, when nothing newer is left. The controller must be
+    /// stopped. As after a restore, nobody has access before you have confirmed it (`restored list`).
+    AcceptLoss {
+        /// Why; it stands in the audit trail for good.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
 }
 
 #[derive(Debug, ClapArgs)]
@@ -466,6 +473,12 @@ pub(super) struct VerifyArgs {
     /// no store is needed.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub offline: Vec<PathBuf>,
+    /// With --offline: what a gateway witnessed (`umbra-gateway witness`); the trail must go at least as far. May be repeated.
+    #[arg(long, value_name = "FILE", requires = "offline")]
+    pub witness: Vec<PathBuf>,
+    /// With --offline: the organisation's fingerprint, as you know it from elsewhere; signatures of another one are refused.
+    #[arg(long, value_name = "FINGERPRINT", requires = "offline")]
+    pub fingerprint: Option<String>,
 }
 
 fn session_life(text: &str) -> Result<Duration, String> {

@@ -2,8 +2,11 @@
 
 use super::admin::{Client, wall};
 use super::args::{AuditCommand, VerifyArgs};
-use crate::audit::offline;
+use crate::audit::{accept, offline};
+use crate::config::StatePaths;
+use crate::store::Options;
 use host::keyfile;
+use model::time::WallMs;
 use node::cli::{Failure, Output};
 use proto::admin as wire;
 use std::path::Path;
@@ -17,6 +20,8 @@ pub(super) async fn run(client: &mut Client, command: AuditCommand, output: &mut
             list(&client.list_audit(request).await?.into_inner(), output)
         }
         AuditCommand::Verify(_) => verify(client, output).await,
+        // Done without a controller.
+        AuditCommand::AcceptLoss { .. } => Ok(()),
         AuditCommand::Export { out } => export(client, &out, output).await,
     }
 }
@@ -48,19 +53,24 @@ async fn verify(client: &mut Client, output: &mut Output) -> Result<(), Failure>
     output.line(format!("the audit trail is whole: records {} to {}, head {}", reply.first, reply.last, reply.head))
 }
 
-/// Writes the trail; a file that is not whole does not stay.
+/// Writes the trail, and at its end the head that the controller signed; a file that is not whole does not stay.
 async fn export(client: &mut Client, out: &Path, output: &mut Output) -> Result<(), Failure> {
     let mut file = keyfile::Fresh::create(out).map_err(Failure::failed)?;
-    let (mut from, mut records) = (0, 0_usize);
+    let mut line = |text: &str| file.write(text.as_bytes()).and_then(|()| file.write(b"\n")).map_err(Failure::failed);
+    let (mut from, mut records, mut witness) = (0, 0_usize, String::new());
     loop {
         let reply = client.export_audit(wire::ExportAuditRequest { from }).await?.into_inner();
+        if from == 0 {
+            witness = reply.witness;
+        }
         if reply.records.is_empty() {
             break;
         }
-        for record in &reply.records {
-            file.write(record.as_bytes()).and_then(|()| file.write(b"\n")).map_err(Failure::failed)?;
-        }
+        reply.records.iter().try_for_each(|record| line(record))?;
         (from, records) = (reply.next, records.saturating_add(reply.records.len()));
+    }
+    if !witness.is_empty() {
+        line(&witness)?;
     }
     file.keep().map_err(Failure::failed)?;
     if output.json(&serde_json::json!({ "file": out.display().to_string(), "records": records }))? {
@@ -71,10 +81,18 @@ async fn export(client: &mut Client, out: &Path, output: &mut Output) -> Result<
 
 /// Needs neither controller nor store.
 pub(super) fn verify_offline(args: &VerifyArgs, output: &mut Output) -> Result<(), Failure> {
-    let found = offline::verify(&args.offline).map_err(Failure::failed)?;
-    let offline::Found { verified, files } = found;
+    let found = offline::verify(&args.offline, &args.witness).map_err(Failure::failed)?;
+    if let Some(known) = &args.fingerprint
+        && let Some(other) = found.fingerprints.iter().find(|found| *found != known)
+    {
+        return Err(Failure::failed(format!(
+            "a head was signed for the organisation with fingerprint {other}, not {known}"
+        )));
+    }
+    let (verified, files) = (found.verified, found.files);
     let reply = serde_json::json!({
         "whole": true, "first": verified.first, "last": verified.last, "head": verified.head.to_string(),
+        "witnessed": found.witnessed, "fingerprints": found.fingerprints, "notes": found.notes,
     });
     if output.json(&reply)? {
         return Ok(());
@@ -85,5 +103,27 @@ pub(super) fn verify_offline(args: &VerifyArgs, output: &mut Output) -> Result<(
         verified.first,
         verified.last,
         verified.head
-    ))
+    ))?;
+    match found.witnessed {
+        0 => output.line("no signed head is in it: whether its end was cut off cannot be told (--witness)")?,
+        heads => output.line(format!("it holds what {heads} signed heads say"))?,
+    }
+    for fingerprint in &found.fingerprints {
+        output.line(format!("signed for the organisation with fingerprint {fingerprint}; compare it"))?;
+    }
+    found.notes.iter().try_for_each(|note| output.line(note))
+}
+
+/// Needs a controller that is stopped.
+pub(super) async fn accept_loss(state: &Path, reason: &str, output: &mut Output) -> Result<(), Failure> {
+    let accepted = accept::accept(&StatePaths::new(state), reason, WallMs(wall()), Options::default()).await;
+    let accepted = accepted.map_err(Failure::failed)?;
+    let reply = serde_json::json!({
+        "kept": accepted.kept, "incarnation": accepted.revision.incarnation, "refused": accepted.refused,
+    });
+    if output.json(&reply)? {
+        return Ok(());
+    }
+    output.line(format!("accepted: the audit trail goes on after record {}", accepted.kept))?;
+    output.line("next      umbra-controller serve, then umbra-controller restored list")
 }

@@ -152,6 +152,15 @@ fn list(reply: &wire::ListRestoredReply, output: &mut Output) -> Result<(), Fail
             reply.policy_revision
         ))?;
     }
+    for lost in &reply.lost {
+        output.line(match lost.records {
+            0 => format!("gateway `{}` witnessed another audit record {} than there is", lost.gateway, lost.witnessed),
+            records => format!(
+                "gateway `{}` witnessed audit record {} of the former life, the backup ends at {}: {records} records are lost",
+                lost.gateway, lost.witnessed, reply.audit_seq
+            ),
+        })?;
+    }
     let rows = reply
         .waiting
         .iter()

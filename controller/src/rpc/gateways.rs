@@ -86,7 +86,8 @@ impl GatewaysRpc {
         let version = hello.version.chars().filter(|c| c.is_ascii_graphic()).take(32).collect();
         let seen = hello.seen.map(Into::into).unwrap_or_default();
         let pairing_key = PublicKey(array("pairing_key", &hello.pairing_key)?);
-        Ok(Hello { seen, nat, endpoints, version, boot: hello.boot, pairing_key })
+        let witness = hello.witness.map(TryInto::try_into).transpose()?;
+        Ok(Hello { seen, nat, endpoints, version, boot: hello.boot, pairing_key, witness })
     }
 
     async fn follow(self, line: Line, mut up: Streaming<v1::GatewayUp>) {
@@ -232,6 +233,7 @@ fn write(arrangements: &Arrangements, gateway: GatewayId, news: GatewayNews) -> 
             grants: d.grants.into_iter().map(Into::into).collect(),
             ended: d.ended.iter().map(ToString::to_string).collect(),
         }),
+        GatewayNews::AuditHead(head) => DownWhat::AuditHead(head.into()),
         GatewayNews::FlowsKept(up_to) => DownWhat::FlowsKept(v1::FlowsKept { up_to }),
         GatewayNews::Renewed { seq, lives } => {
             let life = |(grant, life): (model::ids::GrantId, _)| v1::GrantLife {
@@ -269,6 +271,7 @@ impl Gateways for GatewaysRpc {
         let (news, mut news_in) = mpsc::channel(STREAM_QUEUE_MAX);
         let (down, down_in) = mpsc::channel(1);
         let stream = self.arrangements.lines.open_gateway(gateway, pairing_key, news);
+        self.arrangements.tell_head(gateway, stream);
         tokio::spawn(self.clone().follow(Line { gateway, stream, boot }, up));
         let arrangements = Arc::clone(&self.arrangements);
         tokio::spawn(async move {

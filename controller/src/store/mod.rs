@@ -173,6 +173,9 @@ pub enum CommitError {
          and try again; the store goes on by itself when its files can be read and written"
     )]
     Halted(String),
+    /// Somebody witnessed a longer trail than this store has.
+    #[error("this controller refuses every change: {0}")]
+    Refused(String),
     /// The store is being closed; nothing was changed.
     #[error("the store is closed")]
     Closed,
@@ -217,6 +220,12 @@ pub trait Store: Send + Sync {
     fn export(&self) -> Fut<'_, Export>;
     /// Audit records as they are stored, from `from` on, at most `max`; one that is gone is left out.
     fn audit_stored(&self, from: u64, max: u64) -> Fut<'_, Result<Vec<StoredAudit>, ReadError>>;
+    /// The newest durable revision, and where the audit trail ends there.
+    fn audit_head(&self) -> (Revision, audit::Chain);
+    /// Takes no commit any more, now and after a restart, for this reason: it is not the newest state of the organisation.
+    fn refuse<'a>(&'a self, why: &'a str) -> Fut<'a, Result<(), String>>;
+    /// Why it takes no commit.
+    fn refused(&self) -> Option<String>;
     /// Walks the whole audit chain.
     fn verify_audit(&self) -> Fut<'_, Result<audit::Verified, audit::VerifyError>>;
 }

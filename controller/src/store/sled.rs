@@ -8,10 +8,11 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
+use host::keyfile;
 use model::limits::COMMIT_QUEUE_MAX;
 use model::revision::Revision;
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +31,10 @@ mod archive;
 mod disk;
 mod read;
 mod trail;
+
+/// The file that says why a store takes no commit.
+const REFUSED: &str = "refused";
+const REFUSAL_BYTES_MAX: usize = 4_096;
 
 /// Why a store did not open.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +82,8 @@ pub struct SledStore {
     handle: Handle,
     segments: Segments,
     path: PathBuf,
+    /// Why it takes no commit.
+    refused: RwLock<Option<String>>,
 }
 
 impl SledStore {
@@ -160,11 +167,46 @@ impl SledStore {
             handle,
             segments,
             path: path.to_owned(),
+            refused: RwLock::new(read_refusal(path)),
         })
+    }
+
+    /// Opens a store that takes no commit, as the next life of the organisation, in which it does. Until
+    /// [`Self::forget_refusal`] it is refused again when it is opened.
+    pub fn open_again(path: &Path, options: Options, incarnation: u64) -> Result<Self, OpenError> {
+        if !path.join("sled").exists() {
+            return Err(OpenError::Missing(path.to_owned()));
+        }
+        let store = Self::start(path, options, |disk| {
+            let meta = disk.load()?.meta;
+            disk.begin(&Meta { incarnation: incarnation.max(meta.incarnation.saturating_add(1)), ..meta })
+        })?;
+        *store.refused.write().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(store)
+    }
+
+    /// Why the store in this folder takes no commit.
+    pub fn refusal(path: &Path) -> Option<String> {
+        read_refusal(path)
+    }
+
+    /// From now on it is taken again when it is opened.
+    pub fn forget_refusal(&self) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(REFUSED))?;
+        std::fs::File::open(&self.path)?.sync_all()
     }
 
     fn trail(&self) -> Result<Trail, String> {
         Ok(Trail { db: self.handle.db()?, shared: Arc::clone(&self.shared), segments: self.segments.clone() })
+    }
+}
+
+/// One that is there and cannot be read is a refusal, too.
+fn read_refusal(path: &Path) -> Option<String> {
+    match keyfile::read(&path.join(REFUSED), REFUSAL_BYTES_MAX) {
+        Ok(why) => Some(String::from_utf8_lossy(why.expose()).into_owned()),
+        Err(error) if error.is_missing() => None,
+        Err(error) => Some(error.to_string()),
     }
 }
 
@@ -187,6 +229,9 @@ impl Drop for SledStore {
 impl Store for SledStore {
     fn commit(&self, commit: Commit) -> Fut<'_, Result<model::revision::Revision, CommitError>> {
         Box::pin(async move {
+            if let Some(why) = self.refused() {
+                return Err(CommitError::Refused(why));
+            }
             let (answer, answered) = oneshot::channel();
             let requests = self.requests.as_ref().ok_or(CommitError::Closed)?;
             requests.send(Request { commit, archived: None, answer }).await.map_err(|_| CommitError::Closed)?;
@@ -250,6 +295,23 @@ impl Store for SledStore {
             let read = tokio::task::spawn_blocking(move || guarded(|| trail.stored(from, max)));
             read.await.map_err(|e| e.to_string()).and_then(|list| list).map_err(ReadError::Damaged)
         })
+    }
+
+    fn audit_head(&self) -> (Revision, audit::Chain) {
+        let state = self.shared.read();
+        (state.meta.revision(), state.meta.audit)
+    }
+
+    fn refuse<'a>(&'a self, why: &'a str) -> Fut<'a, Result<(), String>> {
+        Box::pin(async move {
+            // First in memory: it counts even where the disk does not take it.
+            self.refused.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why.to_owned());
+            keyfile::replace(&self.path.join(REFUSED), why.as_bytes()).map_err(|e| e.to_string())
+        })
+    }
+
+    fn refused(&self) -> Option<String> {
+        self.refused.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn verify_audit(&self) -> Fut<'_, Result<audit::Verified, audit::VerifyError>> {

@@ -12,6 +12,7 @@
     missing_docs
 )]
 
+mod audit;
 mod check;
 mod crash;
 mod demo;

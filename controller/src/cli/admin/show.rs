@@ -36,7 +36,11 @@ pub(super) fn status(reply: &wire::StatusReply, output: &mut Output) -> Result<(
         ("sessions", reply.sessions.to_string()),
         ("join keys", reply.join_keys.to_string()),
     ];
-    rows.iter().try_for_each(|(what, value)| output.line(format!("{what:14} {value}")))
+    rows.iter().try_for_each(|(what, value)| output.line(format!("{what:14} {value}")))?;
+    if reply.refuses.is_empty() {
+        return Ok(());
+    }
+    output.line(format!("{:14} every change, and serves no gateway: {}", "refuses", reply.refuses))
 }
 
 pub(super) fn users(reply: &wire::ListUsersReply, output: &mut Output) -> Result<(), Failure> {

@@ -1,11 +1,13 @@
 //! The audit trail: list, verify, export.
 
 use super::AdminRpc;
+use crate::arrange::heads::sign;
 use crate::audit::{Query, line_of};
 use crate::authz::Caller;
 use crate::directory::Refusal;
 use model::limits::{RPC_MESSAGE_MAX, STORE_VALUE_MAX};
 use model::time::WallMs;
+use node::witness::Witness;
 use proto::admin as wire;
 
 /// Records of a listing for which nobody said how many.
@@ -61,11 +63,24 @@ impl AdminRpc {
         _: &Caller,
         message: wire::ExportAuditRequest,
     ) -> Result<wire::ExportAuditReply, Refusal> {
+        // Before any record is read: the trail only grows, and so the export goes at least as far.
+        let witness = if message.from == 0 { self.signed_head()? } else { String::new() };
         let read = self.organisation.store.audit_stored(message.from.max(1), EXPORTED as u64).await;
         let records = read.map_err(|e| Refusal::Failed(e.to_string()))?;
         let next = records.last().map_or(message.from, |(seq, _)| seq.saturating_add(1));
         // One that is damaged stays as it is as far as JSON can say it: who verifies the export finds it.
         let line = |stored: &[u8]| String::from_utf8_lossy(line_of(stored).unwrap_or_default()).into_owned();
-        Ok(wire::ExportAuditReply { records: records.iter().map(|(_, stored)| line(stored)).collect(), next })
+        Ok(wire::ExportAuditReply { records: records.iter().map(|(_, stored)| line(stored)).collect(), next, witness })
+    }
+
+    /// Up to where the trail goes now.
+    fn signed_head(&self) -> Result<String, Refusal> {
+        let (organisation, failed) = (&self.organisation, |e: &dyn std::fmt::Display| Refusal::Failed(e.to_string()));
+        let org = organisation.org()?;
+        let signed = sign(&organisation.ca, organisation.store.audit_head(), organisation.wall());
+        let signed = signed.map_err(|e| failed(&e))?;
+        let (domain, ca) = (org.trust_domain.to_string(), &org.ca);
+        let witness = Witness::new("controller".to_owned(), domain, &org.key, ca, signed);
+        serde_json::to_string(&witness).map_err(|e| failed(&e))
     }
 }

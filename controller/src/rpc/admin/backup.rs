@@ -1,12 +1,13 @@
 //! Backups, and what waits for an administrator after one was restored.
 
 use super::AdminRpc;
+use crate::arrange::heads::Lost;
 use crate::authz::Caller;
 use crate::backup::Restored;
 use crate::backup::container::{Readers, Recipient};
 use crate::backup::make;
 use crate::directory::{Device, Directory, Draft, Gateway, NodeState, Refusal, User};
-use crate::store::{Reading, Record as _};
+use crate::store::{Reading, Record as _, Versioned};
 use model::limits::{BACKUP_CHUNKS_WAITING_MAX, BACKUP_RECIPIENTS_MAX, COMMIT_KEYS_MAX, LIST_MAX};
 use model::secret::Secret;
 use proto::admin as wire;
@@ -93,6 +94,16 @@ impl Waiting {
     }
 }
 
+fn told(directory: &Directory, lost: &Versioned<Lost>) -> wire::LostRecords {
+    let id = lost.key.as_str().split_once('/').map(|(_, id)| id).unwrap_or_default();
+    let gateway = id.parse().ok().and_then(|id| directory.gateways.find(&id));
+    wire::LostRecords {
+        gateway: gateway.map_or_else(|| id.to_owned(), |gateway| gateway.record.name.to_string()),
+        witnessed: lost.record.head.seq,
+        records: lost.record.records,
+    }
+}
+
 impl AdminRpc {
     /// Begins a backup; what goes wrong on the way comes in the stream.
     pub(super) fn make_backup(&self, caller: &Caller, message: wire::BackupRequest) -> Result<Pieces, Refusal> {
@@ -144,6 +155,7 @@ impl AdminRpc {
         let mut reading = Reading::new(self.organisation.store.as_ref());
         let restored = reading.get::<Restored>(Restored::ID).await.map_err(|e| Refusal::Failed(e.to_string()))?;
         let Some(restored) = restored.map(|held| held.record) else { return Ok(wire::ListRestoredReply::default()) };
+        let lost = reading.list::<Lost>().await.map_err(|e| Refusal::Failed(e.to_string()))?;
         let now = self.organisation.now();
         let in_force = now.policy.as_ref().map_or(0, |fact| fact.record.number);
         let waits = restored.policy.filter(|number| number.saturating_add(1) == in_force);
@@ -156,6 +168,7 @@ impl AdminRpc {
             audit_seq: restored.audit_seq,
             policy_revision: waits.unwrap_or(0),
             waiting: Waiting::all(&now).map(|one| one.told(&now)).collect(),
+            lost: lost.iter().map(|one| told(&now, one)).collect(),
         })
     }
 

@@ -39,6 +39,7 @@ impl AdminRpc {
             join_keys: count(now.join_keys.values().filter(|k| k.record.state(wall) == JoinKeyState::Usable)),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             created_ms: org.created.0,
+            refuses: self.organisation.store.refused().unwrap_or_default(),
         })
     }
 
