@@ -50,6 +50,11 @@ pub trait Arranger: Send + Sync {
     /// [`REVOKE_WAIT_MAX`](model::limits::REVOKE_WAIT_MAX), and tells what is known then.
     fn settled(&self, revision: Revision) -> Fut<'_, Vec<Confirmation>>;
 
+    /// Writes down what waits to be written: the controller stops.
+    fn ending(&self) -> Fut<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// The live grants of a log-in.
     fn grants_of(&self, session: SessionId) -> Fut<'_, Vec<Held>>;
 }

@@ -73,7 +73,8 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
     tracing::info!(socket = %socket.display(), revision = %organisation.now().revision, "the controller runs");
     let store = Arc::clone(&organisation.store);
     manager.ready("serving", move || is_alive(Arc::clone(&store), runtime.clone()));
-    local::serve(listener, AdminRpc::new(organisation, arranger), stop).await?;
+    local::serve(listener, AdminRpc::new(organisation, Arc::clone(&arranger)), stop).await?;
+    arranger.ending().await;
     if !args.local_only
         && let Err(error) = host::nft::remove(crate::front::PROGRAM).await
     {

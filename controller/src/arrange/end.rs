@@ -187,6 +187,9 @@ impl Arranger for Arrangements {
             standing.into_iter().map(confirmation).collect()
         })
     }
+    fn ending(&self) -> Fut<'_, ()> {
+        Box::pin(self.flush_denies())
+    }
     fn grants_of(&self, session: SessionId) -> Fut<'_, Vec<Held>> {
         Box::pin(self.grants_of_session(session))
     }

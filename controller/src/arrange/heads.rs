@@ -181,6 +181,9 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
     }
 
+    /// What was signed once and is not so now.
+    type Harm<'a> = &'a dyn Fn(&mut AuditHead);
+
     const GATEWAY: GatewayId = GatewayId::from_bytes([1; 10]);
 
     fn entry(what: &str) -> Entry {
@@ -263,7 +266,7 @@ mod tests {
         let later = |head: &mut AuditHead| head.seq += 1;
         let fork = |head: &mut AuditHead| head.hash[0] ^= 1;
         let life = |head: &mut AuditHead| head.revision.incarnation += 1;
-        let behind: [(&dyn Fn(&mut AuditHead), &str); 3] =
+        let behind: [(Harm, &str); 3] =
             [(&later, "ends at record"), (&fork, "another record"), (&life, "has seen life")];
         for (change, part) in behind {
             let folder = Folder::new();

@@ -12,6 +12,7 @@ use grant::lease::Moment;
 use grant::ledger::Terms;
 use grant::record::{Cause, Live};
 use model::ids::{GatewayId, GrantId, NodeId};
+use model::limits::COMMIT_AUDIT_MAX;
 use model::net::Rule;
 use model::revision::Revision;
 use model::time::Instant;
@@ -232,7 +233,7 @@ impl Arrangements {
     }
 
     /// Counts a deny; the first of its kind is written at once, repeats together later.
-    pub(super) async fn record_deny(&self, denied: Denied) {
+    pub async fn record_deny(&self, denied: Denied) {
         let (now, wall) = (self.clock.now(), self.clock.wall());
         let entry = self.denies.lock().unwrap_or_else(PoisonError::into_inner).record(now, wall, denied);
         if let Some(entry) = entry {
@@ -248,9 +249,11 @@ impl Arrangements {
         }
     }
 
-    /// Writes one entry that belongs to no change.
-    pub async fn note(&self, entry: crate::audit::Entry) {
-        self.write_entries(vec![entry]).await;
+    /// Writes what was counted so far: the controller stops.
+    pub async fn flush_denies(&self) {
+        let wall = self.clock.wall();
+        let counted = self.denies.lock().unwrap_or_else(PoisonError::into_inner).flush(wall);
+        self.write_entries(counted).await;
     }
 
     /// The grants of a device that live.
@@ -259,14 +262,96 @@ impl Arrangements {
         ledger.all().filter(|l| l.grant.device == device && !l.waiting).map(|l| l.grant.id).collect()
     }
 
-    async fn write_entries(&self, audit: Vec<crate::audit::Entry>) {
-        if let Err(error) = self.store.commit(Commit { audit, ..Commit::default() }).await {
-            tracing::error!(%error, "a deny could not be written to the audit trail");
+    async fn write_entries(&self, entries: Vec<crate::audit::Entry>) {
+        // A commit takes fewer than can be due at once.
+        for some in entries.chunks(COMMIT_AUDIT_MAX) {
+            if let Err(error) = self.store.commit(Commit { audit: some.to_vec(), ..Commit::default() }).await {
+                tracing::error!(%error, "denies could not be written to the audit trail");
+            }
         }
     }
 
     /// Who holds grants through which gateway: for `session list` and `device list`.
     pub async fn live_grants(&self) -> Vec<(GatewayId, Live)> {
         self.ledger.lock().await.all().map(|l| (l.gateway, l.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::arrange::Arrangements;
+    use crate::audit::{Denied, Query, Record};
+    use crate::init::tests::made;
+    use crate::rpc::accept::Connections;
+    use crate::test_support::Folder;
+    use model::limits::{COMMIT_AUDIT_MAX, DENY_KEYS_PER_ACTOR_MAX, DENY_WINDOW};
+    use model::time::{Clock, Instant, WallMs};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A clock that stands until it is set.
+    #[derive(Debug, Default)]
+    struct Still(AtomicU64);
+    impl Clock for Still {
+        fn now(&self) -> Instant {
+            Instant(self.0.load(Ordering::Relaxed))
+        }
+        fn wall(&self) -> WallMs {
+            WallMs(1_700_000_000_000)
+        }
+    }
+
+    /// How many refusals a trail tells of.
+    fn told(records: &[Record]) -> u64 {
+        records.iter().map(|r| r.detail.get("repeated").and_then(serde_json::Value::as_u64).unwrap_or(1)).sum()
+    }
+
+    #[tokio::test]
+    async fn ten_thousand_refused_requests_cost_few_records_and_each_is_counted() {
+        const ACTORS: usize = 40;
+        const REQUESTS: usize = 10_000;
+        let folder = Folder::new();
+        let (organisation, _) = made(&folder).await;
+        let clock = Arc::new(Still::default());
+        let arrangements = Arrangements::restore(
+            Arc::clone(&organisation.store),
+            organisation.directory.clone(),
+            Arc::clone(&organisation.sealer),
+            Arc::clone(&clock) as Arc<dyn Clock>,
+            Arc::new(Connections::default()),
+        )
+        .await
+        .unwrap();
+        let before = organisation.store.audit_head().1.seq;
+        for n in 0..REQUESTS {
+            let denied = Denied {
+                actor: format!("device:{}", n % ACTORS),
+                action: "connect".into(),
+                object: format!("re-{}", n / ACTORS % 125),
+                reason: "no policy permits it".into(),
+            };
+            arrangements.record_deny(denied).await;
+        }
+        let at_once = organisation.store.audit_head().1.seq - before;
+        assert_eq!(at_once, (ACTORS * (DENY_KEYS_PER_ACTOR_MAX + 1)) as u64);
+        // More counts than one commit takes are due together, and none is lost.
+        assert!(at_once > COMMIT_AUDIT_MAX as u64);
+        clock.0.store(u64::try_from(DENY_WINDOW.as_nanos()).unwrap(), Ordering::Relaxed);
+        arrangements.write_denies().await;
+        arrangements.write_denies().await;
+        let written = organisation.store.audit_head().1.seq - before;
+        assert_eq!(written, 2 * at_once);
+        let denies =
+            Query { limit: REQUESTS, action: None, outcome: Some(crate::audit::Outcome::Deny), ..Query::default() };
+        let records = organisation.store.audit(denies.clone()).await.unwrap();
+        assert_eq!(told(&records), REQUESTS as u64);
+        // What is counted when the controller stops is written, too.
+        for _ in 0..10 {
+            let [actor, action] = ["device:x", "login"].map(str::to_owned);
+            arrangements.record_deny(Denied { actor, action, object: "u".into(), reason: "r".into() }).await;
+        }
+        arrangements.flush_denies().await;
+        let records = organisation.store.audit(denies).await.unwrap();
+        assert_eq!(told(&records), REQUESTS as u64 + 10);
     }
 }

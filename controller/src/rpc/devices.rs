@@ -3,7 +3,7 @@
 use crate::arrange::Arrangements;
 use crate::arrange::connect::{Reply, Wish};
 use crate::arrange::lines::DeviceNews;
-use crate::audit::{Entry, Outcome};
+use crate::audit::{Denied, Entry, Outcome};
 use crate::authn;
 use crate::authz::{Caller, refusal};
 use crate::directory::{Counted, Directory, NodeState, PasswordHash, Refusal, Session, SuffixName, sweep};
@@ -66,10 +66,12 @@ impl DevicesRpc {
     async fn check_password(&self, device: DeviceId, name: &str, password: String) -> Result<PasswordHash, Status> {
         let now = self.organisation.clock.now();
         let failures = || self.organisation.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        failures().attempt(now, name, device).map_err(|wait| {
+        let allowed = failures().attempt(now, name, device);
+        if let Err(wait) = allowed {
+            self.deny_login(device, name, "too many failed log-ins").await;
             let minutes = wait.as_secs().div_ceil(60);
-            Status::resource_exhausted(format!("too many failed log-ins; wait {minutes} min"))
-        })?;
+            return Err(Status::resource_exhausted(format!("too many failed log-ins; wait {minutes} min")));
+        }
         let directory = self.organisation.now();
         let stored = directory.user(name).filter(|u| !u.record.disabled).map(|u| u.record.password.clone());
         let matches = authn::verify(Secret::new(password), stored.as_ref()).await;
@@ -77,10 +79,15 @@ impl DevicesRpc {
             failures().passed(name, device);
             return Ok(hash);
         }
-        let shown: String = name.chars().take(64).collect();
-        let entry = Entry::new(self.organisation.wall(), device.to_string(), "login", shown, Outcome::Deny);
-        self.arrangements.note(entry.with("reason", "wrong user or password")).await;
+        self.deny_login(device, name, "wrong user or password").await;
         Err(Status::unauthenticated("wrong user name or password"))
+    }
+
+    /// Counts a refused log-in; equal ones become one record.
+    async fn deny_login(&self, device: DeviceId, name: &str, reason: &str) {
+        let object = name.chars().take(64).collect();
+        let (actor, action, reason) = (device.to_string(), "login".to_owned(), reason.to_owned());
+        self.arrangements.record_deny(Denied { actor, action, object, reason }).await;
     }
 
     async fn open_session(&self, device: DeviceId, name: &str, hash: &PasswordHash) -> Result<Session, Status> {
