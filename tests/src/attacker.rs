@@ -3,6 +3,7 @@
 mod insider;
 mod noise;
 pub mod packet;
+mod storm;
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -73,6 +74,18 @@ enum What {
         #[arg(long, default_value_t = 1_000)]
         initiations: u32,
     },
+    /// As an enrolled node whose client runs here: ask too much of the controller's port; print what was done
+    Storm {
+        /// The client's state
+        #[arg(long, default_value = "/var/lib/umbra/client")]
+        state: PathBuf,
+        /// How
+        #[arg(value_enum)]
+        how: storm::How,
+        /// Seconds
+        #[arg(long, default_value_t = 5)]
+        lasts: u64,
+    },
     /// Claim to be a router, with these networks on the link (RFC 4861)
     Advertise {
         link: String,
@@ -94,12 +107,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let What::Capture { link } = &arguments.what {
         return Ok(capture(link)?);
     }
+    if let What::Storm { state, how, lasts } = &arguments.what {
+        return storm::rage(state, *how, Duration::from_secs(*lasts));
+    }
     if let What::Insider { state, resource } = &arguments.what {
         return insider::hold(state, resource);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &arguments.what {
-        What::Capture { .. } | What::Insider { .. } => Ok(()),
+        What::Capture { .. } | What::Insider { .. } | What::Storm { .. } => Ok(()),
         What::Mac { link } => runtime.block_on(print_mac(link)),
         What::Route { prefix, link, via } => runtime.block_on(set_route(*prefix, link, *via)),
         What::Connect { address, first, last, patience } => {

@@ -10,7 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use model::ids::NodeId;
 use model::limits::{
     ENROL_BYTES_MAX, ENROL_CONNECTIONS_MAX, LATE_CONNECTION_LIFE, PROBE_EVERY, PROVISIONAL_LIFE,
-    RPC_CONNECTIONS_PER_NODE_MAX, RPC_STREAMS_MAX, SILENCE_MAX, TLS_HANDSHAKE_MAX,
+    RPC_CONNECTIONS_PER_NODE_MAX, RPC_STREAMS_MAX, SILENCE_MAX, TLS_HANDSHAKE_MAX, TLS_HANDSHAKES_PER_NODE_MAX,
 };
 use model::pool::Pool;
 use model::time::Clock as _;
@@ -63,6 +63,41 @@ impl Connections {
     }
 }
 
+/// TLS handshakes that are under way, by overlay address: whoever stalls its own takes nobody else's place.
+#[derive(Debug, Default)]
+struct Handshakes(Mutex<BTreeMap<IpAddr, usize>>);
+
+/// The place of one of them.
+struct Handshake {
+    of: Arc<Handshakes>,
+    from: IpAddr,
+}
+
+impl Handshakes {
+    /// None where the address has [`TLS_HANDSHAKES_PER_NODE_MAX`] already.
+    fn begin(self: &Arc<Self>, from: IpAddr) -> Option<Handshake> {
+        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = under_way.entry(from).or_default();
+        if *count >= TLS_HANDSHAKES_PER_NODE_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Handshake { of: Arc::clone(self), from })
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        let mut under_way = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = under_way.get_mut(&self.from) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.remove(&self.from);
+            }
+        }
+    }
+}
+
 /// Serves the control port for as long as the program runs.
 pub async fn serve_control(
     listener: TcpListener,
@@ -73,12 +108,15 @@ pub async fn serve_control(
     routes: Routes,
 ) {
     let acceptor = TlsAcceptor::from(tls);
+    let handshakes = Arc::new(Handshakes::default());
     loop {
         let Some((stream, from)) = accept(&listener).await else { continue };
+        let Some(handshake) = handshakes.begin(from.ip()) else { continue };
         let (acceptor, connections, routes, domain) =
             (acceptor.clone(), Arc::clone(&connections), routes.clone(), domain.clone());
         tokio::spawn(async move {
             let Some(tls) = shake_hands(acceptor, stream).await else { return };
+            drop(handshake);
             let Some((node, late)) = same_node(&tls, &domain, &pool, from) else {
                 tracing::warn!(%from, "a connection was refused: its certificate and its tunnel are not of one node");
                 return;
@@ -99,8 +137,11 @@ pub async fn serve_control(
 pub async fn serve_enrolment(listener: TcpListener, tls: Arc<rustls::ServerConfig>, pool: Pool, routes: Routes) {
     let acceptor = TlsAcceptor::from(tls);
     let room = Arc::new(tokio::sync::Semaphore::new(ENROL_CONNECTIONS_MAX));
+    let handshakes = Arc::new(Handshakes::default());
     loop {
         let Some((stream, from)) = accept(&listener).await else { continue };
+        // For a whole connection: it makes one call.
+        let Some(handshake) = handshakes.begin(from.ip()) else { continue };
         let IpAddr::V6(address) = from.ip() else { continue };
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
         if !pool.provisional_net().contains(from.ip()) {
@@ -108,7 +149,7 @@ pub async fn serve_enrolment(listener: TcpListener, tls: Arc<rustls::ServerConfi
         }
         let (acceptor, routes) = (acceptor.clone(), routes.clone());
         tokio::spawn(async move {
-            let _permit = permit;
+            let (_permit, _handshake) = (permit, handshake);
             let Some(tls) = shake_hands(acceptor, stream).await else { return };
             let mut exporter = [0; 32];
             if tls.get_ref().1.export_keying_material(&mut exporter, EXPORTER_LABEL, None).is_ok() {

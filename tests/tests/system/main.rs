@@ -21,6 +21,7 @@ mod failover;
 mod families;
 mod files;
 mod firewalls;
+mod floods;
 mod flows;
 mod full;
 mod hostile;
