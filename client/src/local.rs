@@ -4,10 +4,9 @@
 use crate::agent::{Order, Reply};
 use crate::daemon::{Command, Front};
 use host::local::{LocalListener, may_administer};
-use model::limits::{ADMIN_CALL_MAX, RPC_STREAMS_MAX};
+use model::limits::{ADMIN_CALL_MAX, JOIN_BYTES_MAX, RPC_STREAMS_MAX};
 use model::secret::Secret;
 use node::cli::ADMIN_GROUP;
-use proto::join::JOIN_BYTES_MAX;
 use proto::local as wire;
 use proto::local::local_server::{Local, LocalServer};
 use tokio::sync::{mpsc, oneshot, watch};

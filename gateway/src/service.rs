@@ -35,7 +35,6 @@ use tonic::transport::server::Connected as _;
 /// Whose firewall tables these are.
 pub const PROGRAM: &str = "gateway";
 const FORWARDING_FILE: &str = "forwarding";
-const JOIN_FILE_MAX: usize = 64 << 10;
 /// How long a command may take to read its answer.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
@@ -122,8 +121,8 @@ async fn start(options: &Up, setup: &Setup, output: &mut Output) -> Result<Node>
         if Identity::load(&options.state).is_ok() {
             tracing::info!("this gateway has joined already; the join file is not used");
         } else {
-            let text =
-                keyfile::read(path, JOIN_FILE_MAX).with_context(|| format!("the join file {}", path.display()))?;
+            let text = keyfile::read(path, model::limits::JOIN_BYTES_MAX)
+                .with_context(|| format!("the join file {}", path.display()))?;
             let wall = host::clock::SystemClock::new().wall();
             let text = std::str::from_utf8(text.expose()).context("the join file is no text")?;
             let file = JoinFile::parse(text, JoinKind::Gateway, wall)?;

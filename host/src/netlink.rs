@@ -10,14 +10,13 @@ pub use watch::{Change, Watch};
 
 use crate::checks::CheckError;
 use crate::sysctl::{self, SysctlError};
+use model::limits::DUMP_TRIES_MAX;
 use model::net::Prefix;
 use nlink::netlink::messages::RouteMessage;
 use nlink::netlink::types::route::RouteType;
 use nlink::{Ipv4Address, Ipv4Route, Ipv6Address, Ipv6Route};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// How often a dump is asked for again when the tables changed under it.
-const DUMP_TRIES: usize = 8;
 /// The table of the machine's own addresses (`ip route show table local`); nobody adds to it by hand.
 const TABLE_LOCAL: u32 = 255;
 /// `addr_gen_mode`: no link-local address of the kernel's making.
@@ -187,7 +186,7 @@ impl Netlink {
         let mut tries = 1;
         loop {
             match self.0.get_routes().await {
-                Err(error) if error.is_dump_interrupted() && tries < DUMP_TRIES => tries += 1,
+                Err(error) if error.is_dump_interrupted() && tries < DUMP_TRIES_MAX => tries += 1,
                 done => return done.map_err(failed("list the routes")),
             }
         }
@@ -198,7 +197,7 @@ impl Netlink {
         let mut tries = 1;
         let addresses = loop {
             match self.0.get_addresses().await {
-                Err(error) if error.is_dump_interrupted() && tries < DUMP_TRIES => tries += 1,
+                Err(error) if error.is_dump_interrupted() && tries < DUMP_TRIES_MAX => tries += 1,
                 done => break done.map_err(failed("list the addresses"))?,
             }
         };

@@ -345,6 +345,8 @@ pub const TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 pub const ENROL_CONNECTIONS_MAX: usize = 256;
 /// Bytes of one Enroll request.
 pub const ENROL_BYTES_MAX: usize = 16 << 10;
+/// Reviews of grants whose revocations are remembered, for those who wait for a change to be enforced.
+pub const REVIEWS_MAX: usize = 1_024;
 /// Messages that wait in one stream; a slower reader gets a fresh snapshot instead.
 pub const STREAM_QUEUE_MAX: usize = 256;
 
@@ -408,6 +410,13 @@ pub const HELD_BYTES_MAX: usize = 16 << 20;
 pub const FINDINGS_MAX: usize = 64;
 
 // -- nodes and the machines that they run on -------------------------------------------------------------------------
+/// Bytes of the largest join file that is read: names, endpoints and prefixes of one organisation have a few thousand.
+pub const JOIN_BYTES_MAX: usize = 64 << 10;
+/// Attempts of one node to connect to the controller at once; that takes [`RPC_CONNECTIONS_PER_NODE_MAX`], and an old one may
+/// not be over yet.
+pub const LINK_ATTEMPTS_MAX: usize = 3;
+/// How often the kernel's tables are asked for again when they changed while they were read.
+pub const DUMP_TRIES_MAX: usize = 8;
 /// Ports and ranges that stay open on one dark machine; each is a rule of its input chain.
 pub const ALLOW_IN_MAX: usize = 64;
 /// Addresses of one name that are used.

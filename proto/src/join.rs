@@ -13,8 +13,6 @@ use serde::{Deserialize, Serialize};
 
 /// The format that this program writes and reads.
 pub const JOIN_VERSION: u32 = 1;
-/// Bytes of the largest join file that is read.
-pub const JOIN_BYTES_MAX: usize = 64 << 10;
 
 /// What a join file admits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,12 +2,12 @@
 
 use super::args::{Args, Command, DownArgs, LoginArgs, UpArgs};
 use super::{input, show};
-use model::limits::RPC_MESSAGE_MAX;
+use model::limits::{JOIN_BYTES_MAX, RPC_MESSAGE_MAX};
 use model::time::Clock as _;
 use node::cli::output::span;
 use node::cli::{Failure, Output};
 use node::local::Program;
-use proto::join::{JOIN_BYTES_MAX, JoinFile, JoinKind};
+use proto::join::{JoinFile, JoinKind};
 use proto::local as wire;
 use proto::local::local_client::LocalClient;
 use std::path::Path;

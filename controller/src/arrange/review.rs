@@ -1,7 +1,7 @@
 //! Which live grants does a change end? Every grant that the change may concern is decided again at once; all of them
 //! each 5 s, because time and ages change by themselves.
 
-use super::state::{Arrangements, REVIEWS_MAX, Review};
+use super::state::{Arrangements, Review};
 use crate::audit::Denied;
 use crate::directory::{
     Device, Directory, Fact, Gateway, NodeState, PolicyRevision, Resource, Session, Site, SuffixName, User,
@@ -12,7 +12,7 @@ use grant::lease::Moment;
 use grant::ledger::Terms;
 use grant::record::{Cause, Live};
 use model::ids::{GatewayId, GrantId, NodeId};
-use model::limits::COMMIT_AUDIT_MAX;
+use model::limits::{COMMIT_AUDIT_MAX, REVIEWS_MAX};
 use model::net::Rule;
 use model::revision::Revision;
 use model::time::Instant;

@@ -24,9 +24,6 @@ use tokio::sync::watch;
 use super::end::Unwritten;
 use super::lines::{GatewayNews, Lines};
 
-/// Reviews whose revocations are remembered, for those who wait for a change to be enforced.
-pub(super) const REVIEWS_MAX: usize = 1_024;
-
 /// A live grant in the store.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -4,7 +4,7 @@
 //! doubled each time), and into a session that the controller has forgotten. So nothing here waits for one: each nudge (a
 //! handshake completed, so the far end is there now) begins another attempt beside it, and the first that connects wins.
 
-use model::limits::SILENCE_MAX;
+use model::limits::{LINK_ATTEMPTS_MAX, SILENCE_MAX};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -14,8 +14,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 const NUDGED_PROBE_MAX: Duration = Duration::from_millis(800);
 /// First and longest pause between two attempts to connect.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// Attempts to connect at once; the controller takes `RPC_CONNECTIONS_PER_NODE_MAX`, and an old one may not be over yet.
-const ATTEMPTS_MAX: usize = 3;
 /// Failures in a row through a living tunnel (a port that is not open yet) after which no handshake shortens the pause.
 const REFUSED_MAX: u32 = 8;
 
@@ -86,7 +84,7 @@ async fn reach<F: Far>(far: &F, nudge: &Notify) -> (Result<F::Channel, String>, 
             Some(done) = attempts.join_next() => {
                 return (done.unwrap_or_else(|error| Err(error.to_string())), nudged);
             }
-            () = nudge.notified(), if attempts.len() < ATTEMPTS_MAX => {
+            () = nudge.notified(), if attempts.len() < LINK_ATTEMPTS_MAX => {
                 nudged = true;
                 deadline = Instant::now() + SILENCE_MAX;
                 attempts.spawn(far.connect());
