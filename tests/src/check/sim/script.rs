@@ -300,6 +300,14 @@ fn fail(world: &mut World) -> Option<()> {
             // Its boot clock may stand still meanwhile; then its wall clock tells.
             let stands = world.dice.chance(50);
             let late = world.dice.below(500) * MS;
+            let asleep = match node {
+                Node::Gateway(n) => world.gateways.get(n)?.asleep,
+                Node::Client(n) => world.clients.get(n)?.asleep,
+            };
+            // Nobody falls asleep twice.
+            if asleep > now {
+                return None;
+            }
             world.note(|| format!("{node:?} sleeps for {} ms", sleep / MS));
             match node {
                 Node::Gateway(n) => {
