@@ -26,8 +26,11 @@ use std::process::ExitCode;
 
 /// The program.
 pub fn main() -> ExitCode {
-    // Prints help and version with 0, errors of usage with 2.
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        // Help and version with 0, errors of usage with 2.
+        Err(error) => return Output::usage(&error.render().to_string(), error.exit_code()),
+    };
     host::keyfile::close_umask();
     let mut output = Output::new("umbra", args.json);
     // Before there is a second thread.

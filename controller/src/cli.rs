@@ -35,8 +35,7 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             // Help and version go to standard output with 0, everything else to standard error with 2.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return Output::usage(&error.render().to_string(), error.exit_code());
         }
     };
     host::keyfile::close_umask();

@@ -108,7 +108,11 @@ fn endpoint(text: &str) -> Result<String, String> {
 
 /// The program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version with 0, errors of usage with 2.
+        Err(error) => return Output::usage(&error.render().to_string(), error.exit_code()),
+    };
     host::keyfile::close_umask();
     let json = matches!(&cli.command, Command::Status(status) | Command::Witness(status) if status.json);
     let mut output = Output::new("umbra-gateway", json);

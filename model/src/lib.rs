@@ -12,4 +12,5 @@ pub mod packet;
 pub mod pool;
 pub mod revision;
 pub mod secret;
+pub mod text;
 pub mod time;

@@ -3,18 +3,18 @@
 //! | file | question |
 //! |---|---|
 //! | `input` | where do passwords and answers come from? |
+//! | `log` | what does a running program say, and is each event one line? |
 //! | `output` | how are tables, JSON and errors written? |
 
 pub mod input;
+mod log;
 pub mod output;
 
+pub use log::{set_log, start_log};
 pub use output::Output;
 
 use model::limits::{INTERVAL_MAX, INTERVAL_MIN, KEY_LIFE};
-use std::io::IsTerminal as _;
-use std::sync::OnceLock;
 use std::time::Duration;
-use tracing_subscriber::EnvFilter;
 
 /// Members of this group of the machine may give its programs orders, as root may.
 pub const ADMIN_GROUP: &str = "umbra";
@@ -75,31 +75,6 @@ impl From<tonic::Status> for Failure {
         };
         Self::new(exit, text)
     }
-}
-
-/// What is logged when nothing is said.
-const LOG_DEFAULT: &str = "info,sled=warn,h2=warn,hyper=warn";
-
-type SetLog = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
-/// How the running log is changed.
-static LOG: OnceLock<SetLog> = OnceLock::new();
-
-/// Sends the log to standard error; `UMBRA_LOG` chooses what is told, `NO_COLOR` is honoured.
-pub fn start_log() {
-    let filter = EnvFilter::try_from_env(crate::settings::LOG).unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
-    let log = log.with_filter_reloading();
-    let handle = log.reload_handle();
-    let _ = LOG.set(Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string())));
-    // A second start in one process (tests) keeps the first log.
-    let _ = log.try_init();
-}
-
-/// Changes what is logged, to what a start does when `filter` is `None`. A filter that is none changes nothing.
-pub fn set_log(filter: Option<&str>) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter.unwrap_or(LOG_DEFAULT)).map_err(|error| error.to_string())?;
-    LOG.get().map_or(Ok(()), |set| set(filter))
 }
 
 /// What this machine calls itself, else `otherwise`.

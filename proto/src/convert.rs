@@ -7,6 +7,7 @@ use model::key::{Psk, PublicKey};
 use model::limits::{AUDIT_SIGNATURE_MAX, LIST_MAX, NAME_MAX, RULES_PER_GRANT_MAX};
 use model::net::{HostName, PortRange, Prefix, Protocol, Rule, Target};
 use model::revision::Revision;
+use model::text::is_hidden;
 use model::time::WallMs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -53,13 +54,9 @@ pub fn bounded<T>(field: &'static str, list: Vec<T>, max: usize) -> Result<Vec<T
     }
 }
 
-/// A name for people: 1 to 64 bytes, no control, bidirectional or invisible characters, no blanks at the ends.
+/// A name for people: 1 to 64 bytes, no control, bidirectional or invisible characters ([`is_hidden`]), no blanks at the ends.
 pub fn display_name(field: &'static str, text: &str) -> Result<String, WireError> {
-    let bad = |c: char| {
-        c.is_control()
-            || matches!(u32::from(c), 0x00ad | 0x061c | 0x180e | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f | 0xfe00..=0xfe0f | 0xfeff | 0xfff9..=0xfffb | 0xe0000..=0xe0fff)
-    };
-    if text.is_empty() || text.len() > NAME_MAX || text.trim() != text || text.chars().any(bad) {
+    if text.is_empty() || text.len() > NAME_MAX || text.trim() != text || text.chars().any(is_hidden) {
         return Err(wrong(
             field,
             format!("must be 1 to {NAME_MAX} bytes of printable text without invisible characters"),

@@ -193,6 +193,26 @@ fn wire_types_stay_in_the_rpc_modules() {
     }
 }
 
+/// Where text reaches a terminal or a log: each of them escapes it.
+const SPEAKERS: [&str; 3] = ["node/src/cli/input.rs", "node/src/cli/log.rs", "node/src/cli/output.rs"];
+
+#[test]
+fn nothing_reaches_a_terminal_or_a_log_but_through_what_escapes_it() {
+    let words = ["print!(", "println!(", "dbg!(", "stdout().lock", "stderr().lock", "(std::io::stderr", "error.exit()"];
+    let folders = MAY_DEPEND.iter().map(|(folder, _)| format!("{folder}/src"));
+    let mut speakers = BTreeSet::new();
+    for (file, text) in folders.flat_map(|folder| sources(&folder)).filter(|(file, _)| !is_test_code(file)) {
+        let found = code(&text).find(|line| words.iter().any(|word| line.contains(word)));
+        if SPEAKERS.contains(&file.as_str()) {
+            assert!(found.is_some() && text.contains("shown("), "{file} says nothing any more, or does not escape it");
+            speakers.insert(file);
+        } else {
+            assert_eq!(found, None, "{file} writes past `node::cli`");
+        }
+    }
+    assert_eq!(speakers.len(), SPEAKERS.len());
+}
+
 #[test]
 fn pure_crates_touch_nothing_outside() {
     for (file, text) in PURE.iter().flat_map(|folder| sources(&format!("{folder}/src"))) {

@@ -5,9 +5,10 @@ use crate::connect::{Standing, Word};
 use crate::rpc;
 use model::grant::CatalogueAddress;
 use model::ids::ResourceId;
-use model::limits::LOCAL_WAITERS_MAX;
+use model::limits::{LOCAL_WAITERS_MAX, NAME_MAX};
 use model::net::HostName;
 use model::secret::Secret;
+use model::text::excerpt;
 use model::time::Instant;
 use proto::convert::millis;
 use proto::local;
@@ -147,7 +148,7 @@ impl Agent {
         if let Some(entry) = self.catalogue.find(name) {
             return Ok(entry.id);
         }
-        let name: String = name.chars().take(100).collect();
+        let name = excerpt(name, NAME_MAX);
         Err(match self.catalogue.session() {
             None if self.catalogue.pending() => {
                 Status::failed_precondition("this machine waits for an administrator to confirm it")

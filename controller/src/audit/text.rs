@@ -1,12 +1,8 @@
 //! How does text from outside get into one line that a terminal shows as it is?
 
+use model::text::is_hidden;
+pub(super) use model::text::shown_json as escape_json;
 use model::time::WallMs;
-
-/// Characters that could break a line, move the cursor or reverse the text around them.
-fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
 
 /// For people: unsafe characters, backslashes and spaces become escapes, so that fields keep their bounds.
 pub(super) fn escape(text: &str) -> String {
@@ -18,22 +14,8 @@ pub(super) fn escape(text: &str) -> String {
         match c {
             '\\' => out.push_str("\\\\"),
             ' ' => out.push_str("\\x20"),
-            c if is_unsafe(c) => out.extend(c.escape_unicode()),
+            c if is_hidden(c) => out.extend(c.escape_unicode()),
             c => out.push(c),
-        }
-    }
-    out
-}
-
-/// In encoded JSON such characters stand only inside strings, where `\uXXXX` means the same.
-pub(super) fn escape_json(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for c in json.chars() {
-        if is_unsafe(c) {
-            let mut units = [0; 2];
-            c.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
-        } else {
-            out.push(c);
         }
     }
     out
@@ -43,7 +25,8 @@ pub(super) fn escape_json(json: &str) -> String {
 pub(super) fn clip(text: &str, max: usize) -> String {
     let (mut len, mut out) = (0, String::new());
     for c in text.chars() {
-        len += if is_unsafe(c) || c == '"' || c == '\\' { 6 } else { c.len_utf8() };
+        // An escape of JSON is six bytes for each unit of UTF-16.
+        len += if is_hidden(c) || c == '"' || c == '\\' { 6 * c.len_utf16() } else { c.len_utf8() };
         if len > max {
             break;
         }
@@ -93,9 +76,9 @@ mod tests {
 
     #[test]
     fn unsafe_characters_never_get_through() {
-        let evil = "a\n\r\u{1b}[2J\u{0}\u{7f}\u{9b}\u{2028}\u{202e}\u{2066}\u{200f}\u{feff} b\\ä";
+        let evil = "a\n\r\u{1b}[2J\u{0}\u{7f}\u{9b}\u{2028}\u{202e}\u{2066}\u{200f}\u{feff}\u{e0041} b\\ä";
         for out in [escape(evil), escape_json(&serde_json::to_string(evil).unwrap())] {
-            assert!(!out.chars().any(is_unsafe), "{out:?}");
+            assert!(!out.chars().any(is_hidden), "{out:?}");
         }
         let json = escape_json(&serde_json::to_string(evil).unwrap());
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), evil);
@@ -104,7 +87,7 @@ mod tests {
 
     #[test]
     fn clipped_text_keeps_its_bound_when_encoded() {
-        for c in ['a', 'ä', '\u{0}', '"', '\\', '\u{202e}', '🦀'] {
+        for c in ['a', 'ä', '\u{0}', '"', '\\', '\u{202e}', '\u{e0041}', '🦀'] {
             let clipped = clip(&c.to_string().repeat(1_000), 256);
             let encoded = escape_json(&serde_json::to_string(&clipped).unwrap());
             assert!(!clipped.is_empty() && encoded.len() <= 256 + 2, "{c:?} {}", encoded.len());

@@ -6,7 +6,9 @@ use crate::arrange::lines::DeviceNews;
 use crate::audit::{Denied, Entry, Outcome};
 use crate::authn;
 use crate::authz::{Caller, refusal};
-use crate::directory::{Counted, Directory, NodeState, PasswordHash, Refusal, Session, SuffixName, sweep};
+use crate::directory::{
+    Counted, Directory, Name, NameError, NodeState, PasswordHash, Refusal, Session, SuffixName, sweep,
+};
 use crate::judge;
 use crate::organisation::Organisation;
 use crate::rpc::nodes::caller_of;
@@ -85,7 +87,7 @@ impl DevicesRpc {
 
     /// Counts a refused log-in; equal ones become one record.
     async fn deny_login(&self, device: DeviceId, name: &str, reason: &str) {
-        let object = name.chars().take(64).collect();
+        let object = name.to_owned();
         let (actor, action, reason) = (device.to_string(), "login".to_owned(), reason.to_owned());
         self.arrangements.record_deny(Denied { actor, action, object, reason }).await;
     }
@@ -303,8 +305,11 @@ impl Devices for DevicesRpc {
     async fn login(&self, request: Request<v1::LoginRequest>) -> Result<Response<v1::LoginReply>, Status> {
         let device = device_of(&request)?;
         let v1::LoginRequest { user, password } = request.into_inner();
-        let hash = self.check_password(device, &user, password).await?;
-        let session = self.open_session(device, &user, &hash).await?;
+        // What can be nobody's name is neither counted nor kept.
+        let user: Name = user.parse().map_err(|e: NameError| Status::invalid_argument(e.to_string()))?;
+        let user = user.as_str();
+        let hash = self.check_password(device, user, password).await?;
+        let session = self.open_session(device, user, &hash).await?;
         let ends_in_ms = millis(session.ends.since(self.organisation.wall()));
         Ok(Response::new(v1::LoginReply { session: session.id.to_string(), ends_in_ms }))
     }

@@ -18,7 +18,7 @@ use model::pool::NatPool;
 use model::revision::{Digest, Revision};
 use model::time::{Clock, WallMs};
 use node::Runtime;
-use proto::convert::{WireError, address, array, bounded, id, millis, protocol, required, wrong};
+use proto::convert::{WireError, address, array, bounded, display_name, id, millis, protocol, required, wrong};
 use proto::v1;
 use proto::v1::gateway_down::What as DownWhat;
 use proto::v1::gateway_up::What as UpWhat;
@@ -205,8 +205,9 @@ fn read(message: v1::GatewayUp) -> Result<Up, WireError> {
         UpWhat::Report(r) => {
             let names = bounded("names", r.names, LIST_MAX)?.into_iter();
             let names = names.map(|n| Ok((n.name.parse().map_err(|e| wrong("names", e))?, n.v4, n.v6)));
-            let drops = bounded("drops", r.drops, LIST_MAX)?.into_iter().map(|c| (c.reason, c.count)).collect();
-            Ok(Up::Report(names.collect::<Result<_, WireError>>()?, drops))
+            let drops = bounded("drops", r.drops, LIST_MAX)?.into_iter();
+            let drops = drops.map(|c| Ok((display_name("drops.reason", &c.reason)?, c.count)));
+            Ok(Up::Report(names.collect::<Result<_, WireError>>()?, drops.collect::<Result<_, WireError>>()?))
         }
     }
 }

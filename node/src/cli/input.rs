@@ -3,6 +3,7 @@
 use super::Failure;
 use model::limits::PASSWORD_MAX;
 use model::secret::Secret;
+use model::text::shown;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read, Write as _};
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::path::Path;
 fn prompt(text: &str) {
     let mut out = io::stderr().lock();
     // A terminal that cannot be written to shows no question; the answer is still read.
-    let _ = write!(out, "{text}").and_then(|()| out.flush());
+    let _ = write!(out, "{}", shown(text)).and_then(|()| out.flush());
 }
 
 /// A secret from a file; `-` or nothing is the terminal or standard input. One line end at its end is not part of it.

@@ -1,6 +1,7 @@
 //! How are tables, JSON and errors written? Results to standard output; progress, questions and errors to standard error.
 
 use super::Failure;
+use model::text::{shown, shown_json};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::io::{self, Write as _};
@@ -15,19 +16,6 @@ pub struct Output {
     json: bool,
     /// What would have gone to standard output, where that is kept instead.
     kept: Option<String>,
-}
-
-/// Text from outside as a terminal may show it: nothing that moves the cursor, hides or reorders (Unicode TR 36).
-pub fn shown(text: &str) -> String {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(u32::from(c), 0x061c | 0x180e | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f | 0xfeff)
-    };
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if hidden(c) { out.extend(c.escape_unicode()) } else { out.push(c) }
-    }
-    out
 }
 
 impl Output {
@@ -91,7 +79,7 @@ impl Output {
             }
         }
         let text = serde_json::to_string_pretty(&Value::Object(all)).map_err(Failure::failed)?;
-        self.raw(&(text + "\n"))?;
+        self.raw(&(shown_json(&text) + "\n"))?;
         Ok(true)
     }
 
@@ -121,6 +109,16 @@ impl Output {
             self.line(cells.join("  ").trim_end())?;
         }
         Ok(())
+    }
+
+    /// What clap says of arguments that it does not take, or of `--help`; answers its exit code. What was typed may be in it.
+    pub fn usage(text: &str, exit: i32) -> ExitCode {
+        let text: String = text.lines().map(|line| shown(line) + "\n").collect();
+        let _ = match exit {
+            0 => io::stdout().lock().write_all(text.as_bytes()),
+            _ => io::stderr().lock().write_all(text.as_bytes()),
+        };
+        ExitCode::from(u8::try_from(exit).unwrap_or(2))
     }
 
     /// Tells a failure and answers its exit code.
@@ -173,6 +171,15 @@ mod tests {
         let value: Value = serde_json::from_str(output.kept()).unwrap();
         assert_eq!(value, serde_json::json!({ "schema": 1, "a": 1 }));
         assert!(!Output::keeping(false).json(&1).unwrap());
+    }
+
+    #[test]
+    fn json_shows_nothing_hidden_and_means_the_same() {
+        let mut output = Output::keeping(true);
+        let evil = "\u{1b}[2J\n\u{7f}\u{9b}2J\u{202e}\u{200b}\u{e0041}";
+        assert!(output.json(&serde_json::json!({ evil: evil })).unwrap());
+        assert!(output.kept().is_ascii() && !output.kept().contains(['\u{1b}', '\u{7f}']), "{}", output.kept());
+        assert_eq!(serde_json::from_str::<Value>(output.kept()).unwrap()[evil], evil);
     }
 
     #[test]
