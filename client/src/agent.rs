@@ -99,6 +99,8 @@ pub struct Agent {
     shown: bool,
     /// Real prefixes that lead nowhere when the device goes.
     beneath: Option<Vec<Prefix>>,
+    /// What the kernel keeps from every other way.
+    on_tunnel: Option<nft::Held>,
     names: Arc<Resolver>,
     takeover: Option<Takeover>,
     dns_checked: Instant,
@@ -155,6 +157,7 @@ impl Agent {
             told: false,
             shown: false,
             beneath: None,
+            on_tunnel: None,
             names,
             takeover,
             dns_checked: Instant(0),
@@ -515,12 +518,12 @@ impl Agent {
         if let Some(takeover) = &mut self.takeover {
             takeover.route(self.overlay.link(), &self.held);
         }
-        let held = self.held.prefixes.iter().filter(|prefix| self.place.admits_prefix(prefix).is_ok());
+        let held = self.held.prefixes.iter().filter(|prefix| self.place.trusts_prefix(prefix).is_ok());
         let beneath: Vec<Prefix> = held.copied().collect();
+        self.keep_on_tunnel(&beneath).await;
         if self.beneath.as_ref() == Some(&beneath) {
             return;
         }
-        self.keep_on_tunnel(&beneath).await;
         let pool = [self.identity.pool.v4(), self.identity.pool.v6()];
         let all: Vec<Prefix> = pool.into_iter().chain(beneath.iter().copied()).collect();
         match self.overlay.netlink().hold_blackholes(Holder::Client, &all).await {
@@ -530,11 +533,19 @@ impl Agent {
     }
 
     /// Whatever other routes say: real addresses of resources leave through the tunnel. Those of the pool do so anyway.
-    async fn keep_on_tunnel(&self, prefixes: &[Prefix]) {
+    async fn keep_on_tunnel(&mut self, prefixes: &[Prefix]) {
         let prefixes: Vec<Prefix> = prefixes.iter().take(GUARDED_PREFIXES_MAX).copied().collect();
-        let held = nft::Held { program: PROGRAM.into(), tun: self.overlay.name().to_owned(), prefixes };
-        if let Err(error) = held.apply().await {
-            tracing::warn!(%error, "a route of the network could lead packets for resources past the tunnel");
+        let inside = |net: &Prefix| prefixes.iter().any(|prefix| prefix.covers(net));
+        let local = self.place.attached().filter(inside).take(GUARDED_PREFIXES_MAX).collect();
+        let held = nft::Held { program: PROGRAM.into(), tun: self.overlay.name().to_owned(), prefixes, local };
+        if self.on_tunnel.as_ref() == Some(&held) {
+            return;
+        }
+        match held.apply().await {
+            Ok(()) => self.on_tunnel = Some(held),
+            Err(error) => {
+                tracing::warn!(%error, "a route of the network could lead packets for resources past the tunnel");
+            }
         }
     }
 

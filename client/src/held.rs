@@ -37,7 +37,7 @@ impl Held {
             names.filter(|name| !entry.suffixes.iter().any(|suffix| name != suffix && name.is_in(suffix)))
         });
         let suffixes = plan.names.iter().flat_map(|entry| entry.suffixes.iter().cloned());
-        let real = plan.host.keys().filter(|prefix| !pool.contains(prefix.address())).copied();
+        let real = plan.kept.iter().filter(|prefix| !pool.contains(prefix.address())).copied();
         Self {
             version: VERSION,
             names: named.collect::<BTreeSet<_>>().into_iter().take(HELD_MAX).collect(),
@@ -83,6 +83,7 @@ mod tests {
     use super::*;
     use crate::testkit::{Folder, entry};
     use model::grant::CatalogueEntry;
+    use std::collections::BTreeMap;
     use std::net::IpAddr;
 
     fn pool() -> Pool {
@@ -92,7 +93,8 @@ mod tests {
     fn plan(entries: Vec<CatalogueEntry>) -> Plan {
         let own: IpAddr = "10.77.1.7".parse().unwrap();
         let prefixes = entries.iter().flat_map(|e| &e.addresses).filter_map(|a| a.v4);
-        Plan { host: prefixes.map(|prefix| (prefix, own)).collect(), names: entries, ..Plan::default() }
+        let host: BTreeMap<Prefix, IpAddr> = prefixes.map(|prefix| (prefix, own)).collect();
+        Plan { kept: host.keys().copied().collect(), host, names: entries, ..Plan::default() }
     }
 
     #[test]

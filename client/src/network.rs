@@ -31,14 +31,15 @@ impl Surroundings {
         Ok(Self { addresses, routes })
     }
 
-    /// Networks that a route of ours must not swallow. Default routes are everybody's.
+    /// The networks around: attached are those that this machine has an address in, whatever a route says of itself, for routes
+    /// are what a lying network hands out. Default routes are everybody's.
     pub fn local_nets(&self) -> Vec<LocalNet> {
-        let attached = self.addresses.iter().map(|a| LocalNet { prefix: a.prefix, on_link: true });
+        let attached = self.addresses.iter().map(|a| LocalNet { prefix: a.prefix, attached: true });
         let routed = self.routes.iter().filter(|r| r.unicast && r.destination.bits() > 0);
-        let routed = routed.map(|r| LocalNet { prefix: r.destination, on_link: r.gateway.is_none() });
+        let routed = routed.map(|r| LocalNet { prefix: r.destination, attached: false });
         let mut nets: Vec<LocalNet> = Vec::new();
         for net in attached.chain(routed) {
-            if !nets.contains(&net) {
+            if !nets.iter().any(|known| known.prefix == net.prefix) {
                 nets.push(net);
             }
         }
@@ -117,11 +118,13 @@ mod tests {
                 route("0.0.0.0/0", Some("192.168.1.1"), true),
                 route("192.168.1.0/24", None, true),
                 route("172.16.0.0/12", Some("192.168.1.9"), true),
+                route("10.20.0.8/29", None, true),
                 route("10.9.0.0/16", None, false),
             ],
         };
-        let net = |prefix: &str, on_link| LocalNet { prefix: prefix.parse::<Prefix>().unwrap(), on_link };
-        assert_eq!(around.local_nets(), [net("192.168.1.0/24", true), net("172.16.0.0/12", false)]);
+        let net = |prefix: &str, attached| LocalNet { prefix: prefix.parse::<Prefix>().unwrap(), attached };
+        let nets = [net("192.168.1.0/24", true), net("172.16.0.0/12", false), net("10.20.0.8/29", false)];
+        assert_eq!(around.local_nets(), nets);
         assert!(is_own(Change::Link(7), 7) && !is_own(Change::Address(6), 7) && !is_own(Change::Route, 7));
     }
 }

@@ -2,8 +2,8 @@
 //! why, and what each packet finds at its destination.
 //!
 //! Accepted are virtual addresses of the pool, real prefixes inside those that the join file allows, and names in the
-//! zones that it allows (and `umbra.internal`). Never a default route, an on-link network, or the outside address of a
-//! controller or gateway.
+//! zones that it allows (and `umbra.internal`). Never a default route, a network that this machine is attached to, or the
+//! outside address of a controller or gateway. What a network says with routes alone changes nothing of that: it could lie.
 
 use crate::catalogue::Catalogue;
 use crate::connect::Book;
@@ -13,7 +13,7 @@ use model::limits::FINDINGS_MAX;
 use model::net::{HostName, Prefix, never_a_target};
 use model::pool::Pool;
 use model::time::Instant;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tunnel::{RouteEntry, RouteState, Routes};
 
@@ -22,8 +22,8 @@ use tunnel::{RouteEntry, RouteState, Routes};
 pub struct LocalNet {
     /// Where.
     pub prefix: Prefix,
-    /// Neighbours are there, not a router's far side.
-    pub on_link: bool,
+    /// This machine has an address in it; otherwise a route leads there.
+    pub attached: bool,
 }
 
 /// What this machine is, and what it accepts.
@@ -52,6 +52,9 @@ pub struct Plan {
     pub host: BTreeMap<Prefix, IpAddr>,
     /// For the resolver: the entries, with only those names and addresses that are accepted.
     pub names: Vec<CatalogueEntry>,
+    /// What leaves this machine through the tunnel or not at all: all of `host`, and real prefixes that could not be routed because
+    /// a network here has them, too.
+    pub kept: BTreeSet<Prefix>,
     /// What was refused or overlaps, for people.
     pub findings: Vec<String>,
 }
@@ -90,6 +93,9 @@ const OUTSIDE_ZONES: &str = "it is outside the zones that the join file allows t
 impl Plan {
     /// Routes one prefix, if it may be.
     fn route(&mut self, place: &Place, entry: &CatalogueEntry, prefix: Prefix, book: &Book, now: Instant) -> bool {
+        if place.trusts_prefix(&prefix).is_ok() {
+            self.kept.insert(prefix);
+        }
         let source = place.own.iter().find(|a| a.is_ipv4() == prefix.address().is_ipv4());
         let accepted = match (place.admits_prefix(&prefix), source) {
             (Err(why), _) => Err(why),
@@ -101,10 +107,12 @@ impl Plan {
                 for net in
                     place.local.iter().filter(|n| prefix.covers(&n.prefix) && !place.pool.contains(prefix.address()))
                 {
-                    self.find(format!(
-                        "{prefix} of {} contains {}, a network of this machine: that part stays local",
-                        entry.name, net.prefix
-                    ));
+                    let (what, so) = if net.attached {
+                        ("a network of this machine", "that part stays local")
+                    } else {
+                        ("where a route of this network leads", "packets that would follow it are dropped")
+                    };
+                    self.find(format!("{prefix} of {} contains {}, {what}: {so}", entry.name, net.prefix));
                 }
                 let state = state(book, &entry.id, &prefix, now);
                 let route = RouteEntry { resource: entry.id, ports: entry.ports.clone(), state };
@@ -152,8 +160,24 @@ impl Place {
         zones.iter().filter(|zone| self.admits_name(zone)).cloned().collect()
     }
 
-    /// May this be routed into the tunnel?
-    pub fn admits_prefix(&self, prefix: &Prefix) -> Result<(), String> {
+    /// May this be routed into the tunnel, here and now?
+    fn admits_prefix(&self, prefix: &Prefix) -> Result<(), String> {
+        self.trusts_prefix(prefix)?;
+        match self.attached().find(|net| net.covers(prefix)) {
+            Some(net) => Err(format!(
+                "it overlaps {net}, a network that this machine is attached to; packets for it are dropped rather than sent there"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Networks that this machine has an address in.
+    pub fn attached(&self) -> impl Iterator<Item = Prefix> {
+        self.local.iter().filter(|net| net.attached).map(|net| net.prefix)
+    }
+
+    /// May the organisation have resources there, whatever networks are around?
+    pub fn trusts_prefix(&self, prefix: &Prefix) -> Result<(), String> {
         let address = prefix.address();
         if self.pool.contains(address) {
             let ok = prefix.is_host() && self.pool.is_virtual(address);
@@ -171,10 +195,7 @@ impl Place {
         if let Some(outside) = self.outside.iter().find(|a| prefix.contains(**a)) {
             return Err(format!("it contains {outside}, where a controller or gateway is reached"));
         }
-        match self.local.iter().find(|n| n.prefix == *prefix || (n.on_link && n.prefix.covers(prefix))) {
-            Some(net) => Err(format!("it overlaps {}, a network that this machine is attached to", net.prefix)),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -198,7 +219,7 @@ mod tests {
             own: vec!["10.77.1.7".parse().unwrap(), "fd12:3456:789a:1::7".parse().unwrap()],
             prefixes: vec![prefix("192.168.0.0/16"), prefix("2001:db8::/32")],
             zones: vec!["corp.example".parse().unwrap()],
-            local: vec![LocalNet { prefix: prefix("192.168.1.0/24"), on_link: true }],
+            local: vec![LocalNet { prefix: prefix("192.168.1.0/24"), attached: true }],
             outside: vec!["192.168.9.9".parse().unwrap()],
         }
     }
@@ -223,6 +244,7 @@ mod tests {
         ] {
             let plan = routed(good);
             assert_eq!(plan.host, BTreeMap::from([(prefix(good), source.parse().unwrap())]), "{good}");
+            assert!(plan.kept.iter().eq(plan.host.keys()), "{good}");
             assert!(plan.findings.is_empty());
             assert_eq!(plan.routes.entries[&prefix(good)][0].state, RouteState::Ask);
         }
@@ -260,6 +282,29 @@ mod tests {
         let plan = plan(&place, &catalogue(vec![entry(1, "lan", "192.168.0.0/16")]), &Book::default(), NOW);
         assert!(plan.host.contains_key(&prefix("192.168.0.0/16")));
         assert!(plan.findings[0].contains("192.168.1.0/24"), "{:?}", plan.findings);
+    }
+
+    #[test]
+    fn what_the_network_here_claims_is_kept_from_it() {
+        let mut place = place();
+        let claim = |text, attached| LocalNet { prefix: prefix(text), attached };
+        place.local = vec![claim("192.168.5.0/24", false), claim("192.168.6.0/24", true)];
+        let routed = |to| plan(&place, &catalogue(vec![entry(1, "thing", to)]), &Book::default(), NOW);
+        // A route alone, of the same prefix or a part of it, moves nothing.
+        for (to, findings) in [("192.168.5.0/24", 1), ("192.168.4.0/23", 1), ("192.168.5.9", 0)] {
+            let plan = routed(to);
+            assert!(plan.host.contains_key(&prefix(to)) && plan.kept.contains(&prefix(to)), "{to}");
+            assert_eq!(plan.findings.len(), findings, "{to}: {:?}", plan.findings);
+            assert!(plan.findings.iter().all(|said| said.ends_with("dropped")), "{to}: {:?}", plan.findings);
+        }
+        // A network that this machine is in has its addresses, but does not get packets that are meant for the resource.
+        let plan = routed("192.168.6.9");
+        assert!(plan.host.is_empty() && plan.kept.contains(&prefix("192.168.6.9")), "{plan:?}");
+        assert!(plan.findings[0].contains("dropped rather than sent"), "{:?}", plan.findings);
+        // What nobody may claim is not kept from anybody.
+        for to in ["203.0.113.0/24", "192.168.9.0/24", "0.0.0.0/0"] {
+            assert!(routed(to).kept.is_empty(), "{to}");
+        }
     }
 
     #[test]

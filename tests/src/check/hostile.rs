@@ -26,15 +26,20 @@ pub struct Arguments {
 }
 
 /// A lie of the network.
+#[derive(Default)]
 struct Trick {
     name: &'static str,
     routes: Vec<String>,
     advertised: Vec<String>,
+    /// The attacker answers for the real addresses on the link itself, so that routes need no router.
+    on_link: bool,
+    /// Addresses that the laptop is given.
+    leased: Vec<String>,
 }
 
 impl Trick {
     fn routes(name: &'static str, routes: impl IntoIterator<Item = String>) -> Self {
-        Self { name, routes: routes.into_iter().collect(), advertised: Vec::new() }
+        Self { name, routes: routes.into_iter().collect(), ..Self::default() }
     }
 }
 
@@ -51,7 +56,18 @@ fn tricks(stage: &Stage) -> Vec<Trick> {
         Trick::routes("each real address", real.clone()),
         Trick::routes("the real prefixes themselves", list(&["10.20.0.8/29", "fd20::10/124"])),
         Trick::routes("all of that", [virtual_hosts, real, list(&["10.77.0.0/17", "::/1"])].concat()),
-        Trick { name: "a router advertisement", routes: Vec::new(), advertised: vec!["fd20::/64".to_owned(), pool_v6] },
+        Trick {
+            on_link: true,
+            ..Trick::routes("the real prefixes, on the link", list(&["10.20.0.8/29", "10.20.0.10/32", "fd20::10/124"]))
+        },
+        // TunnelCrack's LocalNet (CVE-2023-36672): what is called local is not meant to be tunnelled.
+        Trick {
+            name: "a lease in a network around the real addresses",
+            on_link: true,
+            leased: list(&["10.20.0.1/28", "fd20::1/120"]),
+            ..Trick::default()
+        },
+        Trick { name: "a router advertisement", advertised: vec!["fd20::/64".to_owned(), pool_v6], ..Trick::default() },
     ]
 }
 
@@ -73,14 +89,45 @@ pub fn check(arguments: &Arguments) -> anyhow::Result<Tally> {
     Ok(tally)
 }
 
-fn route(stage: &Stage, verb: &str, prefix: &str) -> anyhow::Result<()> {
+fn route(stage: &Stage, verb: &str, prefix: &str, on_link: bool) -> anyhow::Result<()> {
     let [v4, v6, ..] = Name::Stranger.outside()[..] else { anyhow::bail!("the stranger has no two addresses") };
     let four = !prefix.contains(':');
     let (family, via) = if four { ("-4", v4.to_string()) } else { ("-6", v6.to_string()) };
+    let via: &[&str] = if on_link { &[] } else { &["via", &via] };
     // Before every other route of the same prefix.
-    let words = ["ip", family, "route", verb, prefix, "via", &via, "dev", OUTSIDE_LINK];
     let metric: &[&str] = if four { &[] } else { &["metric", "1"] };
-    done(&stage.world, Name::Laptop, &[&words[..], metric].concat())?;
+    let words = [&["ip", family, "route", verb, prefix][..], via, &["dev", OUTSIDE_LINK], metric].concat();
+    done(&stage.world, Name::Laptop, &words)?;
+    Ok(())
+}
+
+fn address(stage: &Stage, host: Name, verb: &str, prefix: &str) -> anyhow::Result<()> {
+    let at_once: &[&str] = if prefix.contains(':') && verb == "add" { &["nodad"] } else { &[] };
+    let words = [&["ip", "address", verb, prefix, "dev", OUTSIDE_LINK][..], at_once].concat();
+    done(&stage.world, host, &words)?;
+    Ok(())
+}
+
+/// What the attacker answers for when it is on the link.
+const CLAIMED: [&str; 3] = ["10.20.0.10/32", "10.20.0.14/32", "fd20::10/128"];
+
+/// Begins a trick, or takes it back; when this returns, the client has seen that.
+fn turn(stage: &Stage, trick: &Trick, begins: bool) -> anyhow::Result<()> {
+    let verb = if begins { "add" } else { "del" };
+    let mark = stage.client.mark();
+    for prefix in CLAIMED.iter().filter(|_| trick.on_link) {
+        address(stage, Name::Stranger, verb, prefix)?;
+    }
+    for prefix in &trick.leased {
+        address(stage, Name::Laptop, verb, prefix)?;
+    }
+    for prefix in &trick.routes {
+        let verb = if begins && !prefix.contains(':') { "prepend" } else { verb };
+        route(stage, verb, prefix, trick.on_link)?;
+    }
+    if !trick.routes.is_empty() || !trick.leased.is_empty() {
+        stage.client.wait_for_line_after(mark, "the network changed", SOON)?;
+    }
     Ok(())
 }
 
@@ -88,9 +135,7 @@ fn play(stage: &Stage, trick: &Trick, tally: &mut Tally) -> anyhow::Result<()> {
     stage.is_reached()?;
     let watch = stage.watch_laptop(true)?;
     let nag = stage.nag_laptop()?;
-    for prefix in &trick.routes {
-        route(stage, if prefix.contains(':') { "add" } else { "prepend" }, prefix)?;
-    }
+    turn(stage, trick, true)?;
     if !trick.advertised.is_empty() {
         let advertised: Vec<&str> = trick.advertised.iter().map(String::as_str).collect();
         let words = [&["umbra-lab", "__attack", "advertise", OUTSIDE_LINK][..], &advertised].concat();
@@ -107,9 +152,7 @@ fn play(stage: &Stage, trick: &Trick, tally: &mut Tally) -> anyhow::Result<()> {
         writeln!(io::stdout(), "{}: leaked {leak}", trick.name)?;
     }
     tally.wrong("leaked", u64::try_from(leaks.len()).unwrap_or(u64::MAX));
-    for prefix in &trick.routes {
-        route(stage, "del", prefix)?;
-    }
+    turn(stage, trick, false)?;
     // On an honest network it is all there again.
     if stage.is_reached().is_err() {
         writeln!(io::stdout(), "{}: nothing is reached any more afterwards", trick.name)?;

@@ -7,7 +7,7 @@ use host::namespace::{Namespaces, ProcessHandle, Signal};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -89,24 +89,7 @@ impl Host {
 
     /// As `run`, for a command made by [`Host::command`]. Its input is empty unless set.
     pub fn run_command(&self, command: &mut Command, limit: Duration) -> Result<Finished, LabError> {
-        let what = format!("{:?} on {}", command.get_program(), self.name);
-        let started = Instant::now();
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(LabError::while_doing(what.clone()))?;
-        let process = ProcessHandle::open(child.id()).map_err(LabError::while_doing("pidfd_open"))?;
-        let stdout = collect(child.stdout.take());
-        let stderr = collect(child.stderr.take());
-        let ended = process.wait(limit).map_err(LabError::while_doing("poll"))?;
-        if !ended {
-            let _gone_already = process.signal(Signal::Kill);
-        }
-        let status = child.wait().map_err(LabError::while_doing(what.clone()))?;
-        let took = started.elapsed();
-        let (stdout, stderr) = (received(&stdout), received(&stderr));
-        if !ended {
-            return Err(LabError::TooLate { what: format!("the end of {what}"), limit, tail: stdout + &stderr });
-        }
-        Ok(Finished { status, stdout, stderr, took })
+        run_to_its_end(command, &format!("{:?} on {}", command.get_program(), self.name), limit)
     }
 
     /// Starts a program that stays; its lines go to `logs/LABEL.log` of the world. It ends with the [`Daemon`] or the
@@ -124,6 +107,33 @@ impl Host {
         };
         part("/etc/umbra", "etc").or_else(|| part("/var/lib/umbra", "lib"))
     }
+}
+
+/// Runs a command with no input; what takes longer than `limit` is killed, and `TooLate` returned with what it had said.
+pub fn run_to_its_end(command: &mut Command, what: &str, limit: Duration) -> Result<Finished, LabError> {
+    let doing = |error| LabError::while_doing(what.to_owned())(error);
+    let started = Instant::now();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(doing)?;
+    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
+    let ended = end_within(&child, limit)?;
+    let status = child.wait().map_err(doing)?;
+    let took = started.elapsed();
+    let (stdout, stderr) = (received(&stdout), received(&stderr));
+    if !ended {
+        return Err(LabError::TooLate { what: format!("the end of {what}"), limit, tail: stdout + &stderr });
+    }
+    Ok(Finished { status, stdout, stderr, took })
+}
+
+/// Waits for the end of a process for so long; then it is killed. Says whether it ended by itself.
+pub fn end_within(child: &Child, limit: Duration) -> Result<bool, LabError> {
+    let process = ProcessHandle::open(child.id()).map_err(LabError::while_doing("pidfd_open"))?;
+    let ended = process.wait(limit).map_err(LabError::while_doing("poll"))?;
+    if !ended {
+        let _gone_already = process.signal(Signal::Kill);
+    }
+    Ok(ended)
 }
 
 /// Reads a pipe to its end on a thread of its own.

@@ -32,7 +32,7 @@ pub mod world;
 
 pub use daemon::Daemon;
 pub use error::LabError;
-pub use host::{Finished, Host};
+pub use host::{Finished, Host, run_to_its_end};
 pub use impairment::Impairment;
 pub use topology::Name;
 pub use world::{Options, World};

@@ -2,7 +2,7 @@
 
 use super::error::{LabError, check_tun};
 use super::fabric::Answer;
-use super::host::Host;
+use super::host::{Host, end_within};
 use super::impairment::Impairment;
 use super::topology::Name;
 use host::namespace::Namespaces;
@@ -13,9 +13,13 @@ use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// The names under which the lab's program is put on PATH; under each it is that program.
 pub const PROGRAMS: [&str; 4] = ["umbra", "umbra-controller", "umbra-gateway", "umbra-lab"];
+
+/// How long its fabric may take to clean up.
+const FABRIC_GONE_MAX: Duration = Duration::from_secs(120);
 
 /// What kind of world?
 #[derive(Debug, Clone, Default)]
@@ -119,6 +123,7 @@ impl Drop for World {
     fn drop(&mut self) {
         // The end of its orders makes the fabric clean up and go.
         drop(self.orders.take());
+        let _ended = end_within(&self.fabric, FABRIC_GONE_MAX);
         let _gone = self.fabric.wait();
     }
 }

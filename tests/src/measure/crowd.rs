@@ -3,8 +3,8 @@
 use super::witness::Window;
 use crate::lab::topology::INSIDE_LINK;
 use crate::lab::{Daemon, LabError, Name, World};
-use anyhow::Context as _;
-use std::time::Duration;
+use anyhow::{Context as _, ensure};
+use std::time::{Duration, Instant};
 
 /// How long any one step may take.
 const STEP: Duration = Duration::from_secs(20);
@@ -55,12 +55,14 @@ impl Crowd {
         probe.wait_for_line("tried", STEP)?;
         let mut wanted = self.flows_without(laptop);
         wanted.extend(flows_of(laptop));
-        let mut mark = self.watch.0.mark();
+        let (mut mark, until) = (self.watch.0.mark(), Instant::now() + STEP);
         loop {
             let window = self.watch.next(&mut mark).context("not everybody's flows are there")?;
-            if wanted.iter().all(|flow| window.flows.contains_key(flow)) {
+            let missing: Vec<_> = wanted.iter().filter(|flow| !window.flows.contains_key(*flow)).collect();
+            if missing.is_empty() {
                 return Ok((probe, mark));
             }
+            ensure!(Instant::now() < until, "these flows are not there: {missing:?}");
         }
     }
 }

@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Instant;
 use umbra_tests::lab::{Name, World};
 use umbra_tests::perimeter::{self, Plan};
 
@@ -65,8 +66,10 @@ fn serve(stream: UnixStream, calls: &Sender<String>) -> std::io::Result<()> {
 
 /// Waits for a call of this method that holds all of these.
 fn hear(heard: &Receiver<String>, method: &str, parts: &[&str]) {
+    let until = Instant::now() + 2 * SOON;
     loop {
-        let call = heard.recv_timeout(SOON).unwrap_or_else(|_| panic!("no {method} with {parts:?}"));
+        let call = heard.recv_timeout(until.saturating_duration_since(Instant::now()));
+        let call = call.unwrap_or_else(|_| panic!("no {method} with {parts:?}"));
         if call.contains(method) && parts.iter().all(|part| call.contains(part)) {
             return;
         }

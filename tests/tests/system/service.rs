@@ -3,12 +3,15 @@
 use crate::support::{SOON, world};
 use host::namespace::Signal;
 use std::os::unix::net::UnixDatagram;
+use std::sync::mpsc;
+use std::time::Instant;
 use umbra_tests::lab::{Daemon, Name, World};
 use umbra_tests::perimeter;
 
-/// What stands in for systemd on one host: a socket that listens.
+/// What stands in for systemd on one host: it listens all the time, because what does not fit in the socket's short queue is
+/// lost (net.unix.max_dgram_qlen).
 struct Manager {
-    socket: UnixDatagram,
+    messages: mpsc::Receiver<String>,
     name: Name,
 }
 
@@ -16,8 +19,17 @@ impl Manager {
     fn on(world: &World, name: Name) -> Self {
         let path = world.host(name).outside_path("/var/lib/umbra/notify").unwrap();
         let socket = UnixDatagram::bind(path).unwrap();
-        socket.set_read_timeout(Some(SOON)).unwrap();
-        Self { socket, name }
+        let (sender, messages) = mpsc::channel();
+        // Ends with the process.
+        std::thread::spawn(move || {
+            let mut bytes = [0; 256];
+            while let Ok(len) = socket.recv(&mut bytes) {
+                if sender.send(String::from_utf8_lossy(&bytes[..len]).into_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { messages, name }
     }
 
     fn start(&self, world: &World, words: &[&str]) -> Daemon {
@@ -28,11 +40,10 @@ impl Manager {
 
     /// Waits for a message that has this line.
     fn hear(&self, line: &str, daemon: &Daemon) -> String {
-        let mut bytes = [0; 256];
+        let until = Instant::now() + 2 * SOON;
         loop {
-            let heard = self.socket.recv(&mut bytes);
-            let len = heard.unwrap_or_else(|error| panic!("no {line}: {error}: {:?}", daemon.lines()));
-            let message = String::from_utf8_lossy(&bytes[..len]).into_owned();
+            let heard = self.messages.recv_timeout(until.saturating_duration_since(Instant::now()));
+            let message = heard.unwrap_or_else(|error| panic!("no {line}: {error}: {:?}", daemon.lines()));
             if message.lines().any(|said| said == line) {
                 return message;
             }

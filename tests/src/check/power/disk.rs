@@ -12,13 +12,17 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::random;
+use crate::lab::run_to_its_end;
 
 /// Bytes of the disk.
 const SIZE: u64 = 160 << 20;
 /// Bytes that a disk writes whole.
 const BLOCK: usize = 4_096;
+/// A step with a device that takes longer is stuck.
+const STEP_MAX: Duration = Duration::from_secs(120);
 /// Later than any cut, so that the file system commits only when it is told to.
 const MOUNT: &str = "commit=3600,noatime";
 
@@ -77,11 +81,11 @@ pub fn missing() -> Option<String> {
 }
 
 fn run(program: &str, words: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program).args(words).output().with_context(|| program.to_owned())?;
-    if !output.status.success() {
-        bail!("{program} {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    let finished = run_to_its_end(Command::new(program).args(words), program, STEP_MAX)?;
+    if !finished.success() {
+        bail!("{program} {}: {}", words.join(" "), finished.stderr.trim());
     }
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    Ok(finished.stdout.trim().to_owned())
 }
 
 fn text(path: &Path) -> anyhow::Result<&str> {

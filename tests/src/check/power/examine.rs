@@ -7,10 +7,11 @@ use controller::store::{Key, OpenError, Options, SledStore, Store};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::load::{Acknowledged, WORKERS, grant, key};
+use crate::lab::run_to_its_end;
 
 /// A process that was killed may hold the store's lock so much longer.
 const LOCKED_MAX: Duration = Duration::from_secs(5);
@@ -23,6 +24,9 @@ pub struct Arguments {
     /// What was acknowledged, as JSON
     acknowledged: String,
 }
+
+/// An examiner that takes longer is stuck.
+const EXAMINED_MAX: Duration = Duration::from_secs(300);
 
 /// What a store holds that it should not, or lacks.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,10 +43,10 @@ pub struct Findings {
 pub fn examine(program: &Path, folder: &Path, acknowledged: &Acknowledged) -> anyhow::Result<Findings> {
     let mut command = Command::new(program);
     command.arg("__examine").arg(folder).arg(serde_json::to_string(acknowledged)?);
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
-    let said = String::from_utf8(output.stdout)?;
-    if !output.status.success() {
-        bail!("the store was not examined: {} {said}", output.status);
+    let finished = run_to_its_end(&mut command, "the examiner", EXAMINED_MAX)?;
+    let said = finished.stdout;
+    if !finished.status.success() {
+        bail!("the store was not examined: {} {said}{}", finished.status, finished.stderr);
     }
     let (findings, lines) = said.trim_end().rsplit_once('\n').map_or((said.trim_end(), ""), |(l, f)| (f, l));
     if !lines.is_empty() {

@@ -7,12 +7,13 @@
 use anyhow::{Context as _, bail};
 use controller::audit::{Entry, Outcome};
 use controller::store::{Commit, Key, OpenError, Options, SledStore, Store};
+use host::namespace::{ProcessHandle, Signal};
 use model::time::WallMs;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::examine::counter;
@@ -29,6 +30,8 @@ const HEAVY: usize = 0;
 /// A kill comes within so many microseconds: while the store opens, and after what was waited for.
 const OPENING: u64 = 60_000;
 const WORKING: u64 = 15_000;
+/// A writer that lives longer is stuck.
+const LIFE_MAX: Duration = Duration::from_secs(300);
 
 /// How the writer is called.
 #[derive(Debug, clap::Args)]
@@ -145,17 +148,30 @@ fn pause(micros_max: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Kills a writer that is stuck; ends when what it answers is dropped.
+fn guard(child: &Child) -> anyhow::Result<mpsc::Sender<()>> {
+    let process = ProcessHandle::open(child.id())?;
+    let (sender, ended) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(LIFE_MAX) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let _gone_already = process.signal(Signal::Kill);
+        }
+    });
+    Ok(sender)
+}
+
 fn kill_after(mut child: Child, acks: u64) -> anyhow::Result<Acknowledged> {
     let mut acknowledged = Acknowledged::new();
     let output = child.stdout.take().context("the writer has no output")?;
-    let (mut pid, mut read, mut killed) = (child.id().to_string(), 0, acks == 0);
+    let (mut pid, mut read, mut killed) = (child.id(), 0, acks == 0);
+    let _guard = guard(&child)?;
     if killed {
         pause(OPENING)?;
         child.kill()?;
     }
     for line in BufReader::new(output).lines() {
         match line?.split(' ').collect::<Vec<_>>()[..] {
-            ["open", itself] => itself.clone_into(&mut pid),
+            ["open", itself] => pid = itself.parse()?,
             ["ack", worker, n, revision] => {
                 acknowledged.insert(worker.parse()?, (n.parse()?, revision.parse()?));
                 read += 1;
@@ -165,7 +181,8 @@ fn kill_after(mut child: Child, acks: u64) -> anyhow::Result<Acknowledged> {
         if read >= acks && !killed {
             // Right after an answer nothing is being written yet.
             pause(WORKING)?;
-            killed = Command::new("kill").args(["-KILL", &pid]).status()?.success();
+            ProcessHandle::open(pid)?.signal(Signal::Kill)?;
+            killed = true;
         }
     }
     child.wait()?;
