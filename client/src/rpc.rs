@@ -298,6 +298,62 @@ mod tests {
         assert!(read_update(v1::DeviceUpdate::default(), Instant(0)).is_err());
     }
 
+    /// A snapshot with everything in it, changed in one place.
+    fn snapshot(change: &dyn Fn(&mut v1::DeviceSnapshot)) -> Result<Update, WireError> {
+        let state = v1::SessionState { id: "se-0000000000000000".into(), user: "clerk".into(), ends_in_ms: 1 };
+        let mut full = v1::DeviceSnapshot {
+            session: Some(state),
+            resources: vec![crate::testkit::entry(1, "wiki", "10.77.64.0").into()],
+            grants: vec![grant(1).to_string()],
+            pending: false,
+            private_zones: vec!["corp.example".into()],
+        };
+        change(&mut full);
+        let (what, revision) = (Some(What::Snapshot(full)), Some(v1::Revision::default()));
+        read_update(v1::DeviceUpdate { revision, what }, Instant(0))
+    }
+
+    #[test]
+    fn what_the_controller_calls_things_are_words_or_the_message_is_refused() {
+        assert!(snapshot(&|_| {}).is_ok());
+        let (long, hidden) = ("x".repeat(64 << 10), "\u{202e}".repeat(20_000));
+        let evil = ["a\nb", "\u{1b}[2J", "a\0", "a\u{9b}", "a\u{202e}b", "\u{200b}a", "a\u{e0041}", &long, &hidden];
+        for text in evil {
+            let text = || text.to_owned();
+            let session = |s: &mut v1::DeviceSnapshot, change: &dyn Fn(&mut v1::SessionState)| {
+                s.session.as_mut().map(change).unwrap();
+            };
+            let changes: [&dyn Fn(&mut v1::DeviceSnapshot); 8] = [
+                &|s| session(s, &|state| state.id = text()),
+                &|s| session(s, &|state| state.user = text()),
+                &|s| s.resources[0].id = text(),
+                &|s| s.resources[0].name = text(),
+                &|s| s.resources[0].suffixes = vec![text()],
+                &|s| s.resources[0].addresses[0].name = text(),
+                &|s| s.grants.push(text()),
+                &|s| s.private_zones.push(text()),
+            ];
+            for (number, change) in changes.iter().enumerate() {
+                let error = snapshot(change).err().unwrap_or_else(|| panic!("{number} with {:?}", text())).to_string();
+                assert!(error.len() < 2_000 && !error.contains(model::text::is_hidden), "{number}: {error:?}");
+            }
+            let (ended, renewed) = (
+                What::GrantEnded(v1::GrantEnded {
+                    grant: text(),
+                    resource: crate::testkit::resource(1).to_string(),
+                    ending: 1,
+                }),
+                What::GrantRenewed(v1::GrantRenewed { grant: text(), ends_in_ms: 1 }),
+            );
+            let from = Some(v1::Revision::default());
+            let removed = What::Delta(v1::DeviceDelta { from, removals: vec![text()], ..Default::default() });
+            for what in [ended, renewed, removed] {
+                assert!(read_update(v1::DeviceUpdate { revision: from, what: Some(what) }, Instant(0)).is_err());
+            }
+            assert!(read_answer(permit(v1::Offer { gateway: text(), ..offer(9) })).is_err());
+        }
+    }
+
     #[test]
     fn reasons_are_bounded() {
         let deny = v1::Deny { reasons: vec!["x".repeat(10_000); 1_000], retry_after_ms: 1, passing: false };

@@ -248,7 +248,12 @@ impl Front {
             .max_decoding_message_size(model::limits::ENROL_BYTES_MAX);
         let routes = Routes::new(devices).add_service(gateways).add_service(nodes).prepare();
         tokio::spawn(accept::serve_control(control, control_tls, domain, pool, connections, routes));
-        tokio::spawn(accept::serve_enrolment(enrol, enrol_tls, pool, Routes::new(enrolment).prepare()));
+        tokio::spawn(accept::serve_enrolment(
+            enrol,
+            enrol_tls,
+            Arc::clone(&newcomers),
+            Routes::new(enrolment).prepare(),
+        ));
         tokio::spawn(keep_own_svid(organisation.clone(), slot, key_life));
         tokio::spawn(follow_events(organisation.clone(), Arc::clone(&newcomers), pool, inbox));
         follow_directory(organisation, newcomers, overlay).await;

@@ -228,3 +228,84 @@ fn ids(list: &[String]) -> Result<Vec<GrantId>, WireError> {
     }
     list.iter().map(|g| id("ended", g)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::grant::Pairing;
+    use model::ids::{DeviceId, ID_LEN, PairingId};
+    use model::key::Psk;
+
+    fn pairing() -> v1::Pairing {
+        let (id, device) = (PairingId::from_bytes([1; ID_LEN]), DeviceId::from_bytes([2; ID_LEN]));
+        let (device_v4, device_v6) = ("10.77.0.2".parse().unwrap(), "fd00::2".parse().unwrap());
+        Pairing { id, device, client_key: PublicKey([3; 32]), psk: Psk::new([4; 32]), device_v4, device_v6 }.into()
+    }
+
+    fn grant() -> v1::Grant {
+        let client: Prefix = "10.77.64.1".parse().unwrap();
+        let rule = v1::Rule {
+            client: Some(client.into()),
+            target: Some(v1::rule::Target::Name("wiki.corp.example".into())),
+            protocol: v1::Protocol::Tcp.into(),
+            ports: Some(v1::Ports { first: 443, last: 443 }),
+        };
+        v1::Grant {
+            id: "gr-0000000000000000".into(),
+            pairing: "pa-0000000000000000".into(),
+            device: "de-0000000000000000".into(),
+            resource: "re-0000000000000000".into(),
+            rules: vec![rule],
+            nat_v4: vec![198, 18, 0, 1],
+            nat_v6: vec![0xfd; 16],
+            ends_in_ms: Some(1_000),
+            lease_ms: Some(1_000),
+            on_gateway: false,
+        }
+    }
+
+    /// A snapshot with everything in it, changed in one place.
+    fn snapshot(change: &dyn Fn(&mut v1::GatewaySnapshot)) -> Result<Down, WireError> {
+        let mut full = v1::GatewaySnapshot {
+            revision: Some(v1::Revision::default()),
+            as_of: 1,
+            pairings: vec![pairing()],
+            grants: vec![grant()],
+            site_prefixes: Vec::new(),
+            confirmed: true,
+            names: vec!["wiki.corp.example".into()],
+        };
+        change(&mut full);
+        read(v1::GatewayDown { what: Some(DownWhat::Snapshot(full)) })
+    }
+
+    #[test]
+    fn what_the_controller_calls_things_are_words_or_the_message_is_refused() {
+        assert!(snapshot(&|_| {}).is_ok());
+        let (long, hidden) = ("x".repeat(64 << 10), "\u{202e}".repeat(20_000));
+        for text in ["", "../x", "a\nb", "\u{1b}[2J", "a\0", "a\u{202e}b", "\u{200b}a", "-rf", "ａ", &long, &hidden] {
+            let text = || text.to_owned();
+            let changes: [&dyn Fn(&mut v1::GatewaySnapshot); 8] = [
+                &|s| s.pairings[0].id = text(),
+                &|s| s.pairings[0].device = text(),
+                &|s| s.grants[0].id = text(),
+                &|s| s.grants[0].pairing = text(),
+                &|s| s.grants[0].device = text(),
+                &|s| s.grants[0].resource = text(),
+                &|s| s.grants[0].rules[0].target = Some(v1::rule::Target::Name(text())),
+                &|s| s.names.push(text()),
+            ];
+            for (number, change) in changes.iter().enumerate() {
+                let error = snapshot(change).err().unwrap_or_else(|| panic!("{number} with {:?}", text())).to_string();
+                assert!(error.len() < 2_000 && !error.contains(model::text::is_hidden), "{number}: {error:?}");
+            }
+            let revision = Some(v1::Revision::default());
+            let (from, to) = (revision, revision);
+            let delta = DownWhat::Delta(v1::GatewayDelta { from, to, ended: vec![text()], ..Default::default() });
+            let lives = vec![v1::GrantLife { grant: text(), ends_in_ms: 1 }];
+            for what in [delta, DownWhat::Renewed(v1::Renewed { seq: 1, lives })] {
+                assert!(read(v1::GatewayDown { what: Some(what) }).is_err());
+            }
+        }
+    }
+}

@@ -343,6 +343,8 @@ pub const TLS_HANDSHAKES_PER_NODE_MAX: usize = 8;
 pub const TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Connections to the enrolment port at once.
 pub const ENROL_CONNECTIONS_MAX: usize = 256;
+/// How many of them the machines of one join key may hold: 1/8, so that whoever holds one key takes nobody else's place.
+pub const ENROL_CONNECTIONS_PER_KEY_MAX: usize = ENROL_CONNECTIONS_MAX / 8;
 /// Bytes of one Enroll request.
 pub const ENROL_BYTES_MAX: usize = 16 << 10;
 /// Reviews of grants whose revocations are remembered, for those who wait for a change to be enforced.

@@ -1,5 +1,7 @@
 //! What does somebody hostile on a network of the lab do, and what comes back to them?
 
+mod calls;
+mod crowd;
 mod insider;
 mod noise;
 pub mod packet;
@@ -8,6 +10,7 @@ mod storm;
 use anyhow::Context;
 use clap::Subcommand;
 use host::namespace::{PacketSocket, wait_readable};
+use model::time::Clock as _;
 use nlink::netlink::Netfilter;
 use nlink::{Connection, Ipv4Route, Ipv6Route, Route};
 use std::fmt::Write as _;
@@ -86,6 +89,37 @@ enum What {
         #[arg(long, default_value_t = 5)]
         lasts: u64,
     },
+    /// With a join file, as many machines that knock and never enrol: ask too much of the enrolment port; print what was done
+    Crowd {
+        join: PathBuf,
+        /// How
+        #[arg(value_enum)]
+        how: crowd::How,
+        #[arg(long, default_value_t = 40)]
+        peers: u32,
+        /// Seconds
+        #[arg(long, default_value_t = 5)]
+        lasts: u64,
+    },
+    /// Make the calls of a file, `PATH HEX[,HEX...]` a line; print `CODE MESSAGE ANSWER` for each, the last two in hexadecimal
+    Calls {
+        /// Of the node as whom to call, while its program runs here
+        #[arg(long, default_value = "/var/lib/umbra/client")]
+        state: PathBuf,
+        /// That program's TUN device
+        #[arg(long, default_value = "umbra0")]
+        device: String,
+        /// Show the certificate of this state instead
+        #[arg(long)]
+        identity: Option<PathBuf>,
+        /// Knock with this join file, and call the enrolment port
+        #[arg(long)]
+        join: Option<PathBuf>,
+        /// Call a local socket instead
+        #[arg(long)]
+        socket: Option<PathBuf>,
+        from: PathBuf,
+    },
     /// Claim to be a router, with these networks on the link (RFC 4861)
     Advertise {
         link: String,
@@ -110,12 +144,24 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let What::Storm { state, how, lasts } = &arguments.what {
         return storm::rage(state, *how, Duration::from_secs(*lasts));
     }
+    if let What::Crowd { join, how, peers, lasts } = &arguments.what {
+        return crowd::gather(&join_file(join)?, *how, *peers, Duration::from_secs(*lasts));
+    }
     if let What::Insider { state, resource } = &arguments.what {
         return insider::hold(state, resource);
+    }
+    if let What::Calls { state, device, identity, join, socket, from } = &arguments.what {
+        let door = match (socket, join) {
+            (Some(path), _) => calls::Door::Socket(path.clone()),
+            (None, Some(join)) => calls::Door::Enrolment(Box::new(join_file(join)?)),
+            (None, None) => calls::Door::control(state, device, identity.as_deref())?,
+        };
+        return calls::make(&door, from);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &arguments.what {
         What::Capture { .. } | What::Insider { .. } | What::Storm { .. } => Ok(()),
+        What::Calls { .. } | What::Crowd { .. } => Ok(()),
         What::Mac { link } => runtime.block_on(print_mac(link)),
         What::Route { prefix, link, via } => runtime.block_on(set_route(*prefix, link, *via)),
         What::Connect { address, first, last, patience } => {
@@ -126,6 +172,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         What::Advertise { link, prefixes } => Ok(noise::advertise(link, prefixes)?),
         What::Send { to, datagrams, from } => send(*to, datagrams, *from),
     }
+}
+
+fn join_file(path: &std::path::Path) -> anyhow::Result<proto::join::JoinFile> {
+    let (text, now) = (std::fs::read_to_string(path)?, host::clock::SystemClock::new().wall());
+    Ok(proto::join::JoinFile::parse(&text, proto::join::JoinKind::Device, now)?)
 }
 
 /// Bytes as [`hex_bytes`] reads them.

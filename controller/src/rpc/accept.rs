@@ -5,12 +5,14 @@
 //! loop; every limit of HTTP/2 is set, because the defaults have none.
 
 use crate::authz::{Caller, Guard};
+use crate::front::Newcomers;
 use host::clock::SystemClock;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use model::ids::NodeId;
 use model::limits::{
-    ENROL_BYTES_MAX, ENROL_CONNECTIONS_MAX, LATE_CONNECTION_LIFE, PROBE_EVERY, PROVISIONAL_LIFE,
-    RPC_CONNECTIONS_PER_NODE_MAX, RPC_STREAMS_MAX, SILENCE_MAX, TLS_HANDSHAKE_MAX, TLS_HANDSHAKES_PER_NODE_MAX,
+    ENROL_BYTES_MAX, ENROL_CONNECTIONS_MAX, ENROL_CONNECTIONS_PER_KEY_MAX, LATE_CONNECTION_LIFE, PROBE_EVERY,
+    PROVISIONAL_LIFE, RPC_CONNECTIONS_PER_NODE_MAX, RPC_STREAMS_MAX, SILENCE_MAX, TLS_HANDSHAKE_MAX,
+    TLS_HANDSHAKES_PER_NODE_MAX,
 };
 use model::pool::Pool;
 use model::time::Clock as _;
@@ -63,36 +65,40 @@ impl Connections {
     }
 }
 
-/// TLS handshakes that are under way, by overlay address: whoever stalls its own takes nobody else's place.
-#[derive(Debug, Default)]
-struct Handshakes(Mutex<BTreeMap<IpAddr, usize>>);
+/// Places that are taken, by whose they are: whoever stalls in its own takes nobody else's.
+#[derive(Debug)]
+struct Places<K: Ord>(Mutex<BTreeMap<K, usize>>);
 
-/// The place of one of them.
-struct Handshake {
-    of: Arc<Handshakes>,
-    from: IpAddr,
+/// One of them.
+struct Place<K: Ord> {
+    of: Arc<Places<K>>,
+    whose: K,
 }
 
-impl Handshakes {
-    /// None where the address has [`TLS_HANDSHAKES_PER_NODE_MAX`] already.
-    fn begin(self: &Arc<Self>, from: IpAddr) -> Option<Handshake> {
-        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = under_way.entry(from).or_default();
-        if *count >= TLS_HANDSHAKES_PER_NODE_MAX {
+impl<K: Ord + Copy> Places<K> {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(BTreeMap::new())))
+    }
+
+    /// None where it has `max` already.
+    fn take(self: &Arc<Self>, whose: K, max: usize) -> Option<Place<K>> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(whose).or_default();
+        if *count >= max {
             return None;
         }
         *count += 1;
-        Some(Handshake { of: Arc::clone(self), from })
+        Some(Place { of: Arc::clone(self), whose })
     }
 }
 
-impl Drop for Handshake {
+impl<K: Ord> Drop for Place<K> {
     fn drop(&mut self) {
-        let mut under_way = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = under_way.get_mut(&self.from) {
+        let mut taken = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.whose) {
             *count -= 1;
             if *count == 0 {
-                under_way.remove(&self.from);
+                taken.remove(&self.whose);
             }
         }
     }
@@ -108,10 +114,10 @@ pub async fn serve_control(
     routes: Routes,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    let handshakes = Arc::new(Handshakes::default());
+    let handshakes = Places::new();
     loop {
         let Some((stream, from)) = accept(&listener).await else { continue };
-        let Some(handshake) = handshakes.begin(from.ip()) else { continue };
+        let Some(handshake) = handshakes.take(from.ip(), TLS_HANDSHAKES_PER_NODE_MAX) else { continue };
         let (acceptor, connections, routes, domain) =
             (acceptor.clone(), Arc::clone(&connections), routes.clone(), domain.clone());
         tokio::spawn(async move {
@@ -134,22 +140,26 @@ pub async fn serve_control(
 }
 
 /// Serves the enrolment port. Connections are few, small and short.
-pub async fn serve_enrolment(listener: TcpListener, tls: Arc<rustls::ServerConfig>, pool: Pool, routes: Routes) {
+pub async fn serve_enrolment(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    newcomers: Arc<Newcomers>,
+    routes: Routes,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let room = Arc::new(tokio::sync::Semaphore::new(ENROL_CONNECTIONS_MAX));
-    let handshakes = Arc::new(Handshakes::default());
+    let (machines, keys) = (Places::new(), Places::new());
     loop {
         let Some((stream, from)) = accept(&listener).await else { continue };
-        // For a whole connection: it makes one call.
-        let Some(handshake) = handshakes.begin(from.ip()) else { continue };
         let IpAddr::V6(address) = from.ip() else { continue };
+        let Some((_, knocker)) = newcomers.find(address) else { continue };
+        // For a whole connection: it makes one call.
+        let Some(machine) = machines.take(address, TLS_HANDSHAKES_PER_NODE_MAX) else { continue };
+        let Some(key) = keys.take(knocker, ENROL_CONNECTIONS_PER_KEY_MAX) else { continue };
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        if !pool.provisional_net().contains(from.ip()) {
-            continue;
-        }
         let (acceptor, routes) = (acceptor.clone(), routes.clone());
         tokio::spawn(async move {
-            let (_permit, _handshake) = (permit, handshake);
+            let _places = (permit, machine, key);
             let Some(tls) = shake_hands(acceptor, stream).await else { return };
             let mut exporter = [0; 32];
             if tls.get_ref().1.export_keying_material(&mut exporter, EXPORTER_LABEL, None).is_ok() {
@@ -222,5 +232,25 @@ async fn serve_one(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_each_ones_own_and_come_back() {
+        let places = Places::new();
+        let mut held: Vec<_> = (0..ENROL_CONNECTIONS_PER_KEY_MAX)
+            .map(|_| places.take(1, ENROL_CONNECTIONS_PER_KEY_MAX).unwrap())
+            .collect();
+        assert!(places.take(1, ENROL_CONNECTIONS_PER_KEY_MAX).is_none());
+        let other = places.take(2, ENROL_CONNECTIONS_PER_KEY_MAX);
+        assert!(other.is_some());
+        held.pop();
+        assert!(places.take(1, ENROL_CONNECTIONS_PER_KEY_MAX).is_some());
+        drop((held, other));
+        assert!(places.0.lock().unwrap().is_empty(), "nobody is remembered");
     }
 }

@@ -1,7 +1,7 @@
 //! How are tables, JSON and errors written? Results to standard output; progress, questions and errors to standard error.
 
 use super::Failure;
-use model::text::{shown, shown_json};
+use model::text::{excerpt, is_hidden, shown, shown_json};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::io::{self, Write as _};
@@ -113,7 +113,9 @@ impl Output {
 
     /// What clap says of arguments that it does not take, or of `--help`; answers its exit code. What was typed may be in it.
     pub fn usage(text: &str, exit: i32) -> ExitCode {
-        let text: String = text.lines().map(|line| shown(line) + "\n").collect();
+        let typed = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+        // Help is ours alone.
+        let text = if exit == 0 { text.to_owned() } else { usage_shown(text, typed) };
         let _ = match exit {
             0 => io::stdout().lock().write_all(text.as_bytes()),
             _ => io::stderr().lock().write_all(text.as_bytes()),
@@ -125,6 +127,17 @@ impl Output {
     pub fn fail(&self, failure: &Failure) -> ExitCode {
         let _ = writeln!(io::stderr().lock(), "{}: {}", self.program, shown(&failure.text));
         ExitCode::from(failure.exit as u8)
+    }
+}
+
+/// What is said about words that were typed. Where one of them holds what is not shown, clap's own text is not told: it repeats
+/// the word, and a line end in it would start a line of its own.
+fn usage_shown(text: &str, mut typed: impl Iterator<Item = String>) -> String {
+    match typed.find(|word| word.contains(is_hidden)) {
+        Some(word) => {
+            format!("error: a word holds characters that are not shown: `{}`; see --help\n", excerpt(&word, 200))
+        }
+        None => text.lines().map(|line| shown(line) + "\n").collect(),
     }
 }
 
@@ -180,6 +193,14 @@ mod tests {
         assert!(output.json(&serde_json::json!({ evil: evil })).unwrap());
         assert!(output.kept().is_ascii() && !output.kept().contains(['\u{1b}', '\u{7f}']), "{}", output.kept());
         assert_eq!(serde_json::from_str::<Value>(output.kept()).unwrap()[evil], evil);
+    }
+
+    #[test]
+    fn what_was_typed_starts_no_line() {
+        let typed = |word: &str| [String::new(), word.to_owned()].into_iter();
+        let told = usage_shown("error: invalid 'a\nerror: forged'\n", typed("a\nerror: forged"));
+        assert_eq!(told, "error: a word holds characters that are not shown: `a\\u{a}error: forged`; see --help\n");
+        assert_eq!(usage_shown("error: invalid 'x'\n\nUsage: y", typed("x")), "error: invalid 'x'\n\nUsage: y\n");
     }
 
     #[test]

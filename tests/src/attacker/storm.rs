@@ -20,9 +20,9 @@ use tokio::task::JoinSet;
 /// Connections that are held at once.
 const CROWD: usize = 400;
 /// The beginning of a TLS record: a handshake of 512 bytes.
-const HELLO: [u8; 5] = [22, 3, 1, 2, 0];
+pub(super) const HELLO: [u8; 5] = [22, 3, 1, 2, 0];
 /// Bytes of a part of an endless body.
-const PART: usize = 16 << 10;
+pub(super) const PART: usize = 16 << 10;
 
 /// Too much of what?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -39,16 +39,9 @@ pub enum How {
 
 /// Goes on for so long; says how often it was done.
 pub fn rage(state: &Path, how: How, lasts: Duration) -> anyhow::Result<()> {
-    let identity = Identity::load(state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let until = Instant::now() + lasts;
-    let target = Target {
-        device: "umbra0".to_owned(),
-        source: identity.v6,
-        address: SocketAddr::new(IpAddr::V6(identity.pool.controller()), CONTROL_PORT),
-        domain: identity.trust_domain.clone(),
-        tls: node_config(&identity.ca_der(), Arc::new(identity.svid_slot()?))?,
-    };
+    let target = node_target(state)?;
     let done = runtime.block_on(async {
         match how {
             How::Silence | How::Drip => crowd(&target, how, until).await,
@@ -56,6 +49,18 @@ pub fn rage(state: &Path, how: How, lasts: Duration) -> anyhow::Result<()> {
         }
     })?;
     Ok(writeln!(io::stdout(), "{done}")?)
+}
+
+/// The controller's control port, through the tunnel of the program that runs with this identity.
+pub(super) fn node_target(state: &Path) -> anyhow::Result<Target> {
+    let identity = Identity::load(state)?;
+    Ok(Target {
+        device: "umbra0".to_owned(),
+        source: identity.v6,
+        address: SocketAddr::new(IpAddr::V6(identity.pool.controller()), CONTROL_PORT),
+        domain: identity.trust_domain.clone(),
+        tls: node_config(&identity.ca_der(), Arc::new(identity.svid_slot()?))?,
+    })
 }
 
 async fn connect(target: &Target) -> io::Result<TcpStream> {

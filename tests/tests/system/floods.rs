@@ -1,4 +1,4 @@
-//! Can a machine that has joined keep others from the controller, or fill its memory?
+//! Can a machine that has joined, or one that could join and does not, keep others from the controller, or fill its memory?
 
 use crate::support::{SOON, world};
 use crate::talk::until;
@@ -6,7 +6,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use umbra_tests::lab::{Daemon, Name, World};
-use umbra_tests::perimeter::{Perimeter, Plan, log_in, umbra};
+use umbra_tests::perimeter::{self, Perimeter, Plan, carry_join_file, join_laptop, log_in, start_client, umbra};
 use umbra_tests::service::Services;
 
 /// What the controller's memory may grow by, KiB (promise: 32 MiB).
@@ -61,4 +61,46 @@ fn a_laptop_that_asks_too_much_keeps_nobody_from_the_controller() {
     }
     // And the machine itself is back when it has calmed down.
     until("its own log-in", SOON + Duration::from_secs(10), || log_in(&world, Name::Laptop).is_ok());
+}
+
+/// Some of everything that the crowd tries: less would be no crowd.
+const CROWD_DOES: u64 = 25;
+
+/// A crowd gathers on the stranger's host; a machine joins before it has dispersed.
+fn crowd(world: &World, controller: &Daemon, how: &str, newcomer: Name) {
+    let before = memory(controller);
+    let join = carry_join_file(world, Name::Stranger, &["--device", "--uses=100"]).unwrap();
+    fs::remove_file(world.host(Name::Controller).outside_path("/etc/umbra/join-stranger").unwrap()).unwrap();
+    let mut command = world.host(Name::Stranger).command("umbra-lab");
+    command.args(["__attack", "crowd", &join, how, "--lasts=120"]);
+    let raging = world.host(Name::Stranger).start(&format!("crowd-{how}"), command).unwrap();
+    raging.wait_for_line("the crowd is there", SOON * 2).unwrap();
+    let done = || raging.lines().last().and_then(|line| line.parse::<u64>().ok()).unwrap_or_default();
+    // It says each second how far it is.
+    for _ in 0..60 {
+        if done() >= CROWD_DOES {
+            break;
+        }
+        raging.wait_for_line_after(raging.mark(), "", SOON).unwrap();
+    }
+    assert!(done() >= CROWD_DOES, "{how}: {} times", done());
+    let _daemon = start_client(world, newcomer).unwrap();
+    join_laptop(world, newcomer).unwrap_or_else(|error| panic!("{how}: {error}"));
+    assert!(raging.is_running(), "{how}: the crowd was gone before {newcomer} had joined: {:?}", raging.lines());
+    let grown = memory(controller) - before;
+    println!("{how}: {} times; {grown} KiB more", done());
+    assert!(grown <= GROWTH_MAX, "{how}: the controller grew by {grown} KiB");
+    raging.kill9().unwrap();
+}
+
+#[test]
+fn a_crowd_that_knocks_and_never_enrols_keeps_nobody_out() {
+    let world = world();
+    let controller = perimeter::start_controller(&world, &Plan::default()).unwrap();
+    let newcomers = [Name::Laptop, Name::Laptop2, Name::Gateway, Name::Gateway2];
+    for (how, newcomer) in ["drip", "idle", "body", "calls"].into_iter().zip(newcomers) {
+        crowd(&world, &controller, how, newcomer);
+    }
+    let said = controller.lines().iter().filter(|line| line.contains("ERROR")).count();
+    assert_eq!(said, 0, "{:?}", controller.lines().last());
 }

@@ -13,6 +13,7 @@
 )]
 
 mod audit;
+mod callers;
 mod check;
 mod crash;
 mod demo;
@@ -28,6 +29,7 @@ mod hostile;
 mod kills;
 mod lives;
 mod measure;
+mod names;
 mod network;
 mod perimeter;
 mod privilege;

@@ -1,0 +1,255 @@
+//! What can somebody do who holds a join file and never ends an enrolment? Many provisional peers in one process, each with a key,
+//! a tunnel and an address of its own, and far too much of everything at the enrolment port.
+
+use super::storm::{HELLO, PART};
+use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
+use host::tun::Tun;
+use model::key::PrivateKey;
+use model::packet::{Frame, Gso};
+use model::pool::ENROL_PORT;
+use model::time::Clock as _;
+use node::channel::Target;
+use node::overlay::Overlay;
+use node::tls::enrolling_config;
+use proto::join::JoinFile;
+use proto::v1;
+use rustls::pki_types::CertificateDer;
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+use tunnel::PeerKind;
+use tunnel::wire::{Boring, Doors as _, Opened, Wire};
+
+/// The device that the peers share.
+const DEVICE: &str = "crowd0";
+/// An initiation is sent again after this.
+const RETRY: Duration = Duration::from_secs(1);
+/// Then there is no tunnel.
+const TRIES_MAX: u32 = 10;
+/// Connections that each peer tries to hold.
+const EACH: usize = 8;
+
+/// Too much of what?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum How {
+    /// TLS handshakes of a byte a second
+    Drip,
+    /// TLS, and then nothing
+    Idle,
+    /// Requests to enrol whose bodies have no end
+    Body,
+    /// Requests to enrol that are nonsense, one after the other
+    Calls,
+}
+
+/// One provisional peer.
+struct End {
+    socket: UdpSocket,
+    wire: Mutex<Box<dyn Wire>>,
+    clock: host::clock::SystemClock,
+}
+
+impl End {
+    /// Knocks and shakes hands.
+    fn open(join: &JoinFile, endpoint: SocketAddr, key: &PrivateKey, number: u32) -> anyhow::Result<Self> {
+        let socket = UdpSocket::bind(if endpoint.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        socket.connect(endpoint)?;
+        socket.set_read_timeout(Some(RETRY))?;
+        let clock = host::clock::SystemClock::new();
+        let public = tunnel::keys::public_key(key);
+        let wire = Boring::default().door(key).open(&join.controller_key, &PeerKind::Control, number)?;
+        let end = Self { socket, wire: Mutex::new(wire), clock };
+        for _ in 0..TRIES_MAX {
+            let nonce = host::entropy::random()?;
+            let knock = tunnel::knock::build(&join.secret, &join.controller_key, end.clock.wall(), &public, nonce);
+            end.socket.send(&knock)?;
+            // The controller makes a peer of it first.
+            thread::sleep(Duration::from_millis(50));
+            let initiation = end.with(|wire, now| wire.initiate(now)).context("no initiation")?;
+            end.socket.send(&initiation)?;
+            if end.receive().is_ok() && end.with(|wire, _| wire.has_session()) {
+                end.socket.set_read_timeout(None)?;
+                return Ok(end);
+            }
+        }
+        Err(anyhow!("the controller does not answer a peer of the crowd"))
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut dyn Wire, model::time::Instant) -> T) -> T {
+        let mut wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now();
+        let _by_hand = wire.tick(now);
+        work(wire.as_mut(), now)
+    }
+
+    fn receive(&self) -> io::Result<Option<Vec<u8>>> {
+        let mut buffer = vec![0; 65_536];
+        let length = self.socket.recv(&mut buffer)?;
+        let opened = self.with(|wire, now| wire.decapsulate(now, buffer.get(..length).unwrap_or_default()));
+        Ok(match opened {
+            Ok(Opened::Packet(packet)) => Some(packet),
+            Ok(Opened::Answer(answer, _) | Opened::Established(answer, _)) => {
+                self.socket.send(&answer)?;
+                None
+            }
+            _ => None,
+        })
+    }
+
+    fn send(&self, packet: &[u8]) {
+        if let Ok(sealed) = self.with(|wire, now| wire.encapsulate(now, packet)) {
+            // A full buffer loses a packet, as networks do.
+            let _lost = self.socket.send(&sealed);
+        }
+    }
+}
+
+/// Makes the peers, says `the crowd is there`, and goes on for so long; says each second how often it was done.
+pub fn gather(join: &JoinFile, how: How, peers: u32, lasts: Duration) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let done = Arc::new(AtomicU64::new(0));
+    runtime.block_on(async {
+        let targets = assemble(join, peers).await?;
+        writeln!(io::stdout(), "the crowd is there")?;
+        let until = Instant::now() + lasts;
+        let mut all = JoinSet::new();
+        for target in targets {
+            for _ in 0..EACH {
+                all.spawn(press(target.clone(), how, until, Arc::clone(&done)));
+            }
+        }
+        while Instant::now() < until {
+            let _a_while = tokio::time::timeout(Duration::from_secs(1), all.join_next()).await;
+            writeln!(io::stdout(), "{}", done.load(Ordering::Relaxed))?;
+        }
+        anyhow::Ok(())
+    })?;
+    // The threads that carry packets wait for packets.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+/// Provisional peers whose tunnels are open: where each of them finds the enrolment port. They last until the process ends.
+pub async fn assemble(join: &JoinFile, peers: u32) -> anyhow::Result<Vec<Target>> {
+    let endpoint = node::link::resolve_endpoints(&join.endpoints).await.first().copied().context("no endpoint")?;
+    let (tun, overlay) = Overlay::open(DEVICE).await?;
+    let mut ends = BTreeMap::new();
+    for number in 1..=peers {
+        let key = node::enrol::fresh_key()?;
+        let address = tunnel::address::address_of_key(&join.pool, &tunnel::keys::public_key(&key));
+        overlay.add_address(IpAddr::V6(address)).await?;
+        ends.insert(address, Arc::new(End::open(join, endpoint, &key, number)?));
+    }
+    overlay.add_route(model::net::Prefix::host(IpAddr::V6(join.pool.controller())), None).await?;
+    carry(Arc::new(tun), &ends);
+    ends.keys().map(|address| target(join, *address)).collect()
+}
+
+/// Packets between the device and the tunnels: each address has its own.
+fn carry(tun: Arc<Tun>, ends: &BTreeMap<Ipv6Addr, Arc<End>>) {
+    for end in ends.values() {
+        let (tun, end) = (Arc::clone(&tun), Arc::clone(end));
+        thread::spawn(move || {
+            loop {
+                if let Ok(Some(bytes)) = end.receive() {
+                    let _down = tun.write(&Frame { gso: Gso::NONE, bytes });
+                }
+            }
+        });
+    }
+    let ends = ends.clone();
+    thread::spawn(move || {
+        let mut frame = Frame { gso: Gso::NONE, bytes: Vec::new() };
+        while tun.read(&mut frame).is_ok() {
+            let source = frame.bytes.get(8..24).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(Ipv6Addr::from);
+            if let Some(end) = source.and_then(|source| ends.get(&source)) {
+                end.send(&frame.bytes);
+            }
+        }
+    });
+}
+
+fn target(join: &JoinFile, source: Ipv6Addr) -> anyhow::Result<Target> {
+    Ok(Target {
+        device: DEVICE.to_owned(),
+        source,
+        address: SocketAddr::new(IpAddr::V6(join.pool.controller()), ENROL_PORT),
+        domain: join.trust_domain.clone(),
+        tls: enrolling_config(&CertificateDer::from(join.ca.clone()))?,
+    })
+}
+
+async fn connect(target: &Target) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v6()?;
+    socket.bind_device(Some(target.device.as_bytes()))?;
+    socket.bind(SocketAddr::new(IpAddr::V6(target.source), 0))?;
+    socket.connect(target.address).await
+}
+
+/// One connection after the other; each lasts as long as the controller lets it.
+async fn press(target: Target, how: How, until: Instant, done: Arc<AtomicU64>) {
+    while Instant::now() < until {
+        // Ended by the controller: what counts is that it goes on.
+        let _ended = match how {
+            How::Drip => drip(&target, &done).await,
+            How::Idle | How::Body | How::Calls => speak(&target, how, &done).await,
+        };
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn drip(target: &Target, done: &AtomicU64) -> anyhow::Result<()> {
+    let mut stream = connect(target).await?;
+    done.fetch_add(1, Ordering::Relaxed);
+    for byte in HELLO.into_iter().chain(std::iter::repeat(0)) {
+        stream.write_all(&[byte]).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    Ok(())
+}
+
+async fn speak(target: &Target, how: How, done: &AtomicU64) -> anyhow::Result<()> {
+    let stream = target.connect().await?;
+    let (mut sender, connection) = h2::client::handshake(stream).await?;
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    if how == How::Idle {
+        done.fetch_add(1, Ordering::Relaxed);
+        let _ended = driver.join_next().await;
+        return Ok(());
+    }
+    loop {
+        sender = sender.ready().await?;
+        let request = http::Request::post("http://controller.umbra.internal/umbra.v1.Enrolment/Enroll")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())?;
+        let (answer, mut body) = sender.send_request(request, false)?;
+        if how == How::Calls {
+            let nonsense =
+                v1::EnrollRequest { token: vec![7; 32], kind: 1, name: "x".repeat(64), ..Default::default() };
+            let message = prost::Message::encode_to_vec(&nonsense);
+            let head = [&[0][..], &u32::try_from(message.len())?.to_be_bytes()].concat();
+            body.send_data([head, message].concat().into(), true)?;
+            answer.await?;
+            done.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+        // A message of 1 GB, as its head says.
+        body.send_data(Bytes::from_static(&[0, 0x40, 0, 0, 0]), false)?;
+        loop {
+            body.reserve_capacity(PART);
+            let room = std::future::poll_fn(|context| body.poll_capacity(context)).await.context("reset")??;
+            body.send_data(Bytes::from(vec![0; room.min(PART)]), false)?;
+        }
+    }
+}
