@@ -117,7 +117,7 @@ impl Provisional<'_> {
     /// Knocks, shakes hands and enrols; gives up after [`ENROL_MAX`].
     pub async fn enrol(&self) -> Result<Enrolled, EnrolError> {
         let names = self.join.endpoints.clone();
-        let endpoints = resolve_endpoints(&names).await;
+        let mut endpoints = resolve_endpoints(&names).await;
         if endpoints.is_empty() {
             return Err(EnrolError::NoEndpoint(names.join(", ")));
         }
@@ -140,6 +140,12 @@ impl Provisional<'_> {
                     Ok(Err(error @ ChannelError::Identity(_))) => return Err(error.into()),
                     Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(200)).await,
                     Err(_) => {}
+                }
+                // The names may have led astray: they are asked for anew.
+                let found = resolve_endpoints(&names).await;
+                if !found.is_empty() && found != endpoints {
+                    endpoints = found;
+                    self.runtime.apply(Change::Endpoints(PeerId::Node(NodeId::Controller), endpoints.clone()));
                 }
                 self.runtime.apply(Change::NextEndpoint(PeerId::Node(NodeId::Controller)));
             }

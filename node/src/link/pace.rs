@@ -131,6 +131,7 @@ fn jittered(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};
 
     /// When a TCP SYN leaves, counted from the first (RFC 6298).
@@ -334,5 +335,83 @@ mod tests {
         }
         assert!(worst <= Duration::from_secs(3), "{worst:?}");
         assert!(worst >= Duration::from_millis(100), "nothing was tested: {worst:?}");
+    }
+
+    /// A controller that many nodes want back at once: it is away, then it takes so many connections in a second, and what is
+    /// too much gets no answer at all.
+    #[derive(Default)]
+    struct Crowded {
+        /// Attempts in each second.
+        tries: Mutex<BTreeMap<u64, u32>>,
+        taken: Mutex<BTreeMap<u64, u32>>,
+        ups: Mutex<Vec<u64>>,
+    }
+
+    const NODES: usize = 10_000;
+    const AWAY_S: u64 = 60;
+    const TAKES: u32 = 1_000;
+
+    struct OfMany {
+        controller: Arc<Crowded>,
+        start: Instant,
+    }
+
+    fn count(of: &Mutex<BTreeMap<u64, u32>>, second: u64) -> u32 {
+        let mut of = of.lock().unwrap();
+        let count = of.entry(second).or_default();
+        *count += 1;
+        *count
+    }
+
+    impl Far for OfMany {
+        type Channel = ();
+        fn probe_every(&self) -> Duration {
+            model::limits::PROBE_EVERY
+        }
+        fn connect(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
+            let (controller, second) = (Arc::clone(&self.controller), self.start.elapsed().as_secs());
+            async move {
+                count(&controller.tries, second);
+                if second < AWAY_S || count(&controller.taken, second) > TAKES {
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
+            }
+        }
+        async fn probe(&self, (): &()) -> Result<(), String> {
+            Ok(())
+        }
+        fn up(&self, (): &()) {
+            self.controller.ups.lock().unwrap().push(self.start.elapsed().as_secs());
+        }
+        fn down(&self, why: String) {
+            panic!("a connection that answers was given up: {why}");
+        }
+        async fn failed(&self, _: String) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ten_thousand_nodes_do_not_come_in_step_and_are_all_back_soon() {
+        let (controller, start) = (Arc::new(Crowded::default()), Instant::now());
+        let mut nodes = JoinSet::new();
+        for _ in 0..NODES {
+            // All of them lost it in the same moment.
+            let far = OfMany { controller: Arc::clone(&controller), start };
+            nodes.spawn(async move { keep(&far, &Notify::new()).await });
+        }
+        let all_back = async {
+            while controller.ups.lock().unwrap().len() < NODES {
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(AWAY_S + 60), all_back).await.unwrap();
+        let ups = controller.ups.lock().unwrap().clone();
+        let last = ups.iter().max().copied().unwrap_or_default();
+        // Ten seconds is what its own limit makes of it.
+        assert!(ups.len() == NODES && last <= AWAY_S + 30, "the last one came {} s after it", last - AWAY_S);
+        let tries = controller.tries.lock().unwrap().clone();
+        let most = tries.range(AWAY_S - 20..AWAY_S).map(|(_, count)| *count).max().unwrap_or_default();
+        assert!(most < 6_500, "{most} of {NODES} tried within one second, a minute after they lost it");
+        assert!(tries[&0] >= 10_000, "the test does not begin in step");
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use umbra_tests::attacker::{hex_bytes, hex_text, packet};
 use umbra_tests::lab::topology::{INSIDE_LINK, OUTSIDE_LINK};
 use umbra_tests::lab::{Name, World};
-use umbra_tests::perimeter::{Perimeter, Plan, admin, admin_json, done};
+use umbra_tests::perimeter::{Perimeter, Plan, admin, admin_json, carry_join_file, done, start_client, umbra};
 use umbra_tests::service::{self, Services};
 
 /// What forbidden packets carry, so that they are known again wherever they come out.
@@ -263,4 +263,59 @@ fn a_name_that_turns_leads_nowhere_and_a_flow_keeps_its_address() {
     }
     let heard = captures[2].frames().iter().filter(|frame| frame.carries(b"back?")).count();
     assert!(heard > 0, "the capture is blind");
+}
+
+/// What the name `controller` leads to on a host, as its network says.
+fn turn_controller(world: &World, host: Name, to: Name) {
+    let lines: String = to.outside().iter().take(2).map(|address| format!("{address} controller\n")).collect();
+    let text = format!("127.0.0.1 localhost\n{lines}");
+    done(world, host, &["sh", "-c", "printf %s \"$1\" > /etc/hosts", "sh", &text]).unwrap();
+}
+
+#[test]
+fn a_false_name_for_the_controller_gets_knocks_and_handshakes_and_the_truth_brings_clients_back() {
+    let world = world();
+    let (_services, perimeter) = start(&world, &Plan { laptops: vec![Name::Laptop], ..Plan::default() });
+    let join = carry_join_file(&world, Name::Laptop2, &["--device"]).unwrap();
+    let joining = start_client(&world, Name::Laptop2).unwrap();
+    let liar = Capture::start(&world, Name::Stranger, OUTSIDE_LINK);
+    for host in [Name::Laptop, Name::Laptop2] {
+        turn_controller(&world, host, Name::Stranger);
+    }
+
+    // One that has joined comes into that network, and one that wants to join.
+    umbra(&world, Name::Laptop, &["down"]).unwrap();
+    let mut command = world.host(Name::Laptop2).command("umbra");
+    command.args(["up", "--join", &join, "--yes"]);
+    let up = world.host(Name::Laptop2).start("up", command).unwrap();
+    let told = world.host(Name::Laptop).run(&["umbra", "up"], SOON).unwrap();
+    assert!(!told.success() && told.stderr.contains("controller"), "{told:?}");
+    let status = json(&world, Name::Laptop, &["umbra", "status", "--json"]);
+    assert_eq!(status["controller"]["connected"], false, "{status}");
+
+    let ours: Vec<IpAddr> = [Name::Laptop, Name::Laptop2].iter().flat_map(|host| host.outside()).collect();
+    let frames = liar.frames();
+    let from_us =
+        frames.iter().filter(|frame| !frame.is_link_business() && frame.source().is_some_and(|a| ours.contains(&a)));
+    let (mut knocks, mut initiations) = (0, 0);
+    for frame in from_us {
+        match frame.udp() {
+            Some((443, bytes)) if tunnel::knock::is_knock(bytes) => knocks += 1,
+            Some((443, bytes)) if bytes.len() == 148 && bytes.starts_with(&[1, 0, 0, 0]) => initiations += 1,
+            // The name server that they know is on that host, too.
+            Some((53, _)) => {}
+            other => panic!("a false controller got {other:?} of {frame:?}"),
+        }
+    }
+    assert!(knocks > 0 && initiations > 0, "{knocks} knocks, {initiations} initiations");
+
+    let client = &perimeter.clients[&Name::Laptop];
+    let mark = client.mark();
+    for host in [Name::Laptop, Name::Laptop2] {
+        turn_controller(&world, host, Name::Controller);
+    }
+    client.wait_for_line_after(mark, "connected to the controller", SOON).unwrap();
+    until("the page", SOON, || probe(&world, Name::Laptop, &["http", "http://web.corp.example/"]).success());
+    let ended = up.wait_for_end(SOON * 2).unwrap().unwrap();
+    assert!(ended.success(), "{:?} {:?}", up.lines(), joining.lines().last());
 }

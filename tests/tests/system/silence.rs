@@ -73,7 +73,7 @@ impl Frame {
     }
 
     /// ARP and ND in the name of an address of the link, and the kernel's own multicast housekeeping.
-    fn is_link_business(&self) -> bool {
+    pub fn is_link_business(&self) -> bool {
         let of_the_link =
             |address: IpAddr| Name::ALL.iter().any(|name| name.links().iter().any(|l| l.1.contains(&address)));
         match self.kind {
@@ -102,7 +102,7 @@ impl Frame {
         }
     }
 
-    fn source(&self) -> Option<IpAddr> {
+    pub fn source(&self) -> Option<IpAddr> {
         match self.kind {
             0x0800 => Some(<[u8; 4]>::try_from(self.body.get(12..16)?).ok()?.into()),
             0x86dd => Some(<[u8; 16]>::try_from(self.body.get(8..24)?).ok()?.into()),
@@ -110,15 +110,20 @@ impl Frame {
         }
     }
 
-    /// What a UDP datagram to `port` carries.
-    fn datagram(&self, port: u16) -> Option<Vec<u8>> {
+    /// To which port a UDP datagram goes, and what it carries.
+    pub fn udp(&self) -> Option<(u16, &[u8])> {
         let udp = match self.kind {
             0x0800 if self.body.get(9) == Some(&17) => self.body.get(20..)?,
             0x86dd if self.body.get(6) == Some(&17) => self.body.get(40..)?,
             _ => return None,
         };
-        let length = usize::from(u16::from_be_bytes(udp.get(4..6)?.try_into().ok()?));
-        (udp.get(2..4)? == port.to_be_bytes()).then(|| udp.get(8..length).map(<[u8]>::to_vec))?
+        let word = |at: usize| Some(u16::from_be_bytes(udp.get(at..at + 2)?.try_into().ok()?));
+        Some((word(2)?, udp.get(8..usize::from(word(4)?))?))
+    }
+
+    /// What a UDP datagram to `port` carries.
+    fn datagram(&self, port: u16) -> Option<Vec<u8>> {
+        self.udp().filter(|(to, _)| *to == port).map(|(_, bytes)| bytes.to_vec())
     }
 
     pub fn carries(&self, bytes: &[u8]) -> bool {
