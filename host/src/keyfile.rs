@@ -244,7 +244,8 @@ impl Temporary {
         let path = folder_of(goal).join(hidden);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let file = options.open(&path).map_err(failed("create", &path))?;
+        // Whoever reads this knows the goal, and nothing of what lies beside it for a moment.
+        let file = options.open(&path).map_err(failed("create", goal))?;
         let temporary = Self { path };
         // A umask can only have taken bits away; give the owner's back.
         file.set_permissions(Permissions::from_mode(0o600)).map_err(failed("write", &temporary.path))?;

@@ -92,7 +92,8 @@ pub(super) async fn restore(state: &Path, args: RestoreArgs, output: &mut Output
     output.line(format!("organisation `{}` restored in {}", made.org.trust_domain, state.display()))?;
     output.line(format!("fingerprint   {}", made.org.fingerprint()))?;
     output.line(format!("as of         {}; what changed later is lost", moment(wall(), made.restored.created.0)))?;
-    output.line(format!("waiting       {users} users, {devices} devices, {gateways} gateways, and the policy"))?;
+    let policy = if made.restored.policy.is_some() { ", and the policy" } else { "" };
+    output.line(format!("waiting       {users} users, {devices} devices, {gateways} gateways{policy}"))?;
     output.line("next          umbra-controller serve, then umbra-controller restored list")
 }
 
