@@ -45,8 +45,10 @@ pub enum Loss {
     Willed,
     /// Nobody willed it, and it says nothing of the tunnel: only this grant moves.
     Grant,
-    /// The gateway is gone, or knows nothing any more: all that goes through the tunnel moves.
+    /// The gateway knows nothing any more: all that goes through the tunnel moves.
     Gateway,
+    /// The gateway may not be used any more: nothing goes there from now on, and another one is asked for.
+    Removed,
 }
 
 impl Loss {
@@ -54,7 +56,8 @@ impl Loss {
     /// gateway is gone? What is not known was willed. What a gateway refuses and is held here, it has held, too, and let go.
     pub const fn of(ending: Ending) -> Self {
         match ending {
-            Ending::Gateway | Ending::Restarted => Self::Gateway,
+            Ending::Gateway => Self::Removed,
+            Ending::Restarted => Self::Gateway,
             Ending::Expired | Ending::Replaced | Ending::Unreached | Ending::Refused | Ending::Restored => Self::Grant,
             _ => Self::Willed,
         }
@@ -345,6 +348,12 @@ impl Book {
             entry.denied = Some(now.plus(DENY_HOLD));
             entry.due = Instant::NEVER;
             entry.wanted = None;
+            entry.word = Some((now, Word::Ended(reason.to_owned())));
+        } else if loss == Loss::Removed {
+            entry.grant = None;
+            if !asks {
+                (entry.due, entry.wanted) = (now, Some(now));
+            }
             entry.word = Some((now, Word::Ended(reason.to_owned())));
         } else if let Some(held) = &mut entry.grant {
             held.moving = Some(held.moving.unwrap_or(now.plus(MOVE_MAX)));

@@ -14,7 +14,7 @@ use crate::turnover;
 use host::nft;
 use model::ids::NodeId;
 use model::key::PublicKey;
-use model::limits::{PROVISIONAL_LIFE, PROVISIONAL_MAX, RPC_MESSAGE_MAX};
+use model::limits::{LAST_WORDS, PROVISIONAL_LIFE, PROVISIONAL_MAX, RPC_MESSAGE_MAX};
 use model::pool::{CONTROL_PORT, ENROL_PORT, Pool};
 use model::secret::Secret;
 use model::time::{Instant, WallMs};
@@ -393,14 +393,21 @@ async fn follow_directory(organisation: Organisation, newcomers: Arc<Newcomers>,
 
 async fn follow_nodes(
     organisation: &Organisation,
-    runtime: &Runtime,
+    runtime: &Arc<Runtime>,
     directory: &Directory,
     peers: &mut BTreeSet<NodeId>,
 ) {
     let wanted = admitted(directory);
-    for gone in peers.iter().filter(|n| !wanted.contains_key(n)).copied().collect::<Vec<_>>() {
-        peers.remove(&gone);
-        runtime.apply(Change::RemovePeer(PeerId::Node(gone)));
+    let gone: Vec<NodeId> = peers.iter().filter(|node| !wanted.contains_key(node)).copied().collect();
+    if !gone.is_empty() {
+        peers.retain(|node| wanted.contains_key(node));
+        let runtime = Arc::clone(runtime);
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST_WORDS).await;
+            for node in gone {
+                runtime.apply(Change::RemovePeer(PeerId::Node(node)));
+            }
+        });
     }
     for (node, Admitted { key, next_key, address }) in wanted {
         if peers.insert(node) && runtime.engine.peer(&PeerId::Node(node)).is_none() {

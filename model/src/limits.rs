@@ -337,6 +337,8 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 pub const ADMIN_CALL_MAX: Duration = Duration::from_secs(60);
 /// How long a revoke waits for gateways to confirm before it answers with what is known.
 pub const REVOKE_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How long a node that is revoked still hears the controller, which does nothing for it any more: time for the news to get there.
+pub const LAST_WORDS: Duration = Duration::from_millis(500);
 /// TLS handshakes of one overlay address that are under way; one more is refused, so that nobody takes the places of others.
 pub const TLS_HANDSHAKES_PER_NODE_MAX: usize = 8;
 /// How long a TLS handshake may take.

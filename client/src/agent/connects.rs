@@ -145,7 +145,11 @@ mod tests {
 
     #[test]
     fn only_what_is_about_the_gateway_gives_up_its_tunnel() {
-        assert!([Ending::Restarted, Ending::Gateway].into_iter().all(|ending| Loss::of(ending) == Loss::Gateway));
+        assert_eq!(
+            [Ending::Restarted, Ending::Gateway].map(Loss::of),
+            [Loss::Gateway, Loss::Removed],
+            "flows wait where it comes back, and nothing goes to one that was revoked"
+        );
         let others = [Ending::Expired, Ending::Replaced, Ending::Unreached, Ending::Refused, Ending::Restored];
         assert!(others.into_iter().all(|ending| Loss::of(ending) == Loss::Grant));
     }

@@ -314,6 +314,17 @@ fn a_gateway_restart_moves_the_flows_to_the_next_grant() {
 }
 
 #[test]
+fn nothing_goes_to_a_gateway_that_was_removed_and_another_one_is_asked_for() {
+    let mut book = connected();
+    book.ended(at(1_000), grant(1), "the gateway was removed or changed", Loss::Removed);
+    assert!(book.grant(&resource(1)).is_none(), "no packet more");
+    assert_eq!(book.unused(), [pairing(1)], "its tunnel goes");
+    assert_eq!(book.request(at(1_000)), Some(Request { resource: resource(1), held: vec![], avoid: vec![] }));
+    book.permitted(at(1_100), resource(1), permit(2, true, LONG));
+    assert_eq!(book.grant(&resource(1)).unwrap().id, grant(2));
+}
+
+#[test]
 fn the_end_of_one_grant_says_nothing_of_its_tunnel() {
     let mut book = connected();
     book.want(at(100), resource(2));

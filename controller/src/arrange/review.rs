@@ -12,7 +12,7 @@ use grant::lease::Moment;
 use grant::ledger::Terms;
 use grant::record::{Cause, Live};
 use model::ids::{GatewayId, GrantId, NodeId};
-use model::limits::{COMMIT_AUDIT_MAX, REVIEWS_MAX};
+use model::limits::{COMMIT_AUDIT_MAX, LAST_WORDS, REVIEWS_MAX};
 use model::net::Rule;
 use model::revision::Revision;
 use model::time::Instant;
@@ -222,14 +222,24 @@ impl Arrangements {
         }
     }
 
-    /// A revoked node's connections end at once; its certificate would let them live.
-    fn close_revoked(&self, directory: &Directory) {
-        for device in directory.devices.values().filter(|d| d.record.state == NodeState::Revoked) {
-            self.connections.close(NodeId::Device(device.record.id));
+    /// A revoked node's connections end as soon as it can have heard what that ends, so that an honest one stops; its certificate
+    /// would let them live.
+    fn close_revoked(self: &Arc<Self>, directory: &Directory) {
+        let revoked = |state: NodeState| state == NodeState::Revoked;
+        let devices =
+            directory.devices.values().filter(|d| revoked(d.record.state)).map(|d| NodeId::Device(d.record.id));
+        let gateways = directory.gateways.values().filter(|g| revoked(g.record.state));
+        let nodes: Vec<NodeId> = devices.chain(gateways.map(|g| NodeId::Gateway(g.record.id))).collect();
+        if nodes.is_empty() {
+            return;
         }
-        for gateway in directory.gateways.values().filter(|g| g.record.state == NodeState::Revoked) {
-            self.connections.close(NodeId::Gateway(gateway.record.id));
-        }
+        let arrangements = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST_WORDS).await;
+            for node in nodes {
+                arrangements.connections.close(node);
+            }
+        });
     }
 
     /// Counts a deny; the first of its kind is written at once, repeats together later.

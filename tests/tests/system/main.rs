@@ -14,6 +14,7 @@
 
 mod audit;
 mod callers;
+mod causes;
 mod check;
 mod crash;
 mod demo;
