@@ -57,19 +57,24 @@ impl Held {
                 return Self::default();
             }
         };
-        let read = serde_json::from_slice::<Self>(bytes.expose()).ok().filter(|held| held.version == VERSION);
-        let Some(mut held) = read else {
+        let Some(held) = Self::parse(bytes.expose()) else {
             tracing::warn!(
                 "{} is damaged: which names were this organisation's is not known",
                 state.join(FILE).display()
             );
             return Self::default();
         };
+        held
+    }
+
+    /// Reads what [`Held::store`] wrote; what is more than the bound is left out.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let mut held = serde_json::from_slice::<Self>(text).ok().filter(|held| held.version == VERSION)?;
         held.names.truncate(HELD_MAX);
         held.suffixes.truncate(HELD_MAX);
         held.zones.truncate(HELD_MAX);
         held.prefixes.truncate(HELD_MAX);
-        held
+        Some(held)
     }
 
     /// Keeps it, durably.

@@ -7,13 +7,13 @@ pub mod connect;
 mod daemon;
 mod dns;
 mod guardian;
-mod held;
+pub mod held;
 mod leftovers;
 mod local;
 pub mod names;
 mod network;
 pub mod plan;
-mod rpc;
+pub mod rpc;
 
 #[cfg(test)]
 mod testkit;

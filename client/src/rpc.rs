@@ -158,11 +158,12 @@ pub async fn disconnect(channel: Channel, grant: GrantId) {
 pub async fn name_address(channel: Channel, name: &HostName) -> Result<(ResourceId, CatalogueAddress), String> {
     let request = v1::NameAddressRequest { name: name.as_str().to_owned() };
     let reply = within(CALL_MAX, client(channel).name_address(request)).await.map_err(|s| s.message().to_owned())?;
-    let reply = reply.into_inner();
-    let read = || -> Result<_, WireError> {
-        Ok((id("resource", &reply.resource)?, required("address", reply.address.clone())?.try_into()?))
-    };
-    read().map_err(|e| e.to_string())
+    read_name_address(reply.into_inner()).map_err(|e| e.to_string())
+}
+
+/// Checks the answer to a question for a name's address.
+pub fn read_name_address(reply: v1::NameAddressReply) -> Result<(ResourceId, CatalogueAddress), WireError> {
+    Ok((id("resource", &reply.resource)?, required("address", reply.address)?.try_into()?))
 }
 
 fn session(state: Option<v1::SessionState>, now: Instant) -> Result<Option<Session>, WireError> {
@@ -180,7 +181,8 @@ fn entries(list: Vec<v1::Resource>) -> Result<Vec<CatalogueEntry>, WireError> {
     bounded("resources", list, CATALOGUE_MAX)?.into_iter().map(TryInto::try_into).collect()
 }
 
-fn read_update(message: v1::DeviceUpdate, now: Instant) -> Result<Update, WireError> {
+/// Checks a message of the stream, which came at `now`.
+pub fn read_update(message: v1::DeviceUpdate, now: Instant) -> Result<Update, WireError> {
     let revision = required("revision", message.revision)?.into();
     Ok(match required("what", message.what)? {
         What::Snapshot(s) => Update::Snapshot {
@@ -218,7 +220,8 @@ fn read_update(message: v1::DeviceUpdate, now: Instant) -> Result<Update, WireEr
     })
 }
 
-fn read_answer(reply: v1::ConnectReply) -> Result<Answer, WireError> {
+/// Checks the answer to a request for access.
+pub fn read_answer(reply: v1::ConnectReply) -> Result<Answer, WireError> {
     match required("result", reply.result)? {
         Outcome::Permit(p) => {
             let pairing = id("pairing", &p.pairing)?;

@@ -5,8 +5,8 @@ mod firewalls;
 mod flows;
 pub mod follow;
 mod gate;
-mod resolve;
-mod rpc;
+pub mod resolve;
+pub mod rpc;
 mod service;
 mod witness;
 

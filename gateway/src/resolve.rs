@@ -87,7 +87,8 @@ fn lines(text: &str) -> impl Iterator<Item = std::str::SplitWhitespace<'_>> {
     text.lines().map(|l| l.split(['#', ';']).next().unwrap_or("").split_whitespace())
 }
 
-fn in_hosts(text: &str, name: &HostName) -> Vec<IpAddr> {
+/// The addresses that a hosts file (hosts(5)) has for a name.
+pub fn in_hosts(text: &str, name: &HostName) -> Vec<IpAddr> {
     lines(text)
         .filter_map(|mut words| {
             let address = words.next()?.parse().ok()?;
@@ -96,7 +97,8 @@ fn in_hosts(text: &str, name: &HostName) -> Vec<IpAddr> {
         .collect()
 }
 
-fn servers(text: &str) -> Vec<SocketAddr> {
+/// The first servers of a resolv.conf.
+pub fn servers(text: &str) -> Vec<SocketAddr> {
     lines(text)
         .filter_map(|mut words| (words.next()? == "nameserver").then(|| words.next()?.parse::<IpAddr>().ok())?)
         .map(|address| SocketAddr::new(address, 53))

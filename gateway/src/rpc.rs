@@ -181,7 +181,8 @@ fn flow_record(now: Instant, f: &FlowSummary) -> v1::FlowRecord {
     }
 }
 
-fn read(message: v1::GatewayDown) -> Result<Down, WireError> {
+/// Checks a message of the controller.
+pub fn read(message: v1::GatewayDown) -> Result<Down, WireError> {
     match required("what", message.what)? {
         DownWhat::Snapshot(s) => {
             let update = Update::Snapshot(Snapshot {

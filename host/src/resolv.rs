@@ -10,7 +10,7 @@ pub use conf::{Conf, MARKER};
 
 use crate::keyfile::{self, KeyFileError};
 use model::limits::RESOLV_CONF_BYTES_MAX;
-use place::Original;
+pub use place::Original;
 use std::io;
 use std::path::{Path, PathBuf};
 

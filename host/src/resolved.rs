@@ -4,7 +4,7 @@
 //!
 //! What is set belongs to the link, and goes with it. Nothing is started: where resolved does not run, that is the answer.
 
-mod wire;
+pub mod wire;
 
 use crate::keyfile::own_uid;
 use model::limits::RESOLVED_DOMAINS_MAX;

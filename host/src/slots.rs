@@ -100,7 +100,8 @@ fn encode(number: u64, value: &[u8]) -> Result<Vec<u8>, SlotsError> {
     Ok(slot)
 }
 
-fn decode(slot: &[u8]) -> Option<(u64, &[u8])> {
+/// The number and the value of one slot, if it is whole.
+pub fn decode(slot: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = slot.split_first_chunk::<8>()?;
     let (length, _) = rest.split_first_chunk::<2>()?;
     let end = 10 + usize::from(u16::from_be_bytes(*length));

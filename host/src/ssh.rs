@@ -73,8 +73,9 @@ fn sessions_of(servers: &[&str]) -> Vec<Session> {
     ours.map(|(_, session)| *session).take(SSH_SESSIONS_MAX).collect()
 }
 
+/// A TCP socket of this machine.
 #[derive(Debug, PartialEq, Eq)]
-struct Socket {
+pub struct Socket {
     session: Session,
     state: u8,
     inode: u64,
@@ -82,7 +83,7 @@ struct Socket {
 
 impl Socket {
     /// A line of /proc/net/tcp or tcp6 (proc_net_tcp in the kernel's documentation).
-    fn parse(line: &str) -> Option<Self> {
+    pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_whitespace().skip(1);
         let (local, peer) = (end(words.next()?)?, end(words.next()?)?);
         let state = u8::from_str_radix(words.next()?, 16).ok()?;

@@ -120,8 +120,13 @@ impl Identity {
             Err(error) if error.is_missing() => return Err(IdentityError::NotJoined),
             Err(error) => return Err(error.into()),
         };
-        let damaged = |why: String| IdentityError::Damaged { path: path.clone(), why };
-        let disk: OnDisk = serde_json::from_slice(bytes.expose()).map_err(|e| damaged(e.to_string()))?;
+        Self::parse(bytes.expose(), &path)
+    }
+
+    /// Reads what [`Identity::save`] wrote; `path` is told in errors.
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self, IdentityError> {
+        let damaged = |why: String| IdentityError::Damaged { path: path.to_owned(), why };
+        let disk: OnDisk = serde_json::from_slice(text).map_err(|e| damaged(e.to_string()))?;
         if disk.version != VERSION {
             return Err(damaged(format!("format {} is not known", disk.version)));
         }

@@ -13,7 +13,7 @@ pub mod manager;
 pub mod overlay;
 mod privilege;
 pub mod pulse;
-mod rpc;
+pub mod rpc;
 pub mod runtime;
 pub mod seen;
 pub mod settings;

@@ -65,7 +65,7 @@ pub(crate) async fn recover(channel: Channel, again: Reapplication) -> Result<Ad
 }
 
 /// What the controller made of it; nothing here is believed yet but its shape.
-pub(crate) struct Admission {
+pub struct Admission {
     /// The SPIFFE id.
     pub node: String,
     /// DER, leaf first.
@@ -108,7 +108,8 @@ pub(crate) async fn enroll(channel: Channel, application: Application) -> Result
     read(reply.into_inner()).map_err(|error| NotAdmitted::Answer(error.to_string()))
 }
 
-fn read(reply: v1::EnrollReply) -> Result<Admission, convert::WireError> {
+/// Checks the answer to a machine that enrols or comes back.
+pub fn read(reply: v1::EnrollReply) -> Result<Admission, convert::WireError> {
     let v4 = if reply.address_v4.is_empty() {
         None
     } else {

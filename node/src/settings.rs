@@ -73,7 +73,7 @@ fn read(path: &Path) -> Result<BTreeMap<String, String>, SettingsError> {
 }
 
 /// The form of systemd.exec(5), `EnvironmentFile=`, without continued lines; the error is the number of a line.
-fn parse(text: &str) -> Result<BTreeMap<String, String>, usize> {
+pub fn parse(text: &str) -> Result<BTreeMap<String, String>, usize> {
     let mut settings = BTreeMap::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();

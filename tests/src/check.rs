@@ -5,6 +5,7 @@
 
 pub mod hostile;
 pub mod kill;
+pub mod parsers;
 pub mod power;
 pub mod sim;
 
@@ -24,6 +25,8 @@ pub enum Arguments {
     Sim(sim::Arguments),
     /// Put a laptop on a network that lies about routes, and make noise at every port: what leaks, what answers, who falls over?
     Hostile(hostile::Arguments),
+    /// Throw changed inputs at every parser: is there one with which it panics, hangs or breaks its word?
+    Parsers(parsers::Arguments),
 }
 
 /// Runs the check and prints its last line.
@@ -33,6 +36,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Arguments::Kill(arguments) => kill::check(arguments)?,
         Arguments::Sim(arguments) => sim::check(arguments)?,
         Arguments::Hostile(arguments) => hostile::check(arguments)?,
+        Arguments::Parsers(arguments) => parsers::check(arguments)?,
     };
     writeln!(io::stdout(), "{tally}")?;
     Ok(if tally.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

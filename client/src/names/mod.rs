@@ -11,10 +11,10 @@
 
 mod assigned;
 mod forward;
-mod reply;
+pub mod reply;
 mod stack;
 mod stream;
-mod wire;
+pub mod wire;
 mod zone;
 
 pub use assigned::Assign;

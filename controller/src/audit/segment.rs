@@ -70,7 +70,8 @@ impl Segments {
     }
 }
 
-fn range(name: &str) -> Option<(u64, u64)> {
+/// The first and the last record of a file with this name; none where the name is not one of ours.
+pub fn range(name: &str) -> Option<(u64, u64)> {
     let (first, last) = name.strip_suffix(".jsonl")?.split_once('-')?;
     let (first, last) = (first.parse().ok()?, last.parse().ok()?);
     (1 <= first && first <= last).then_some((first, last))
@@ -102,6 +103,13 @@ impl Lines<BufReader<File>> {
     /// Of the file at this path.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { from: BufReader::new(File::open(path)?) })
+    }
+}
+
+impl<R: BufRead> Lines<R> {
+    /// Of what is read from here.
+    pub const fn of(from: R) -> Self {
+        Self { from }
     }
 }
 

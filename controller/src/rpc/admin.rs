@@ -11,7 +11,7 @@ mod gateway;
 mod group;
 mod join_key;
 mod policy;
-mod resource;
+pub mod resource;
 mod session;
 mod site;
 mod status;

@@ -387,7 +387,8 @@ impl Devices for DevicesRpc {
     }
 }
 
-fn wish(device: DeviceId, request: v1::ConnectRequest) -> Result<Wish, WireError> {
+/// Checks a request for access.
+pub fn wish(device: DeviceId, request: v1::ConnectRequest) -> Result<Wish, WireError> {
     let held = bounded("pairings", request.pairings, DATA_KEYS_MAX)?;
     let avoid = bounded("avoid_gateways", request.avoid_gateways, LIST_MAX)?;
     Ok(Wish {

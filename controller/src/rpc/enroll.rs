@@ -21,7 +21,7 @@ use model::key::PublicKey;
 use model::limits::{LIKE_NAMES_MAX, NAME_MAX};
 use model::secret::Secret;
 use node::svid::signature_holds;
-use proto::convert::array;
+use proto::convert::{WireError, array, wrong};
 use proto::join::{JoinKind, node_fingerprint};
 use proto::v1;
 use proto::v1::enrolment_server::Enrolment;
@@ -79,11 +79,7 @@ impl EnrolmentRpc {
             return Err(refusal());
         };
         let token: [u8; 32] = array("token", &message.token).map_err(|e| malformed(&e))?;
-        let kind = match v1::NodeKind::try_from(message.kind) {
-            Ok(v1::NodeKind::Device) => JoinKind::Device,
-            Ok(v1::NodeKind::Gateway) => JoinKind::Gateway,
-            _ => return Err(malformed(&"field `kind`: must be a device or a gateway")),
-        };
+        let kind = kind(message.kind).map_err(|e| malformed(&e))?;
         if message.name.len() > NAME_MAX * 4 {
             return Err(malformed(&"field `name`: is too long"));
         }
@@ -131,6 +127,15 @@ fn refused(refusal: Refusal) -> Status {
         Refusal::Denied(why) => Status::permission_denied(why),
         Refusal::Store(_) | Refusal::Busy(_) => Status::unavailable(refusal.to_string()),
         other => Status::failed_precondition(other.to_string()),
+    }
+}
+
+/// What a machine wants to be.
+pub fn kind(wire: i32) -> Result<JoinKind, WireError> {
+    match v1::NodeKind::try_from(wire) {
+        Ok(v1::NodeKind::Device) => Ok(JoinKind::Device),
+        Ok(v1::NodeKind::Gateway) => Ok(JoinKind::Gateway),
+        Ok(v1::NodeKind::Unspecified) | Err(_) => Err(wrong("kind", "must be a device or a gateway")),
     }
 }
 

@@ -50,11 +50,34 @@ struct Line {
 }
 
 /// A message of a gateway that is not its hello, checked.
-enum Up {
-    Renew { seq: u64, revision: Revision, digest: Digest },
-    Ack { revision: Revision, refused: Vec<model::ids::GrantId> },
+pub enum Up {
+    /// "My table is this; may it live on?"
+    Renew {
+        /// Which request.
+        seq: u64,
+        /// The table's state.
+        revision: Revision,
+        /// Over the table.
+        digest: Digest,
+    },
+    /// All up to here acts.
+    Ack {
+        /// Which state.
+        revision: Revision,
+        /// Grants that did not pass the gateway's own checks.
+        refused: Vec<model::ids::GrantId>,
+    },
+    /// Names with their reachable families (IPv4, IPv6), and counters.
     Report(Vec<(HostName, bool, bool)>, Vec<(String, u64)>),
-    Flows { first: u64, lost: u64, records: Vec<v1::FlowRecord> },
+    /// Ended flows: see [`flows_of`].
+    Flows {
+        /// The number of the first.
+        first: u64,
+        /// How many found no room.
+        lost: u64,
+        /// The flows.
+        records: Vec<v1::FlowRecord>,
+    },
 }
 
 fn malformed(error: WireError) -> Status {
@@ -69,25 +92,7 @@ impl GatewaysRpc {
     }
 
     fn hello(&self, gateway: GatewayId, hello: v1::GatewayHello) -> Result<Hello, WireError> {
-        let nat = NatPool {
-            v4: required("nat_v4", hello.nat_v4)?.try_into()?,
-            v6: required("nat_v6", hello.nat_v6)?.try_into()?,
-        };
-        if !nat.v4.address().is_ipv4() || nat.v4.bits() > 24 || nat.v6.address().is_ipv4() || nat.v6.bits() > 96 {
-            return Err(wrong("nat_v4", "must be an IPv4 prefix of /24 or shorter, and an IPv6 prefix beside it"));
-        }
-        // What its administrator says comes first; then the address that its tunnel comes from: the very socket that will
-        // carry data.
-        let seen = self.runtime.engine.peer(&PeerId::Node(NodeId::Gateway(gateway))).and_then(|p| p.endpoint);
-        let told = bounded("endpoints", hello.endpoints, ENDPOINTS_MAX)?;
-        let mut endpoints = told.into_iter().map(SocketAddr::try_from).collect::<Result<Vec<_>, _>>()?;
-        endpoints.extend(seen.filter(|seen| !endpoints.contains(seen)));
-        endpoints.truncate(ENDPOINTS_MAX);
-        let version = hello.version.chars().filter(|c| c.is_ascii_graphic()).take(32).collect();
-        let seen = hello.seen.map(Into::into).unwrap_or_default();
-        let pairing_key = PublicKey(array("pairing_key", &hello.pairing_key)?);
-        let witness = hello.witness.map(TryInto::try_into).transpose()?;
-        Ok(Hello { seen, nat, endpoints, version, boot: hello.boot, pairing_key, witness })
+        read_hello(hello, self.runtime.engine.peer(&PeerId::Node(NodeId::Gateway(gateway))).and_then(|p| p.endpoint))
     }
 
     async fn follow(self, line: Line, mut up: Streaming<v1::GatewayUp>) {
@@ -129,9 +134,7 @@ impl GatewaysRpc {
         let mut lost_before = 0;
         while let Some((first, lost, records)) = reports.recv().await {
             let wall = self.clock.wall();
-            let told: Result<Vec<Told>, WireError> =
-                (first..).zip(records).map(|(number, record)| flow(number, wall, &record)).collect();
-            let told = match told {
+            let told = match flows_of(first, wall, &records) {
                 Ok(told) => told,
                 Err(error) => {
                     tracing::warn!(gateway = %line.gateway, %error, "a gateway's flow records make no sense; they are not kept");
@@ -156,6 +159,36 @@ impl GatewaysRpc {
             }
         }
     }
+}
+
+/// Checks a hello; `from` is where the gateway's tunnel comes from.
+pub fn read_hello(hello: v1::GatewayHello, from: Option<SocketAddr>) -> Result<Hello, WireError> {
+    let nat = NatPool {
+        v4: required("nat_v4", hello.nat_v4)?.try_into()?,
+        v6: required("nat_v6", hello.nat_v6)?.try_into()?,
+    };
+    if !nat.v4.address().is_ipv4() || nat.v4.bits() > 24 || nat.v6.address().is_ipv4() || nat.v6.bits() > 96 {
+        return Err(wrong("nat_v4", "must be an IPv4 prefix of /24 or shorter, and an IPv6 prefix beside it"));
+    }
+    // What its administrator says comes first; then the address that its tunnel comes from: the very socket that will
+    // carry data.
+    let told = bounded("endpoints", hello.endpoints, ENDPOINTS_MAX)?;
+    let mut endpoints = told.into_iter().map(SocketAddr::try_from).collect::<Result<Vec<_>, _>>()?;
+    endpoints.extend(from.filter(|from| !endpoints.contains(from)));
+    endpoints.truncate(ENDPOINTS_MAX);
+    let version = hello.version.chars().filter(|c| c.is_ascii_graphic()).take(32).collect();
+    let seen = hello.seen.map(Into::into).unwrap_or_default();
+    let pairing_key = PublicKey(array("pairing_key", &hello.pairing_key)?);
+    let witness = hello.witness.map(TryInto::try_into).transpose()?;
+    Ok(Hello { seen, nat, endpoints, version, boot: hello.boot, pairing_key, witness })
+}
+
+/// Checks a report of ended flows that came at `now`; they have the numbers from `first` on.
+pub fn flows_of(first: u64, now: WallMs, records: &[v1::FlowRecord]) -> Result<Vec<Told>, WireError> {
+    if first.checked_add(records.len() as u64).is_none() {
+        return Err(wrong("first_flow", "is too large"));
+    }
+    (first..).zip(records).map(|(number, record)| flow(number, now, record)).collect()
 }
 
 fn flow(number: u64, now: WallMs, record: &v1::FlowRecord) -> Result<Told, WireError> {
@@ -184,7 +217,8 @@ fn flow(number: u64, now: WallMs, record: &v1::FlowRecord) -> Result<Told, WireE
     })
 }
 
-fn read(message: v1::GatewayUp) -> Result<Up, WireError> {
+/// Checks a message that is not the hello.
+pub fn read(message: v1::GatewayUp) -> Result<Up, WireError> {
     match required("what", message.what)? {
         UpWhat::Hello(_) => Err(wrong("hello", "comes first and once")),
         UpWhat::Renew(r) => Ok(Up::Renew {
@@ -285,5 +319,23 @@ impl Gateways for GatewaysRpc {
             arrangements.lines.close_gateway(gateway, stream);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(down_in))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flow_records_whose_numbers_would_wrap_are_refused() {
+        let grant = model::ids::GrantId::from_bytes([1; 10]).to_string();
+        let record = v1::FlowRecord { grant, protocol: 1, target: vec![10, 0, 0, 1], port: 443, ..Default::default() };
+        let two = [record.clone(), record];
+        let numbers =
+            |first| flows_of(first, WallMs(0), &two).map(|told| told.iter().map(|t| t.number).collect::<Vec<_>>());
+        assert_eq!(numbers(7), Ok(vec![7, 8]));
+        for first in [u64::MAX, u64::MAX - 1] {
+            assert_eq!(numbers(first).map_err(|error| error.field), Err("first_flow"), "{first}");
+        }
     }
 }

@@ -63,13 +63,13 @@ pub(super) fn remove(writes: &mut Vec<Write>, space: u8, name: &str, before: u32
 
 /// Puts records together again from pieces in the order of their disk keys.
 #[derive(Debug, Default)]
-pub(super) struct Assembler {
+pub struct Assembler {
     open: Option<(String, Vec<u8>, u32, u32)>,
 }
 
 impl Assembler {
     /// Takes the next piece; answers a record when it is whole. The error says what does not fit.
-    pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<Option<(String, Vec<u8>)>, String> {
+    pub fn push(&mut self, key: &[u8], value: &[u8]) -> Result<Option<(String, Vec<u8>)>, String> {
         let (name, piece) = split(key).ok_or_else(|| format!("unknown key {:?}", key.escape_ascii().to_string()))?;
         let (name, payload, next, count) = match self.open.take() {
             None if piece == 0 => {
@@ -90,7 +90,7 @@ impl Assembler {
     }
 
     /// Says whether the last record was whole.
-    pub(super) fn finish(&self) -> Result<(), String> {
+    pub fn finish(&self) -> Result<(), String> {
         self.open.as_ref().map_or(Ok(()), |(name, ..)| Err(format!("pieces of `{name}` are missing")))
     }
 }

@@ -21,8 +21,9 @@ use bytes::Bytes;
 use model::revision::Revision;
 
 pub use key::{Key, KeyError};
+pub use layout::Assembler;
 pub use options::Options;
-pub use record::{Reading, Record, Versioned};
+pub use record::{Reading, Record, Versioned, decode};
 pub use sled::{OpenError, SledStore};
 pub use state::{Change, WatchError, Watcher};
 

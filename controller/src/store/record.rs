@@ -27,7 +27,8 @@ pub struct Versioned<R> {
     pub record: R,
 }
 
-fn decode<R: Record>(key: &Key, bytes: &[u8]) -> Result<R, ReadError> {
+/// Reads a record as it lies under its key.
+pub fn decode<R: Record>(key: &Key, bytes: &[u8]) -> Result<R, ReadError> {
     serde_json::from_slice(bytes).map_err(|e| ReadError::Decode { key: key.clone(), cause: e.to_string() })
 }
 

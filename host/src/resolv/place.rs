@@ -49,6 +49,7 @@ impl Original {
         Ok(Self::File(rights, read(path)?.unwrap_or_default()))
     }
 
+    /// Whether a symbolic link is at the path.
     pub fn is_link(path: &Path) -> bool {
         std::fs::symlink_metadata(path).is_ok_and(|about| about.is_symlink())
     }

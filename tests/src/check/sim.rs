@@ -24,7 +24,7 @@ mod client;
 mod controller;
 mod evil;
 mod gateway;
-mod parts;
+pub(crate) mod parts;
 mod reference;
 mod script;
 mod stage;

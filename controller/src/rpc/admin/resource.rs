@@ -12,7 +12,7 @@ use proto::admin as wire;
 use std::collections::BTreeSet;
 
 /// A resource as it was asked for, checked as far as that is possible without the directory.
-struct Wanted {
+pub struct Wanted {
     name: Name,
     hosts: BTreeSet<HostName>,
     suffixes: BTreeSet<HostName>,
@@ -23,7 +23,8 @@ struct Wanted {
     lease_ms: Option<u64>,
 }
 
-fn check(message: &wire::AddResourceRequest) -> Result<Wanted, Refusal> {
+/// Checks what of it can be checked without knowing the organisation.
+pub fn check(message: &wire::AddResourceRequest) -> Result<Wanted, Refusal> {
     let invalid = |text: String| Err(Refusal::Invalid(text));
     let (suffixes, hosts): (Vec<_>, Vec<_>) = message.hosts.iter().cloned().partition(|host| host.starts_with("*."));
     let suffixes: Vec<String> = suffixes.iter().map(|suffix| suffix.trim_start_matches("*.").to_owned()).collect();
