@@ -1,7 +1,9 @@
 //! What makes a machine silent? An input chain that lets in what the machine needs and what it asked for, and drops the
-//! rest, so that not even a closed port answers.
+//! rest, so that not even a closed port answers; and an output chain for what the kernel says of packets that no input chain
+//! sees, because their options, headers, fragments or destinations are not as they should be.
 
-use super::batch::{Batch, accept_rule, drop_rule, failed, source_in};
+use super::batch::{Batch, accept_rule, all, failed, source_in};
+use super::gateway::MARK;
 use super::{NftError, interface, table};
 use crate::ssh::Session;
 use model::limits::ALLOW_IN_MAX;
@@ -21,6 +23,11 @@ const TRIAL: &str = "trial";
 const FAMILIES: [u8; 2] = [2, 10];
 /// Neighbour discovery and router advertisements: solicitations and advertisements, 133 to 136 (RFC 4861, section 4).
 const DISCOVERY: [u8; 4] = [133, 134, 135, 136];
+/// What a kernel answers on its own: echo replies, unreachable, time exceeded, parameter problem (RFC 792; RFC 4443).
+const ANSWERS_4: [u8; 4] = [0, 3, 11, 12];
+const ANSWERS_6: [u8; 5] = [1, 2, 3, 4, 129];
+/// DHCP: the server's port and the client's (RFC 2131, RFC 8415).
+const DHCP: [(u16, u16); 2] = [(67, 68), (547, 546)];
 /// "Packet too big" (RFC 4443, section 3.2).
 const TOO_BIG: u8 = 2;
 /// Offsets in an ICMPv6 error whose packet has no extension headers, bytes: what follows that packet's IPv6 header, and its
@@ -116,9 +123,18 @@ impl Dark {
         if let Some(life) = self.trial {
             batch = batch.fading_set(&name, Family::Inet, TRIAL, &FAMILIES, life);
         }
-        let batch = batch.chain(&name, Family::Inet, "input", base);
-        let batch =
-            self.rules(tun).into_iter().fold(batch, |batch, rule| batch.rule(&name, Family::Inet, "input", rule));
+        let filter = |hook, priority| BaseChain::filter(hook, priority);
+        let chains = [
+            ("input", base, self.rules(tun)),
+            ("output", filter(FilterHook::Output, Priority::Filter), self.silence(tun)),
+            ("untracked", filter(FilterHook::Prerouting, Priority::Raw), untracked(tun)),
+        ];
+        for (chain, base, rules) in chains {
+            batch = batch.chain(&name, Family::Inet, chain, base);
+            for rule in rules {
+                batch = batch.rule(&name, Family::Inet, chain, rule);
+            }
+        }
         batch.commit().await
     }
 
@@ -131,7 +147,7 @@ impl Dark {
         ];
         rules.extend(DISCOVERY.map(discovery_rule));
         // DHCP answers: to a broadcast request, so connection tracking does not know them (RFC 2131, RFC 8415).
-        for (server, client) in [(67_u16, 68_u16), (547, 546)] {
+        for (server, client) in DHCP {
             rules.push(accept_rule([Match::eq(Field::UdpSport, server), Match::eq(Field::UdpDport, client)]));
         }
         // By number, not as answers: it may be left out of connection tracking.
@@ -147,26 +163,48 @@ impl Dark {
             rules.push(accept_rule([Match::eq(field, ports)]));
         }
         rules.extend(self.sessions.iter().map(session_rule));
-        rules.push(match self.trial {
-            // The policy would do; this one counts.
-            None => drop_rule([]),
-            Some(_) => trial_rule(),
-        });
+        // The policy would do; this one counts.
+        rules.push(self.drop_in_the_dark([]));
         rules
     }
+
+    /// Nothing that the kernel says by itself leaves, but for errors about flows of grants: a service has to hear that its packet was
+    /// too big.
+    fn silence(&self, tun: &str) -> Vec<RuleSpec> {
+        let accepted =
+            [Match::eq(Field::Oifname, "lo"), Match::eq(Field::Oifname, tun), Match::eq(Field::CtMark, MARK)];
+        let v4 = ANSWERS_4.map(|kind| Match::eq(Field::IcmpType, kind));
+        let v6 = ANSWERS_6.map(|kind| Match::eq(Field::Icmp6Type, kind));
+        let dropped = v4.into_iter().chain(v6).map(|kind| self.drop_in_the_dark([kind]));
+        accepted.map(|one| accept_rule([one])).into_iter().chain(dropped).collect()
+    }
+
+    /// Drops; in a trial as long as the set holds the packet's family.
+    fn drop_in_the_dark<const N: usize>(&self, matches: [Match; N]) -> RuleSpec {
+        let rule = all(matches);
+        let rule = match self.trial {
+            None => rule,
+            Some(_) => rule
+                .then(Expr::Meta { dreg: Register::R0, key: MetaKey::NfProto })
+                .then(Expr::from(LookupExpr::new(TRIAL, Register::R0))),
+        };
+        rule.then(Stmt::Counter).then(Verdict::Drop)
+    }
+}
+
+/// Anybody may send what looks like an answer of a DHCP server: it makes no entry in the table of connections, which others need.
+fn untracked(tun: &str) -> Vec<RuleSpec> {
+    let rule = |(server, client): (u16, u16)| {
+        let answer = [Match::eq(Field::UdpSport, server), Match::eq(Field::UdpDport, client)];
+        all(answer.into_iter().chain([Match::ne(Field::Iifname, tun)])).then(Stmt::Notrack)
+    };
+    DHCP.map(rule).to_vec()
 }
 
 fn session_rule(session: &Session) -> RuleSpec {
     let from = source_in(&Prefix::host(session.peer.ip()));
     let (to, local) = (Field::TcpDport, session.local.port());
     accept_rule([from, Match::eq(Field::TcpSport, session.peer.port()), Match::eq(to, local)])
-}
-
-/// Drops as long as the set holds the packet's family.
-fn trial_rule() -> RuleSpec {
-    let (dreg, key) = (Register::R0, MetaKey::NfProto);
-    let family = RuleSpec::new().then(Expr::Meta { dreg, key });
-    family.then(Expr::from(LookupExpr::new(TRIAL, Register::R0))).then(Stmt::Counter).then(Verdict::Drop)
 }
 
 fn discovery_rule(kind: u8) -> RuleSpec {

@@ -60,6 +60,7 @@ impl Gateway {
         let forwarded = |priority| BaseChain::filter(FilterHook::Forward, priority);
         let chains = [
             ("spoofed", prerouting(Priority::Raw), self.spoofed(tun)),
+            ("elsewhere", prerouting(Priority::Mangle), vec![elsewhere(tun)]),
             ("transit", prerouting(AFTER_NAT), transit(tun)),
             ("before", forwarded(BEFORE_ALL), [refused(tun), self.counted(tun, ENTERED)].concat()),
             ("forward", forwarded(Priority::Filter), self.forward(tun, timeouts)),
@@ -144,6 +145,15 @@ fn redirected(tun: &str) -> RuleSpec {
     all([Match::eq(Field::Iifname, tun), elsewhere]).then(count_in(REDIRECTED)).then(Verdict::Drop)
 }
 
+/// An answer, or an ICMP error about a flow, that does not come in by the interface whose address the flow has: Linux takes it all
+/// the same (RFC 1122, section 3.3.4.2, weak model), and so anybody on another link could speak into a flow. Connection
+/// tracking knows the flow here, and the destination is not yet what NAT makes of it.
+fn elsewhere(tun: &str) -> RuleSpec {
+    let here = Field::Fib { flags: FibFlags::DADDR | FibFlags::IIF, result: FibResult::AddrType };
+    let others = [Match::ne(Field::Iifname, tun), Match::ne(Field::Iifname, "lo"), Match::ne(here, RouteType::Local)];
+    drop_rule(others.into_iter().chain(reply()))
+}
+
 /// Drops what would be forwarded for strangers before it is routed: routing itself answers, with ICMP "time exceeded"
 /// or "unreachable", before the forward hook is asked.
 fn transit(tun: &str) -> Vec<RuleSpec> {
@@ -151,8 +161,16 @@ fn transit(tun: &str) -> Vec<RuleSpec> {
         let field = Field::Fib { flags: FibFlags::DADDR, result: FibResult::AddrType };
         accept_rule([Match::eq(field, kind)])
     };
+    // No grant names them, and they would be this machine's own: a network's broadcast address, an IPv6 router's anycast.
+    let everybodys = |kind: RouteType| {
+        let field = Field::Fib { flags: FibFlags::DADDR, result: FibResult::AddrType };
+        drop_rule([Match::eq(Field::Iifname, tun), Match::eq(field, kind)])
+    };
     vec![
         redirected(tun),
+        everybodys(RouteType::Broadcast),
+        everybodys(RouteType::Anycast),
+        everybodys(RouteType::Multicast),
         accept_rule([Match::eq(Field::Iifname, "lo")]),
         accept_rule([Match::eq(Field::Iifname, tun)]),
         accept_rule(reply()),

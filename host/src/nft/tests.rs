@@ -6,6 +6,8 @@
 mod connections;
 #[path = "tests/foreign.rs"]
 mod foreign;
+#[path = "tests/odd.rs"]
+mod odd;
 #[path = "tests/trial.rs"]
 mod trial;
 
@@ -408,6 +410,49 @@ fn what_the_tun_opened_is_answered_in_both_families() {
         site.inbox.send_to(b"answer", from).expect("send");
         assert_eq!(read_udp(&site.tun, 5000), (grant.parse().expect("address"), "answer".to_owned()));
     }
+}
+
+#[test]
+fn what_comes_in_by_another_link_is_no_answer() {
+    if !privileged() {
+        return;
+    }
+    let site = Site::new();
+    // Not by luck: a check of source addresses would hide it for IPv4, and there is none for IPv6.
+    site.gateway.run(|| {
+        for link in ["all", "eth0", "eth1"] {
+            std::fs::write(format!("/proc/sys/net/ipv4/conf/{link}/rp_filter"), "0").expect("rp_filter");
+        }
+    });
+    site.stranger.run(|| {
+        ip("addr add 10.2.0.2/32 dev lo");
+        ip("addr add fd02::2/128 dev lo");
+    });
+    site.protect();
+    for (grant, target) in [("198.18.0.5", "10.2.0.2"), ("fd00:198::5", "fd02::2")] {
+        site.tun.write(&udp_packet(to(grant, 5000), to(target, 7000), b"question")).expect("write");
+        let mut bytes = [0; 16];
+        let (_, from) = site.inbox.recv_from(&mut bytes).expect("receive");
+        // As the service, with the right ports, but from the other side.
+        let own = SocketAddr::new(from.ip().to_canonical(), from.port());
+        site.stranger.run(move || {
+            let socket = UdpSocket::bind(to(target, 7000)).expect("bind");
+            socket.send_to(b"forged", own).expect("send");
+        });
+        // The cable keeps the order: when this was answered, the forged one was looked at.
+        send(&site.stranger, if target.contains(':') { "fd01::2" } else { "10.1.0.2" }, own, "marker");
+        site.inbox.send_to(b"answer", from).expect("send");
+        assert_eq!(read_udp(&site.tun, 5000), (grant.parse().expect("address"), "answer".to_owned()));
+    }
+    // What is everybody's on the service's link is nobody's grant.
+    let own = site.gateway.run(|| UdpSocket::bind("[::]:7001").expect("bind"));
+    for target in ["10.2.0.255", "fd02::", "224.0.0.1"] {
+        let grant = if target.contains(':') { "fd00:198::5" } else { "198.18.0.5" };
+        site.tun.write(&udp_packet(to(grant, 5001), to(target, 7001), b"to everybody")).expect("write");
+    }
+    site.gateway
+        .run(|| UdpSocket::bind("127.0.0.1:0").expect("bind").send_to(b"marker", "127.0.0.1:7001").expect("send"));
+    assert_eq!(receive(&own), "marker");
 }
 
 #[test]
