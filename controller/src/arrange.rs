@@ -6,6 +6,7 @@ pub mod end;
 pub mod gateways;
 pub mod heads;
 pub mod lines;
+mod over;
 pub mod restore;
 pub mod review;
 pub mod state;

@@ -242,6 +242,9 @@ pub const CHANGE_TRIES_MAX: usize = 16;
 pub const CHANGE_SEEN_MAX: Duration = Duration::from_secs(5);
 /// Policy revisions that are kept for a roll-back.
 pub const POLICY_HISTORY_MAX: u64 = 20;
+/// How far before its own beginning a log-in or a join key still holds: a controller's clock may be corrected by so much. Set back
+/// further, it would make them live for as long as it was wrong.
+pub const CLOCK_BACK_MAX: Duration = Duration::from_secs(600);
 /// How long ended sessions and join keys can still be listed.
 pub const ENDED_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How many of them go with one change.

@@ -133,6 +133,7 @@ impl Arrangements {
                         self.lines.tell_all_devices();
                     }
                     looked = wall;
+                    self.end_what_is_over(wall).await;
                 }
                 _ = every.tick() => {
                     let directory = self.directory();

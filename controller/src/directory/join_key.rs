@@ -4,6 +4,7 @@ use super::encode;
 use crate::store::Record;
 use model::ids::{JoinKeyId, SiteId};
 use model::key::PublicKey;
+use model::limits::CLOCK_BACK_MAX;
 use model::time::WallMs;
 use proto::join::JoinKind;
 use serde::{Deserialize, Serialize};
@@ -77,7 +78,7 @@ impl JoinKey {
     pub fn state(&self, now: WallMs) -> JoinKeyState {
         if self.revoked {
             JoinKeyState::Revoked
-        } else if self.expires <= now {
+        } else if self.expires <= now || self.created.since(now) > CLOCK_BACK_MAX {
             JoinKeyState::Expired
         } else if self.uses_left == 0 {
             JoinKeyState::Used

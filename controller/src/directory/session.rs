@@ -2,6 +2,7 @@
 
 use crate::store::Record;
 use model::ids::{DeviceId, SessionId, UserId};
+use model::limits::CLOCK_BACK_MAX;
 use model::time::WallMs;
 use serde::{Deserialize, Serialize};
 
@@ -23,9 +24,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// Does it live at `now`?
+    /// Does it live at `now`? Not before it began, but for a correction of the clock.
     pub fn is_live(&self, now: WallMs) -> bool {
-        !self.ended && now < self.ends
+        !self.ended && now < self.ends && self.created.since(now) <= CLOCK_BACK_MAX
     }
 }
 

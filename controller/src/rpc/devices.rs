@@ -117,7 +117,7 @@ impl DevicesRpc {
             draft.stands_on(user);
             sweep(directory, draft, wall)?;
             // One log-in a device: the new one ends the old one.
-            for old in directory.sessions.values().filter(|s| s.record.device == device && s.record.is_live(wall)) {
+            for old in directory.sessions.values().filter(|s| s.record.device == device && !s.record.ended) {
                 let mut ended = old.record.clone();
                 ended.ended = true;
                 draft.update(old, &ended)?;
@@ -319,7 +319,7 @@ impl Devices for DevicesRpc {
         let wall = self.organisation.wall();
         if judge::session_of(&self.organisation.now(), device, wall).is_some() {
             let changed = self.organisation.change(|directory, draft| {
-                if let Some(session) = judge::session_of(directory, device, wall) {
+                for session in directory.sessions.values().filter(|s| s.record.device == device && !s.record.ended) {
                     let mut ended = session.record.clone();
                     ended.ended = true;
                     draft.update(session, &ended)?;

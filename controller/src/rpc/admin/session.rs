@@ -87,7 +87,7 @@ impl AdminRpc {
         let id: SessionId = parse(&message.session)?;
         let make = |directory: &Directory, draft: &mut Draft| {
             let fact = directory.sessions.find(&id).ok_or_else(|| Refusal::missing("session", &message.session))?;
-            if !fact.record.is_live(self.organisation.wall()) {
+            if fact.record.ended || fact.record.ends <= self.organisation.wall() {
                 return Err(Refusal::InUse(format!("session `{id}` has ended already")));
             }
             draft.update(fact, &Session { ended: true, ..fact.record.clone() })?;

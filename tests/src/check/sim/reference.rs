@@ -299,7 +299,9 @@ impl Reference {
 
     /// The log-in that counts on a device: the newest that lives.
     pub fn session_of(&self, device: DeviceId, wall: i64) -> Option<SessionId> {
-        let lives = |s: &Session| s.device == device && !s.ended && wall < s.ends;
+        // A log-in that is still to be made counts for no longer than a clock is corrected by: ten minutes.
+        let begun = |s: &Session| s.created.saturating_sub(wall) <= 600_000;
+        let lives = |s: &Session| s.device == device && !s.ended && wall < s.ends && begun(s);
         let newest = self.sessions.iter().filter(|(_, s)| lives(s)).max_by_key(|(id, s)| (s.created, **id));
         newest.map(|(id, _)| *id)
     }
