@@ -11,6 +11,9 @@ pub mod restore;
 pub mod review;
 pub mod state;
 
+#[cfg(test)]
+mod tests;
+
 pub use state::Arrangements;
 
 use model::ids::{GatewayId, ResourceId, SessionId};

@@ -122,6 +122,19 @@ impl Failures {
         }
     }
 
+    /// Begins a try on a device that is somebody else's than the user's: it counts for the device alone, or whoever has any
+    /// device could lock any account.
+    pub fn attempt_elsewhere(&mut self, now: Instant, device: DeviceId) -> Result<(), Duration> {
+        let device = [Counted::Device(device)];
+        match self.wait_for(now, &device) {
+            Some(wait) => Err(wait),
+            None => {
+                self.count(now, device);
+                Ok(())
+            }
+        }
+    }
+
     /// The password of the try that began last was right: the user's count is cleared, and that try no longer counts
     /// for the device. Its earlier failures do: it may be trying other users.
     pub fn passed(&mut self, user: &str, device: DeviceId) {
@@ -139,6 +152,10 @@ impl Failures {
 
     /// How long this user on this device has to wait before the next try: `None` means not at all.
     pub fn wait(&mut self, now: Instant, user: &str, device: DeviceId) -> Option<Duration> {
+        self.wait_for(now, &[Counted::User(clipped(user)), Counted::Device(device)])
+    }
+
+    fn wait_for(&mut self, now: Instant, whose: &[Counted]) -> Option<Duration> {
         self.forget(now);
         let of = |counted: &Counted| {
             let failures = self.counts.get(counted)?;
@@ -146,13 +163,17 @@ impl Failures {
             let first = failures.len().checked_sub(max).and_then(|at| failures.get(at))?;
             Some(LOGIN_WINDOW.saturating_sub(now.since(*first)))
         };
-        of(&Counted::User(clipped(user))).max(of(&Counted::Device(device)))
+        whose.iter().filter_map(of).max()
     }
 
     /// Counts a failure, for both.
     pub fn failed(&mut self, now: Instant, user: &str, device: DeviceId) {
+        self.count(now, [Counted::User(clipped(user)), Counted::Device(device)]);
+    }
+
+    fn count(&mut self, now: Instant, whose: impl IntoIterator<Item = Counted>) {
         self.forget(now);
-        for counted in [Counted::User(clipped(user)), Counted::Device(device)] {
+        for counted in whose {
             while self.order.len() >= self.counts_max {
                 self.forget_first();
             }

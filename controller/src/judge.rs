@@ -8,7 +8,7 @@ use crate::directory::{
 use crate::store::{Expect, Key, Record as _};
 use ::policy::{Decision, Facts};
 use model::grant::{CatalogueAddress, CatalogueEntry};
-use model::ids::{DeviceId, ResourceId, SiteId};
+use model::ids::{DeviceId, GatewayId, ResourceId, SiteId};
 use model::limits::RULES_PER_GRANT_MAX;
 use model::net::{HostName, Prefix, Rule, Target};
 use model::pool::Pool;
@@ -16,8 +16,36 @@ use model::time::WallMs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// Which families of a site's host name some gateway reaches; what no gateway has reported is not in it.
-pub type Reach = BTreeMap<(SiteId, HostName), (bool, bool)>;
+/// Which families of a site's host name its gateways reach, by their own words; what none has reported is not in it.
+#[derive(Debug, Clone, Default)]
+pub struct Reach(BTreeMap<(SiteId, HostName), BTreeMap<GatewayId, (bool, bool)>>);
+
+impl Reach {
+    /// Does some gateway reach it over IPv4, over IPv6?
+    pub fn of(&self, site: SiteId, host: &HostName) -> (bool, bool) {
+        let told = self.0.get(&(site, host.clone())).into_iter().flat_map(BTreeMap::values);
+        told.fold((false, false), |all, one| (all.0 || one.0, all.1 || one.1))
+    }
+    /// What this gateway said.
+    pub fn by(&self, gateway: GatewayId, site: SiteId, host: &HostName) -> (bool, bool) {
+        self.0.get(&(site, host.clone())).and_then(|told| told.get(&gateway)).copied().unwrap_or_default()
+    }
+    /// Notes what a gateway says.
+    pub fn note(&mut self, gateway: GatewayId, site: SiteId, host: HostName, families: (bool, bool)) {
+        self.0.entry((site, host)).or_default().insert(gateway, families);
+    }
+    /// Who said something.
+    pub fn gateways(&self) -> impl Iterator<Item = GatewayId> {
+        self.0.values().flat_map(BTreeMap::keys).copied()
+    }
+    /// Forgets what all others said.
+    pub fn retain(&mut self, may: impl Fn(GatewayId) -> bool) {
+        self.0.retain(|_, told| {
+            told.retain(|gateway, _| may(*gateway));
+            !told.is_empty()
+        });
+    }
+}
 
 /// Why nothing at all may be reached by a device, for its user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -191,14 +219,14 @@ impl Ground<'_> {
 
 /// Every host name of a resource with the number of its virtual addresses, those below suffixes included.
 fn hosts(directory: &Directory, resource: &Resource) -> Vec<(HostName, u32)> {
-    let below = directory.suffix_names.values().filter(|s| s.record.resource == resource.id);
+    let below = directory.names_below(resource).into_iter();
     let declared = resource.hosts.iter().map(|(host, number)| (host.clone(), *number));
     declared.chain(below.map(|s| (s.record.name.clone(), s.record.number))).collect()
 }
 
 /// A host's addresses as a client sees them. IPv6 only where a gateway of the site reaches the target over it.
 pub fn host_address(pool: &Pool, site: SiteId, host: &HostName, number: u32, reach: &Reach) -> CatalogueAddress {
-    let has_v6 = reach.get(&(site, host.clone())).is_some_and(|(_, v6)| *v6);
+    let (_, has_v6) = reach.of(site, host);
     CatalogueAddress {
         name: Some(host.clone()),
         v4: pool.virtual_v4(number).map(|a| Prefix::host(IpAddr::V4(a))),
@@ -211,6 +239,11 @@ pub fn catalogue(directory: &Directory, subject: &Subject<'_>, reach: &Reach, no
     let (Some(set), Some(org)) = (directory.compiled.as_deref(), &directory.org) else { return Vec::new() };
     let visible = directory.resources.values().filter(|r| is_visible(set, &facts(subject, &r.record, now)));
     visible.map(|r| entry(directory, &org.record.pool, &r.record, reach)).collect()
+}
+
+/// May the user at this device see this resource?
+pub fn sees(directory: &Directory, subject: &Subject<'_>, resource: &Resource, now: WallMs) -> bool {
+    directory.compiled.as_deref().is_some_and(|set| is_visible(set, &facts(subject, resource, now)))
 }
 
 fn entry(directory: &Directory, pool: &Pool, resource: &Resource, reach: &Reach) -> CatalogueEntry {
@@ -234,6 +267,23 @@ fn entry(directory: &Directory, pool: &Pool, resource: &Resource, reach: &Reach)
 pub fn names_of_site(directory: &Directory, site: SiteId) -> BTreeSet<HostName> {
     let resources = directory.resources.values().filter(|r| r.record.site == site);
     resources.flat_map(|r| hosts(directory, &r.record).into_iter().map(|(host, _)| host)).collect()
+}
+
+/// Is this a host name of the site, declared or below a suffix?
+pub fn is_name_of_site(directory: &Directory, site: SiteId, name: &HostName) -> bool {
+    let has = |resource: &Resource| {
+        resource.hosts.contains_key(name)
+            || resource.suffixes.iter().any(|suffix| name.is_in(suffix))
+                && directory.suffix_names.find(&SuffixName::id(resource.id, name)).is_some()
+    };
+    directory.resources.values().any(|r| r.record.site == site && has(&r.record))
+}
+
+/// The sites that have names below suffixes which were written after this state.
+pub fn sites_with_names_after(directory: &Directory, number: u64) -> BTreeSet<SiteId> {
+    let fresh = directory.suffix_names.values().filter(|name| name.revision > number);
+    let resources = fresh.filter_map(|name| directory.resources.find(&name.record.resource));
+    resources.map(|resource| resource.record.site).collect()
 }
 
 /// The gateways of a site that may serve.

@@ -16,6 +16,7 @@ pub mod judge;
 pub mod local;
 pub mod organisation;
 pub mod owner;
+pub mod rate;
 pub mod rpc;
 pub mod seal;
 pub mod serve;

@@ -8,9 +8,11 @@ use crate::config::{StatePaths, Timing};
 use crate::directory::change::{self, Draft, Refusal};
 use crate::directory::{Directory, Org, Reader, SealedSecret, StartError};
 use crate::flows::FlowLog;
+use crate::rate::{Act, SharedRates};
 use crate::seal::{SealError, Sealer};
 use crate::store::{OpenError, Options, ReadError, Reading, SledStore, Store};
 use host::keyfile::{self, KeyFileError};
+use model::ids::NodeId;
 use model::key::PrivateKey;
 use model::limits::SEAL_KEY_LEN;
 use model::revision::Revision;
@@ -36,6 +38,8 @@ pub struct Organisation {
     pub key: Arc<PrivateKey>,
     /// Failed log-ins.
     pub failures: SharedFailures,
+    /// How often nodes change what is kept on disk.
+    pub rates: SharedRates,
     /// How long things last.
     pub timing: Timing,
     /// What became of flows.
@@ -144,6 +148,7 @@ impl Organisation {
             ca: Arc::new(ca),
             key: Arc::new(Secret::new(key)),
             failures: SharedFailures::default(),
+            rates: SharedRates::default(),
             timing: Timing::default(),
             flows,
         })
@@ -168,6 +173,11 @@ impl Organisation {
     /// An audit entry for a change by this caller.
     pub fn entry(&self, caller: &Caller, action: &str, object: impl std::fmt::Display) -> Entry {
         Entry::new(self.wall(), caller.to_string(), action, object.to_string(), Outcome::Done)
+    }
+    /// Takes one of the changes of this kind that a node may make within a minute.
+    pub fn take_turn(&self, act: Act, node: NodeId) -> Result<(), Refusal> {
+        let mut rates = self.rates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        rates.take(self.clock.now(), act, node).map_err(Refusal::often)
     }
     /// Makes a change, see [`change::change`].
     pub async fn change<T>(

@@ -5,6 +5,7 @@ use crate::audit::{Entry, Outcome};
 use crate::directory::index::key_id;
 use crate::directory::{Device, Directory, Draft, Fact, Gateway, NodeState, Refusal, Unique};
 use crate::organisation::Organisation;
+use crate::rate::Act;
 use model::ids::NodeId;
 use model::key::PublicKey;
 
@@ -75,6 +76,7 @@ pub async fn announce(organisation: &Organisation, node: NodeId, next: PublicKey
     if known == Some(next) || key == next {
         return Ok(());
     }
+    organisation.take_turn(Act::Key, node)?;
     let make = |directory: &Directory, draft: &mut Draft| {
         let held = Held::find(directory, node).ok_or_else(denied)?;
         let (key, before) = held.keys();

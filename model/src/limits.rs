@@ -148,8 +148,20 @@ pub const GONE_PAIRINGS_MAX: usize = 100_000;
 // -- organisation ----------------------------------------------------------------------------------------------------
 /// Names of one resource.
 pub const NAMES_PER_RESOURCE_MAX: usize = 32;
-/// Addresses on first query for one `*.suffix` resource.
+/// Names below `*.suffix`es whose addresses one client remembers, of all resources together. How many one resource may have
+/// follows from [`RULES_PER_GRANT_MAX`]: each has two addresses, and each of those one rule for each service.
 pub const SUFFIX_NAMES_MAX: usize = 1_024;
+/// New names below suffixes that one device may have made: any program on it makes one with a query, and others want theirs.
+/// Of one resource it may make half.
+pub const SUFFIX_NAMES_PER_DEVICE_MAX: usize = 256;
+/// New names of one device in a minute: each is written to disk, and looked up by every gateway of its site. A page has some ten.
+pub const SUFFIX_NAMES_PER_MINUTE: u32 = 30;
+/// New control keys that one node may announce in a minute: each is written to disk. The shortest life of a key is one second.
+pub const KEY_CHANGES_PER_MINUTE: u32 = 60;
+/// Starts, and changes of what it says of itself, that one gateway may tell in a minute: each is written to disk.
+pub const GATEWAY_STARTS_PER_MINUTE: u32 = 30;
+/// Nodes whose changes are counted, each kind by itself; beyond it the one that changed longest ago is forgotten. 40 bytes each.
+pub const RATES_MAX: usize = 16_384;
 /// Members of any list in one request.
 pub const LIST_MAX: usize = 4_096;
 /// Bytes of a display name.

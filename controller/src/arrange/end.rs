@@ -138,7 +138,8 @@ impl Arrangements {
     }
 
     /// Waits until the change of facts at `revision` was reviewed and the gateways confirmed what it ended, or
-    /// [`REVOKE_WAIT_MAX`]. Answers each gateway that it concerned: confirmed or not, and how long the rest may still live.
+    /// [`REVOKE_WAIT_MAX`]. Answers each gateway that it concerned: confirmed or not, and how long the rest may still live. Where
+    /// the review did not come so far in time, that is every gateway with live grants.
     pub async fn settle(&self, revision: Revision) -> Vec<(GatewayId, bool, Duration)> {
         let mut reviewed = self.reviewed.subscribe();
         let mut acks = self.acks.subscribe();
@@ -154,8 +155,22 @@ impl Arrangements {
         };
         match tokio::time::timeout(REVOKE_WAIT_MAX, settled).await {
             Ok(standing) => standing,
+            // Nobody has looked yet what the change ends: any gateway may still honour something of it.
+            Err(_) if *self.reviewed.borrow() < revision => self.unreviewed().await,
             Err(_) => self.standing(&self.ended_since(revision)).await,
         }
+    }
+
+    /// Every gateway that holds live grants, none confirmed, and when the last of them lapses unless renewed.
+    async fn unreviewed(&self) -> Vec<(GatewayId, bool, Duration)> {
+        let now = self.clock.now();
+        let ledger = self.ledger.lock().await;
+        let mut all: BTreeMap<GatewayId, Duration> = BTreeMap::new();
+        for live in ledger.all().filter(|live| !live.waiting) {
+            let left = all.entry(live.gateway).or_default();
+            *left = (*left).max(live.ends.since(now));
+        }
+        all.into_iter().map(|(gateway, left)| (gateway, false, left)).collect()
     }
 
     fn ended_since(&self, revision: Revision) -> Vec<Revision> {

@@ -5,17 +5,20 @@ use crate::audit::{Entry, Outcome};
 use crate::directory::{GatewaySeen, NodeState};
 use crate::flows::{FlowRecord, Told};
 use crate::judge;
+use crate::rate::Act;
 use crate::store::{Commit, CommitError};
 use grant::record::{Cause, GrantRecord, Live};
 use grant::revoke::Selector;
 use model::audit::SignedHead;
 use model::grant::Ending;
-use model::ids::{GatewayId, GrantId, SessionId};
+use model::ids::{GatewayId, GrantId, NodeId, SessionId};
 use model::key::PublicKey;
 use model::net::HostName;
 use model::pool::NatPool;
 use model::revision::{Digest, Revision};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::PoisonError;
 
 use super::Held;
 use super::lines::{DeviceNews, GatewayNews};
@@ -54,6 +57,9 @@ pub enum HelloError {
     /// Its audit trail is shorter than what was witnessed, or another one.
     #[error("this controller's state is older than what the gateway has seen: {0}")]
     Witnessed(String),
+    /// Its start, or what it says of itself, was another one each time.
+    #[error("this gateway told of too many starts or changes within a minute: wait {0} s")]
+    Often(u64),
     /// Its NAT pool is of no use.
     #[error("the gateway's NAT pool overlaps the organisation's pool; choose another with --nat-v4")]
     Nat,
@@ -111,7 +117,11 @@ impl Arrangements {
         let known = known.and_then(|i| serde_json::from_slice::<StoredBoot>(&i.value).ok()).map(|b| b.boot);
         let seen = GatewaySeen { id, nat: hello.nat, endpoints: hello.endpoints, version: hello.version };
         let mut commit = Commit::default();
-        if directory.gateways_seen.find(&id).is_none_or(|s| s.record != seen) {
+        let is_news = directory.gateways_seen.find(&id).is_none_or(|s| s.record != seen);
+        if is_news || known != Some(hello.boot) {
+            self.take_start(id)?;
+        }
+        if is_news {
             commit = commit.put_record(&id, &seen)?;
         }
         let strays = ledger.set_gateway(id, hello.nat);
@@ -138,6 +148,13 @@ impl Arrangements {
             self.end_locked(&mut ledger, &which, Cause::Gateway, &name).await;
         }
         Ok(())
+    }
+
+    /// What a hello changes is written to disk: a gateway buys so much of that and no more.
+    fn take_start(&self, id: GatewayId) -> Result<(), HelloError> {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = rates.take(self.clock.now(), Act::Start, NodeId::Gateway(id));
+        taken.map_err(|wait| HelloError::Often(wait.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX)))
     }
 
     /// "My table is this; may it live on?", received now.
@@ -225,21 +242,22 @@ impl Arrangements {
     /// Which families of a name the gateway reaches: it decides only whether a catalogue shows an IPv6 address.
     pub fn report_name(&self, id: GatewayId, name: HostName, v4: bool, v6: bool) {
         let directory = self.directory();
-        let Some(gateway) = directory.gateways.find(&id) else { return };
-        let site = gateway.record.site;
-        if judge::names_of_site(&directory, site).contains(&name) && self.set_reach(site, name, v4, v6) {
+        let confirmed = directory.gateways.find(&id).filter(|g| g.record.state == NodeState::Confirmed);
+        let Some(site) = confirmed.map(|g| g.record.site) else { return };
+        if judge::is_name_of_site(&directory, site, &name) && self.set_reach(id, site, name, v4, v6) {
             self.lines.tell_all_devices();
         }
     }
 
-    /// The gateway's standing, for its snapshot: site prefixes, whether it is confirmed, the names to look up.
+    /// The gateway's standing, for its snapshot: site prefixes, whether it is confirmed, and, if so, the names to look up.
     pub fn standing_of(&self, id: GatewayId) -> Option<(Vec<model::net::Prefix>, bool, Vec<HostName>)> {
         let directory = self.directory();
         let gateway = &directory.gateways.find(&id)?.record;
         let prefixes = directory.sites.find(&gateway.site).map(|s| s.record.prefixes.clone()).unwrap_or_default();
-        let names = judge::names_of_site(&directory, gateway.site);
+        let confirmed = gateway.state == NodeState::Confirmed;
+        let names = if confirmed { judge::names_of_site(&directory, gateway.site) } else { BTreeSet::new() };
         let names = names.into_iter().take(model::limits::LIST_MAX).collect();
-        Some((prefixes, gateway.state == NodeState::Confirmed, names))
+        Some((prefixes, confirmed, names))
     }
 
     /// Sends every gateway of the list a fresh snapshot, because its standing changed.

@@ -47,7 +47,7 @@ impl Arrangements {
                 match sign(&ca, (revision, chain), self.clock.wall()) {
                     Ok(head) => {
                         self.head.send_replace(Some(head.clone()));
-                        self.lines.tell_head(&head);
+                        self.lines.tell_head(&head, |id| self.is_confirmed(id));
                         signed = Some((revision.incarnation, chain.seq));
                     }
                     Err(error) => tracing::error!(%error, "the head of the audit trail could not be signed"),
@@ -60,7 +60,7 @@ impl Arrangements {
     /// Tells a gateway on its new stream.
     pub fn tell_head(&self, gateway: GatewayId, stream: u64) {
         let head = self.head.borrow().clone();
-        if let Some(head) = head.filter(|_| self.store.refused().is_none()) {
+        if let Some(head) = head.filter(|_| self.store.refused().is_none() && self.is_confirmed(gateway)) {
             self.lines.tell_gateway(gateway, stream, GatewayNews::AuditHead(head));
         }
     }

@@ -151,11 +151,11 @@ impl Lines {
         }
     }
 
-    /// Tells every gateway up to where the audit trail goes.
-    pub fn tell_head(&self, head: &SignedHead) {
+    /// Tells those of the gateways up to where the audit trail goes.
+    pub fn tell_head(&self, head: &SignedHead, who: impl Fn(GatewayId) -> bool) {
         let ids: Vec<GatewayId> =
             self.gateways.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
-        for id in ids {
+        for id in ids.into_iter().filter(|id| who(*id)) {
             self.with_gateway(id, |line| line.send(GatewayNews::AuditHead(head.clone())));
         }
     }

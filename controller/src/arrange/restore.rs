@@ -63,6 +63,7 @@ impl Arrangements {
             reviewed,
             reviews: Mutex::new(VecDeque::new()),
             denies: Mutex::new(DenyAggregator::default()),
+            rates: Mutex::default(),
             head: watch::channel(None).0,
             unwritten: Mutex::default(),
         }))

@@ -11,7 +11,7 @@ use crate::store::{Commit, Record as _};
 use grant::lease::Moment;
 use grant::ledger::Terms;
 use grant::record::{Cause, Live};
-use model::ids::{GatewayId, GrantId, NodeId};
+use model::ids::{GatewayId, GrantId, NodeId, SiteId};
 use model::limits::{COMMIT_AUDIT_MAX, LAST_WORDS, REVIEWS_MAX};
 use model::net::Rule;
 use model::revision::Revision;
@@ -22,6 +22,9 @@ use std::time::Duration;
 
 /// How often ends by time are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+
+/// New names below suffixes reach gateways together, this often at most: each is a whole snapshot.
+const NAMES_TOLD_EVERY: Duration = Duration::from_millis(100);
 
 /// What a review found about one grant.
 #[derive(Debug)]
@@ -95,6 +98,32 @@ fn heads(directory: &Directory) -> [u64; 8] {
     .map(|set| directory.head(set))
 }
 
+/// Which gateways have to be told more than the review tells them?
+#[derive(Debug, PartialEq, Eq)]
+enum Changed {
+    /// All: resources, sites or gateways changed.
+    Standing,
+    /// Those of these sites: there are new names below suffixes.
+    Names(BTreeSet<SiteId>),
+    /// None.
+    Other,
+}
+
+impl Changed {
+    fn between(directory: &Directory, before: &[u64; 8], now: &[u64; 8]) -> Self {
+        let [.., resources, sites, gateways, _, names] = before;
+        if now[3..6] != [*resources, *sites, *gateways] {
+            return Self::Standing;
+        }
+        if now.last() == Some(names) {
+            return Self::Other;
+        }
+        // None of them goes without its resource.
+        let sites = judge::sites_with_names_after(directory, *names);
+        if sites.is_empty() { Self::Other } else { Self::Names(sites) }
+    }
+}
+
 impl Arrangements {
     /// Reviews for as long as the program runs: what changed at once, and all of it each `every`.
     pub async fn review_forever(self: Arc<Self>, every: Duration) {
@@ -102,6 +131,9 @@ impl Arrangements {
         let mut seen = heads(&self.directory());
         let mut expire = tokio::time::interval(EXPIRE_EVERY);
         let mut every = tokio::time::interval(every);
+        let mut names = tokio::time::interval(NAMES_TOLD_EVERY);
+        names.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renamed = BTreeSet::new();
         let mut looked = self.clock.wall();
         self.review(&self.directory()).await;
         loop {
@@ -113,14 +145,25 @@ impl Arrangements {
                         self.mark(directory.revision, Vec::new());
                         continue;
                     }
-                    let gateways_changed = now[3..6] != seen[3..6] || now[7] != seen[7];
+                    let changed = Changed::between(&directory, &seen, &now);
                     seen = now;
                     self.review(&directory).await;
                     self.close_revoked(&directory);
-                    if gateways_changed {
-                        self.refresh_gateways(directory.gateways.values().map(|g| g.record.id)).await;
+                    self.forget_reach(&directory);
+                    match changed {
+                        Changed::Standing => {
+                            renamed.clear();
+                            self.refresh_gateways(directory.gateways.values().map(|g| g.record.id)).await;
+                        }
+                        Changed::Names(sites) => renamed.extend(sites),
+                        Changed::Other => {}
                     }
                     self.lines.tell_all_devices();
+                }
+                _ = names.tick(), if !renamed.is_empty() => {
+                    let (sites, directory) = (std::mem::take(&mut renamed), self.directory());
+                    let of = |g: &&Fact<Gateway>| sites.contains(&g.record.site);
+                    self.refresh_gateways(directory.gateways.values().filter(of).map(|g| g.record.id)).await;
                 }
                 _ = expire.tick() => {
                     self.expire().await;
@@ -294,23 +337,11 @@ mod tests {
     use crate::audit::{Denied, Query, Record};
     use crate::init::tests::made;
     use crate::rpc::accept::Connections;
-    use crate::test_support::Folder;
+    use crate::test_support::{Folder, Still};
     use model::limits::{COMMIT_AUDIT_MAX, DENY_KEYS_PER_ACTOR_MAX, DENY_WINDOW};
-    use model::time::{Clock, Instant, WallMs};
+    use model::time::Clock;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    /// A clock that stands until it is set.
-    #[derive(Debug, Default)]
-    struct Still(AtomicU64);
-    impl Clock for Still {
-        fn now(&self) -> Instant {
-            Instant(self.0.load(Ordering::Relaxed))
-        }
-        fn wall(&self) -> WallMs {
-            WallMs(1_700_000_000_000)
-        }
-    }
+    use std::sync::atomic::Ordering;
 
     /// How many refusals a trail tells of.
     fn told(records: &[Record]) -> u64 {

@@ -4,8 +4,9 @@
 //! order of their revisions. A gateway hears of a change only when it is durable.
 
 use crate::audit::DenyAggregator;
-use crate::directory::{Directory, Reader};
+use crate::directory::{Directory, NodeState, Reader};
 use crate::judge::Reach;
+use crate::rate::Rates;
 use crate::rpc::accept::Connections;
 use crate::seal::Sealer;
 use crate::store::{Key, Record, Store};
@@ -13,7 +14,8 @@ use grant::lease::Moment;
 use grant::ledger::Ledger;
 use grant::record::{GrantRecord, PairingRecord, Tombstone};
 use model::audit::SignedHead;
-use model::ids::{GatewayId, GrantId, PairingId};
+use model::ids::{GatewayId, GrantId, PairingId, SiteId};
+use model::net::HostName;
 use model::revision::Revision;
 use model::time::Clock;
 use serde::{Deserialize, Serialize};
@@ -89,6 +91,8 @@ pub struct Arrangements {
     pub(super) reviewed: watch::Sender<Revision>,
     pub(super) reviews: Mutex<VecDeque<Review>>,
     pub(super) denies: Mutex<DenyAggregator>,
+    /// How often gateways change what is kept of them.
+    pub(super) rates: Mutex<Rates>,
     /// The newest signed head of the audit trail.
     pub(super) head: watch::Sender<Option<SignedHead>>,
     /// Ends that act and could not be written down yet.
@@ -109,16 +113,30 @@ impl Arrangements {
     }
 
     /// A gateway says which families of a name it reaches; answers whether that is news.
-    pub(crate) fn set_reach(&self, site: model::ids::SiteId, host: model::net::HostName, v4: bool, v6: bool) -> bool {
+    pub(crate) fn set_reach(&self, gateway: GatewayId, site: SiteId, host: HostName, v4: bool, v6: bool) -> bool {
         let mut reach = self.reach.write().unwrap_or_else(PoisonError::into_inner);
-        let before = reach.get(&(site, host.clone())).copied().unwrap_or_default();
+        let (all, before) = (reach.of(site, &host), reach.by(gateway, site, &host));
         // One report speaks of one family; a gateway of the site that reaches it is enough.
         let after = (before.0 || v4, before.1 || v6);
         if before == after {
             return false;
         }
-        Arc::make_mut(&mut reach).insert((site, host), after);
-        true
+        Arc::make_mut(&mut reach).note(gateway, site, host, after);
+        all != (all.0 || v4, all.1 || v6)
+    }
+
+    /// What gateways said that may not speak any more.
+    pub(super) fn forget_reach(&self, directory: &Directory) {
+        let may = |id: GatewayId| directory.gateways.find(&id).is_some_and(|g| g.record.state == NodeState::Confirmed);
+        let mut reach = self.reach.write().unwrap_or_else(PoisonError::into_inner);
+        if reach.gateways().any(|id| !may(id)) {
+            Arc::make_mut(&mut reach).retain(may);
+        }
+    }
+
+    /// Is this gateway confirmed? Others learn nothing of names or of the audit trail, and their words do not count.
+    pub(super) fn is_confirmed(&self, gateway: GatewayId) -> bool {
+        self.directory().gateways.find(&gateway).is_some_and(|g| g.record.state == NodeState::Confirmed)
     }
 
     /// The next state of the ledger: above every durable one, and not above the commit that follows.

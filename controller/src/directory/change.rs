@@ -32,6 +32,9 @@ pub enum Refusal {
     /// Something else stands on it.
     #[error("{0}")]
     InUse(String),
+    /// Its caller did the same too often within the last minute.
+    #[error("that is done too often from here: wait {0} s")]
+    Often(u64),
     /// The caller may not.
     #[error("{0}")]
     Denied(String),
@@ -47,6 +50,10 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Too often; so long to wait.
+    pub fn often(wait: std::time::Duration) -> Self {
+        Self::Often(wait.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX))
+    }
     /// There is no such thing; what was asked for is shown escaped.
     pub fn missing(kind: &'static str, name: &str) -> Self {
         Self::Missing { kind, name: name.chars().take(80).flat_map(char::escape_default).collect() }

@@ -166,6 +166,18 @@ impl Directory {
         })
     }
 
+    /// The names below a resource's suffixes that have addresses: as many as fit into a grant, the oldest first to stay.
+    pub fn names_below(&self, resource: &Resource) -> Vec<&Fact<SuffixName>> {
+        let ids = SuffixName::ids(resource.id);
+        let mut names: Vec<_> = self.suffix_names.range(ids).filter(|s| s.record.resource == resource.id).collect();
+        let room = resource.names_below_max();
+        if names.len() > room {
+            names.sort_by_key(|name| name.revision);
+            names.truncate(room);
+        }
+        names
+    }
+
     /// Takes one record in. An older one than is held is ignored.
     pub(crate) fn put(&mut self, key: &Key, item: &Item) -> Result<(), ReadError> {
         let head = self.heads.entry(key.set().to_owned()).or_default();

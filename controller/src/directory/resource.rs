@@ -2,12 +2,13 @@
 
 use super::name::Name;
 use crate::store::Record;
-use model::ids::{ResourceId, SiteId};
-use model::limits::LEASE_DEFAULT;
+use model::ids::{DeviceId, ResourceId, SiteId};
+use model::limits::{LEASE_DEFAULT, RULES_PER_GRANT_MAX};
 use model::net::{HostName, PortRange, Prefix, Protocol};
 use model::time::WallMs;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 /// One protected thing.
@@ -48,6 +49,12 @@ impl Resource {
         let udp = self.udp.iter().map(|ports| (Protocol::Udp, *ports));
         tcp.chain(udp).chain(self.icmp.then_some((Protocol::Icmp, PortRange::ALL))).collect()
     }
+    /// How many names below its suffixes fit into a grant of it, beside what is declared: a name has two virtual addresses, a
+    /// prefix is one place, and each place has a rule for each service.
+    pub fn names_below_max(&self) -> usize {
+        let places = RULES_PER_GRANT_MAX / self.services().len().max(1);
+        (places.saturating_sub(self.prefixes.len()) / 2).saturating_sub(self.hosts.len())
+    }
     /// How long a gateway may honour a grant without the controller.
     pub fn lease(&self) -> Duration {
         self.lease_ms.map_or(LEASE_DEFAULT, Duration::from_millis)
@@ -68,12 +75,20 @@ pub struct SuffixName {
     pub name: HostName,
     /// The number.
     pub number: u32,
+    /// The device that asked first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<DeviceId>,
 }
 
 impl SuffixName {
     /// Its id in the store: a name may be longer than a key.
     pub fn id(resource: ResourceId, name: &HostName) -> String {
         format!("{resource}.{}", super::index::host_id(name.as_str()))
+    }
+    /// The ids of all names of a resource.
+    pub fn ids(resource: ResourceId) -> Range<String> {
+        // The character after the dot.
+        format!("{resource}.")..format!("{resource}/")
     }
 }
 

@@ -73,6 +73,10 @@ impl<I: Ord + Clone + FromStr, R: Record + Named> Table<I, R> {
     pub fn values(&self) -> impl ExactSizeIterator<Item = &Fact<R>> {
         self.facts.values()
     }
+    /// The facts with these ids, ordered by id.
+    pub fn range(&self, ids: std::ops::Range<I>) -> impl Iterator<Item = &Fact<R>> {
+        self.facts.range(ids).map(|(_, fact)| fact)
+    }
     /// All facts that have a name, ordered by name.
     pub fn by_name(&self) -> impl Iterator<Item = &Fact<R>> {
         self.names.values().filter_map(|id| self.facts.get(id))

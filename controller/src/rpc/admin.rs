@@ -46,6 +46,7 @@ impl From<Refusal> for Status {
             Refusal::Taken { .. } => Code::AlreadyExists,
             Refusal::InUse(_) => Code::FailedPrecondition,
             Refusal::Denied(_) => Code::PermissionDenied,
+            Refusal::Often(_) => Code::ResourceExhausted,
             Refusal::Busy(_) => Code::Aborted,
             Refusal::Store(_) | Refusal::Failed(_) => Code::Internal,
         };

@@ -7,18 +7,20 @@ use crate::audit::{Denied, Entry, Outcome};
 use crate::authn;
 use crate::authz::{Caller, refusal};
 use crate::directory::{
-    Counted, Directory, Name, NameError, NodeState, PasswordHash, Refusal, Session, SuffixName, sweep,
+    Counted, Directory, Fact, Name, NameError, NodeState, PasswordHash, Refusal, Resource, Session, SuffixName, sweep,
 };
 use crate::judge;
 use crate::organisation::Organisation;
+use crate::rate::Act;
 use crate::rpc::nodes::caller_of;
 use model::grant::CatalogueEntry;
-use model::ids::{DeviceId, ResourceId, SessionId};
+use model::ids::{DeviceId, NodeId, ResourceId, SessionId};
 use model::key::PublicKey;
-use model::limits::{DATA_KEYS_MAX, LIST_MAX, STREAM_QUEUE_MAX, SUFFIX_NAMES_MAX};
+use model::limits::{DATA_KEYS_MAX, LIST_MAX, STREAM_QUEUE_MAX, SUFFIX_NAMES_PER_DEVICE_MAX};
 use model::net::HostName;
 use model::revision::Revision;
 use model::secret::Secret;
+use model::time::WallMs;
 use proto::convert::{WireError, array, bounded, id, millis};
 use proto::v1;
 use proto::v1::connect_reply::Result as Outcomes;
@@ -39,6 +41,9 @@ pub struct DevicesRpc {
     arrangements: Arc<Arrangements>,
 }
 
+/// Said on a device to whoever is not its user.
+const OTHERS_DEVICE: &str = "this device belongs to another user; an administrator can revoke it";
+
 fn malformed(error: WireError) -> Status {
     Status::invalid_argument(error.to_string())
 }
@@ -46,6 +51,7 @@ fn malformed(error: WireError) -> Status {
 fn refused(error: Refusal) -> Status {
     match error {
         Refusal::Denied(why) => Status::permission_denied(why),
+        Refusal::Often(_) => Status::resource_exhausted(error.to_string()),
         Refusal::Store(_) | Refusal::Busy(_) => Status::unavailable(error.to_string()),
         other => Status::failed_precondition(other.to_string()),
     }
@@ -68,14 +74,23 @@ impl DevicesRpc {
     async fn check_password(&self, device: DeviceId, name: &str, password: String) -> Result<PasswordHash, Status> {
         let now = self.organisation.clock.now();
         let failures = || self.organisation.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let allowed = failures().attempt(now, name, device);
+        let directory = self.organisation.now();
+        let user = directory.user(name);
+        let owner = directory.devices.find(&device).and_then(|d| d.record.user);
+        let elsewhere = owner.is_some_and(|owner| user.is_none_or(|user| user.record.id != owner));
+        let allowed =
+            if elsewhere { failures().attempt_elsewhere(now, device) } else { failures().attempt(now, name, device) };
         if let Err(wait) = allowed {
             self.deny_login(device, name, "too many failed log-ins").await;
             let minutes = wait.as_secs().div_ceil(60);
             return Err(Status::resource_exhausted(format!("too many failed log-ins; wait {minutes} min")));
         }
-        let directory = self.organisation.now();
-        let stored = directory.user(name).filter(|u| !u.record.disabled).map(|u| u.record.password.clone());
+        if elsewhere {
+            // Whatever the password is: so nobody learns there whether it is right.
+            self.deny_login(device, name, "the device belongs to another user").await;
+            return Err(Status::permission_denied(OTHERS_DEVICE));
+        }
+        let stored = user.filter(|u| !u.record.disabled).map(|u| u.record.password.clone());
         let matches = authn::verify(Secret::new(password), stored.as_ref()).await;
         if let Some(hash) = stored.filter(|_| matches) {
             failures().passed(name, device);
@@ -105,9 +120,7 @@ impl DevicesRpc {
                 return Err(Refusal::Denied(judge::Standing::Pending.to_string()));
             }
             if fact.record.user.is_some_and(|owner| owner != user.record.id) {
-                return Err(Refusal::Denied(
-                    "this device belongs to another user; an administrator can revoke it".to_owned(),
-                ));
+                return Err(Refusal::Denied(OTHERS_DEVICE.to_owned()));
             }
             if fact.record.user.is_none() {
                 let mut owned = fact.record.clone();
@@ -138,41 +151,83 @@ impl DevicesRpc {
         changed.await.map(|(_, session)| session).map_err(refused)
     }
 
-    /// An address for a name below a suffix, kept from its first query on.
-    async fn assign(&self, device: DeviceId, name: &HostName) -> Result<(ResourceId, u32), Status> {
+    /// An address for a name below a suffix, kept from its first query on. What is held already costs nothing.
+    async fn assign(&self, device: DeviceId, name: &HostName) -> Result<(ResourceId, u32), Refusal> {
+        let held = |directory: &Directory| named(directory, device, name, self.organisation.wall());
+        if let (resource, Some(number)) = held(&self.organisation.now())? {
+            return Ok((resource, number));
+        }
+        self.organisation.take_turn(Act::Name, NodeId::Device(device))?;
         let changed = self.organisation.change(|directory, draft| {
-            let wall = self.organisation.wall();
-            let unknown = || Refusal::Denied("there is no such name".to_owned());
-            let subject = judge::subject(directory, device, wall).map_err(|e| Refusal::Denied(e.to_string()))?;
-            let resource = directory.resource_of_host(name).ok_or_else(unknown)?;
-            let visible = judge::catalogue(directory, &subject, &self.arrangements.reach(), wall);
-            if !visible.iter().any(|e| e.id == resource.record.id) {
-                return Err(unknown());
+            let (id, number) = held(directory)?;
+            let entry = Entry::new(
+                self.organisation.wall(),
+                device.to_string(),
+                "name.assign",
+                name.to_string(),
+                Outcome::Done,
+            );
+            if let Some(number) = number {
+                return Ok(((id, number), entry));
             }
-            let number = match resource.record.hosts.get(name) {
-                Some(number) => *number,
-                None => {
-                    let key = SuffixName::id(resource.record.id, name);
-                    if let Some(held) = directory.suffix_names.find(&key) {
-                        held.record.number
-                    } else {
-                        let mine = directory.suffix_names.values().filter(|s| s.record.resource == resource.record.id);
-                        if mine.count() >= SUFFIX_NAMES_MAX {
-                            return Err(Refusal::InUse("too many names below this suffix have addresses".to_owned()));
-                        }
-                        draft.stands_on(resource);
-                        let number = draft.number(directory, Counted::Virtual, resource.key.as_str())?;
-                        draft
-                            .create(&*key, &SuffixName { resource: resource.record.id, name: name.clone(), number })?;
-                        number
-                    }
-                }
-            };
-            let entry = Entry::new(wall, device.to_string(), "name.assign", name.to_string(), Outcome::Done);
-            Ok(((resource.record.id, number), entry))
+            let resource = directory.resources.find(&id).ok_or_else(no_such_name)?;
+            check_room(directory, &resource.record, device)?;
+            draft.stands_on(resource);
+            let number = draft.number(directory, Counted::Virtual, resource.key.as_str())?;
+            let made = SuffixName { resource: id, name: name.clone(), number, by: Some(device) };
+            draft.create(&*SuffixName::id(id, name), &made)?;
+            Ok(((id, number), entry))
         });
-        changed.await.map(|(_, assigned)| assigned).map_err(refused)
+        changed.await.map(|(_, assigned)| assigned)
     }
+}
+
+fn no_such_name() -> Refusal {
+    Refusal::Denied("there is no such name".to_owned())
+}
+
+/// The resource of a name that the user at this device may see, and the number of the name's addresses, if it has any.
+fn named(
+    directory: &Directory,
+    device: DeviceId,
+    name: &HostName,
+    now: WallMs,
+) -> Result<(ResourceId, Option<u32>), Refusal> {
+    let subject = judge::subject(directory, device, now).map_err(|e| Refusal::Denied(e.to_string()))?;
+    let resource = &directory.resource_of_host(name).ok_or_else(no_such_name)?.record;
+    if !judge::sees(directory, &subject, resource, now) {
+        return Err(no_such_name());
+    }
+    let below = || directory.names_below(resource).into_iter().find(|held| held.record.name == *name);
+    let number = resource.hosts.get(name).copied().or_else(|| below().map(|held| held.record.number));
+    Ok((resource.id, number))
+}
+
+/// One more name than a grant of the resource takes would end the grants of everybody; and one device must not use up what
+/// is there for all.
+fn check_room(directory: &Directory, resource: &Resource, device: DeviceId) -> Result<(), Refusal> {
+    let (names, room) = (directory.names_below(resource), resource.names_below_max());
+    if names.len() >= room {
+        return Err(Refusal::InUse(format!(
+            "{room} names below the suffixes of `{}` have addresses, and no more fit into a grant of it: ask an \
+             administrator to split it, or to delete it and add it again",
+            resource.name
+        )));
+    }
+    let its = |name: &&Fact<SuffixName>| name.record.by == Some(device);
+    let most = room.div_ceil(2);
+    if names.into_iter().filter(its).count() >= most {
+        return Err(Refusal::InUse(format!(
+            "this device has made {most} names below the suffixes of `{}`, half of all: the rest is for others",
+            resource.name
+        )));
+    }
+    if directory.suffix_names.values().filter(its).count() >= SUFFIX_NAMES_PER_DEVICE_MAX {
+        return Err(Refusal::InUse(format!(
+            "this device has made {SUFFIX_NAMES_PER_DEVICE_MAX} names below suffixes, as many as one may"
+        )));
+    }
+    Ok(())
 }
 
 /// What one device was last told.
@@ -377,7 +432,7 @@ impl Devices for DevicesRpc {
     ) -> Result<Response<v1::NameAddressReply>, Status> {
         let device = device_of(&request)?;
         let name: HostName = request.into_inner().name.parse().map_err(|e| Status::invalid_argument(format!("{e}")))?;
-        let (resource, number) = self.assign(device, &name).await?;
+        let (resource, number) = self.assign(device, &name).await.map_err(refused)?;
         let directory = self.organisation.now();
         let fact = directory.resources.find(&resource).ok_or_else(|| Status::not_found("there is no such name"))?;
         let org = self.organisation.org().map_err(refused)?;
@@ -426,3 +481,6 @@ fn write(reply: Reply) -> Outcomes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

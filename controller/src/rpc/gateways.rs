@@ -188,7 +188,8 @@ pub fn flows_of(first: u64, now: WallMs, records: &[v1::FlowRecord]) -> Result<V
     if first.checked_add(records.len() as u64).is_none() {
         return Err(wrong("first_flow", "is too large"));
     }
-    (first..).zip(records).map(|(number, record)| flow(number, now, record)).collect()
+    // In this order: no number is made for a record that is not there.
+    records.iter().zip(first..).map(|(record, number)| flow(number, now, record)).collect()
 }
 
 fn flow(number: u64, now: WallMs, record: &v1::FlowRecord) -> Result<Told, WireError> {
@@ -334,6 +335,7 @@ mod tests {
         let numbers =
             |first| flows_of(first, WallMs(0), &two).map(|told| told.iter().map(|t| t.number).collect::<Vec<_>>());
         assert_eq!(numbers(7), Ok(vec![7, 8]));
+        assert_eq!(numbers(u64::MAX - 2), Ok(vec![u64::MAX - 2, u64::MAX - 1]), "the last ones that exist");
         for first in [u64::MAX, u64::MAX - 1] {
             assert_eq!(numbers(first).map_err(|error| error.field), Err("first_flow"), "{first}");
         }

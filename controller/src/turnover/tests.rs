@@ -117,3 +117,26 @@ async fn a_revoked_node_changes_nothing_and_keeps_its_keys_from_others() {
         assert!(matches!(announce(&organisation, node(2), old).await, Err(Refusal::Taken { .. })));
     }
 }
+
+#[tokio::test]
+async fn announcing_keys_has_a_rate_for_each_node() {
+    use model::limits::KEY_CHANGES_PER_MINUTE;
+    let folder = Folder::new();
+    let mut organisation = organisation(&folder).await;
+    organisation.clock = std::sync::Arc::new(crate::test_support::Still::default());
+    let fresh = |n: u32| {
+        let mut key = [77; 32];
+        key[..4].copy_from_slice(&n.to_be_bytes());
+        PublicKey(key)
+    };
+    for n in 0..KEY_CHANGES_PER_MINUTE {
+        announce(&organisation, node(1), fresh(n)).await.unwrap();
+    }
+    let revision = organisation.store.revision();
+    for n in 1_000..1_100 {
+        assert_eq!(announce(&organisation, node(1), fresh(n)).await, Err(Refusal::Often(1)));
+    }
+    assert_eq!(announce(&organisation, node(1), fresh(KEY_CHANGES_PER_MINUTE - 1)).await, Ok(()), "the same again");
+    assert_eq!(organisation.store.revision(), revision);
+    announce(&organisation, node(2), fresh(5_000)).await.unwrap();
+}

@@ -152,7 +152,7 @@ impl AdminRpc {
         let texts = |ports: &[PortRange]| ports.iter().map(ToString::to_string).collect();
         let resources = now.resources.by_name().map(|fact| {
             let resource = &fact.record;
-            let below = now.suffix_names.values().filter(|name| name.record.resource == resource.id);
+            let below = now.names_below(resource).into_iter();
             let virtual_addresses = resource.hosts.iter().map(|(host, number)| address(host, *number));
             let suffixes = resource.suffixes.iter().map(|suffix| format!("*.{suffix}"));
             wire::Resource {
@@ -197,7 +197,8 @@ impl AdminRpc {
                 draft.release(Unique::Host, host_id(&format!("*.{suffix}")))?;
             }
             draft.stands_on_all(directory, SuffixName::KIND)?;
-            for below in directory.suffix_names.values().filter(|name| name.record.resource == resource.id) {
+            let below = directory.suffix_names.range(SuffixName::ids(resource.id));
+            for below in below.filter(|name| name.record.resource == resource.id) {
                 draft.remove(below);
                 draft.release(Unique::Virtual, below.record.number)?;
             }

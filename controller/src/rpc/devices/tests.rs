@@ -1,0 +1,95 @@
+//! What may one laptop do to what others share: names below suffixes, and accounts?
+
+use super::*;
+use crate::judge::Verdict;
+use crate::test_support::{APPS, World, app, device};
+use model::limits::{LOGIN_FAILURES_MAX, RULES_PER_GRANT_MAX, SUFFIX_NAMES_PER_MINUTE};
+use model::net::{Rule, Target};
+use tonic::Code;
+
+/// As many as fit into a grant of APPS: one port, two addresses a name.
+const ROOM: usize = RULES_PER_GRANT_MAX / 2;
+
+fn service(world: &World) -> DevicesRpc {
+    DevicesRpc::new(world.organisation.clone(), Arc::clone(&world.arrangements))
+}
+
+/// The rules of a grant of APPS now.
+fn rules(world: &World) -> Vec<Rule> {
+    let directory = world.organisation.now();
+    let pool = directory.org.as_ref().unwrap().record.pool;
+    match judge::judge(&directory, device(2), APPS, world.organisation.wall()).unwrap() {
+        Verdict::Permit(ground) => ground.rules(&directory, &pool).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_name_too_many_is_refused_to_who_asks_and_no_grant_suffers() {
+    let world = World::new().await;
+    let service = service(&world);
+    world.name(0..ROOM - 1, None).await;
+    service.assign(device(1), &app(ROOM - 1)).await.unwrap();
+    world.organisation.directory.at_least(world.organisation.store.revision()).await;
+    assert_eq!(rules(&world).len(), RULES_PER_GRANT_MAX);
+    let refused = service.assign(device(1), &app(ROOM)).await.unwrap_err();
+    assert!(matches!(&refused, Refusal::InUse(why) if why.contains("fit into a grant")), "{refused}");
+    assert_eq!(rules(&world).len(), RULES_PER_GRANT_MAX);
+    // A store that holds more already, from before there was such a bound: what was there first stays reachable.
+    world.name(ROOM..ROOM + 50, None).await;
+    let rules = rules(&world);
+    assert_eq!(rules.len(), RULES_PER_GRANT_MAX);
+    assert!((0..ROOM).all(|n| rules.iter().any(|rule| rule.target == Target::Name(app(n)))));
+    assert!(service.assign(device(1), &app(ROOM + 1)).await.is_err(), "an address that no grant leads to");
+}
+
+#[tokio::test]
+async fn one_device_leaves_names_for_others() {
+    let world = World::new().await;
+    let service = service(&world);
+    world.name(0..ROOM / 2, Some(device(1))).await;
+    let refused = service.assign(device(1), &app(ROOM)).await.unwrap_err();
+    assert!(matches!(&refused, Refusal::InUse(why) if why.contains("half of all")), "{refused}");
+    service.assign(device(2), &app(ROOM)).await.unwrap();
+}
+
+#[tokio::test]
+async fn new_names_of_a_device_have_a_rate_and_held_ones_cost_nothing() {
+    let world = World::new().await;
+    let service = service(&world);
+    for n in 0..SUFFIX_NAMES_PER_MINUTE as usize {
+        service.assign(device(1), &app(n)).await.unwrap();
+    }
+    let refused = service.assign(device(1), &app(900)).await.unwrap_err();
+    assert_eq!(refused, Refusal::Often(2));
+    assert_eq!(super::refused(refused).code(), Code::ResourceExhausted);
+    world.organisation.directory.at_least(world.organisation.store.revision()).await;
+    let (revision, audited) = (world.organisation.store.revision(), world.audited());
+    let first = service.assign(device(1), &app(0)).await.unwrap();
+    for _ in 0..1_000 {
+        assert_eq!(service.assign(device(1), &app(0)).await.unwrap(), first);
+        assert_eq!(service.assign(device(2), &app(0)).await.unwrap(), first);
+    }
+    assert_eq!((world.organisation.store.revision(), world.audited()), (revision, audited));
+    service.assign(device(2), &app(900)).await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_is_locked_out_from_a_device_that_is_not_theirs() {
+    let world = World::new().await;
+    let service = service(&world);
+    let now = world.organisation.clock.now();
+    let wait = |user: &str, number: u8| world.organisation.failures.lock().unwrap().wait(now, user, device(number));
+    for n in 0..2 * LOGIN_FAILURES_MAX {
+        let refused = service.check_password(device(1), "user2", format!("wrong {n}")).await.unwrap_err();
+        let code = if n < LOGIN_FAILURES_MAX { Code::PermissionDenied } else { Code::ResourceExhausted };
+        assert_eq!(refused.code(), code, "{refused}");
+    }
+    assert_eq!(wait("user2", 2), None, "user 2 can log in on their own device");
+    assert!(wait("user1", 1).is_some(), "the device waits");
+    // On their own device, and on one that is nobody's, failures count for them.
+    for n in 0..LOGIN_FAILURES_MAX {
+        service.check_password(device(2), "user2", format!("wrong {n}")).await.unwrap_err();
+    }
+    assert!(wait("user2", 3).is_some());
+}
