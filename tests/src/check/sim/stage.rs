@@ -10,6 +10,7 @@ use super::world::{Weather, World, scene};
 use controller::directory::{
     Device, Gateway as GatewayRecord, Name, NodeState, Org, PasswordHash, Resource, Session, Site, User,
 };
+use controller::judge::Reach;
 use model::ids::{DeviceId, GatewayId, JoinKeyId, NodeId, ResourceId, SessionId, SiteId, UserId};
 use model::key::PrivateKey;
 use model::net::{HostName, PortRange, Prefix, Protocol};
@@ -180,7 +181,10 @@ pub fn set(seed: u64, traced: bool) -> Option<(World, Facts)> {
     let pool = pool()?;
     let sites: Vec<SiteId> = (0..2).map(|n| SiteId::from_bytes(id(1, n))).collect();
     let hosts: Vec<HostName> = [0, 2].into_iter().filter_map(|n| host(n).parse().ok()).collect();
-    let reach = sites.iter().flat_map(|s| hosts.iter().map(|h| ((*s, h.clone()), (true, true)))).collect();
+    let mut reach = Reach::default();
+    for (site, host) in sites.iter().flat_map(|site| hosts.iter().map(|host| (*site, host.clone()))) {
+        reach.note(GatewayId::from_bytes(id(4, 0)), site, host, (true, true));
+    }
     let mut reference = Reference::default();
     reference.clocks_true = true;
     let mut world = World::new(dice.clone(), Controller::new(START, reach), reference, START, traced);
