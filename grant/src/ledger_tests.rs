@@ -306,6 +306,26 @@ fn a_device_cannot_fill_the_ledger() {
 }
 
 #[test]
+fn an_organisation_has_so_many_tombstones_and_grants_again_when_they_go() {
+    let mut ledger = ledger();
+    give(&mut ledger, at(10), permit(1, 1, 1, 1));
+    end(&mut ledger, at(10), &Selector::All);
+    let grave = ledger.graves.values().next().unwrap().clone();
+    // Of nobody in particular, to fill it fast.
+    for n in 2..=TOMBSTONES_MAX as u64 {
+        ledger.graves.insert(grant_id(n << 20), grave.clone());
+        if n + 1 == TOMBSTONES_MAX as u64 {
+            let last = ledger.grant(at(10), permit(3, 1, 1, 3)).unwrap();
+            ledger.abandon(last.grant);
+        }
+    }
+    assert_eq!(ledger.graves.len(), TOMBSTONES_MAX);
+    assert_eq!(ledger.grant(at(10), permit(2, 1, 1, 2)).unwrap_err(), LedgerError::Tombstones(device(2)));
+    ledger.graves.remove(&grant_id(7 << 20));
+    assert!(ledger.grant(at(10), permit(2, 1, 1, 2)).is_ok());
+}
+
+#[test]
 fn a_small_pool_fills_and_frees() {
     let mut ledger = Ledger::new(rev(1));
     let small = NatPool { v4: "198.18.0.0/30".parse().unwrap(), v6: "fd99::/48".parse().unwrap() };

@@ -447,3 +447,38 @@ fn is_same(a: &Grant, b: &Grant) -> bool {
 fn shares_place(a: &Grant, b: &Grant) -> bool {
     a.pairing == b.pairing && a.nat_v4 == b.nat_v4 && a.nat_v6 == b.nat_v6
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::Snapshot;
+    use crate::testkit::*;
+
+    #[test]
+    fn as_many_dropped_tunnels_are_remembered_as_the_limit_says() {
+        let mut ledger = ledger();
+        give(&mut ledger, at(10), permit(1, 1, 1, 1));
+        let mut told = ledger.snapshot(gateway(1), at(10).now, at(10).now).unwrap();
+        let (pairing, grant) = (told.pairings.remove(0), told.grants.remove(0));
+        let mut table = Table::new(scope(), Revision::default());
+        let tell = |table: &mut Table, number: u64, there: bool| {
+            let all = Snapshot { revision: rev(number), pairings: vec![pairing.clone()], grants: vec![grant.clone()] };
+            let none = Snapshot { revision: rev(number), pairings: Vec::new(), grants: Vec::new() };
+            let now = at(10).now;
+            table.apply(now, now, Update::Snapshot(if there { all } else { none }))
+        };
+        let drop_one = |table: &mut Table, n: u64| {
+            let id = pairing_id(1_000 + n);
+            table.pairings.insert(id, Arc::new(Pairing { id, ..pairing.clone() }));
+            table.drop_pairing(id);
+        };
+        tell(&mut table, 5, true);
+        tell(&mut table, 6, false);
+        (1..GONE_PAIRINGS_MAX as u64).for_each(|n| drop_one(&mut table, n));
+        let again = tell(&mut table, 7, true);
+        assert_eq!(again.refused[0].1, GrantError::PairingGone, "at the limit the oldest is still known");
+        drop_one(&mut table, 0);
+        assert_eq!(tell(&mut table, 8, true).refused, [], "one beyond, it is forgotten");
+        assert_eq!((table.gone.len(), table.gone_order.len()), (GONE_PAIRINGS_MAX, GONE_PAIRINGS_MAX));
+    }
+}

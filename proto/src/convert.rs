@@ -391,6 +391,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_list_and_a_signature_are_taken_up_to_their_bounds() {
+        let signed = |bytes: usize| v1::AuditHead {
+            revision: Some(v1::Revision { incarnation: 1, number: 1 }),
+            seq: 1,
+            hash: vec![1; 32],
+            at_ms: 1,
+            signature: vec![1; bytes],
+        };
+        assert!(SignedHead::try_from(signed(AUDIT_SIGNATURE_MAX)).is_ok());
+        let refused = SignedHead::try_from(signed(AUDIT_SIGNATURE_MAX + 1)).unwrap_err();
+        assert_eq!((refused.field, refused.why.as_str()), ("signature", "has 73 members, at most 72 are allowed"));
+        let resource = |count: usize| v1::Resource {
+            id: model::ids::ResourceId::from_bytes([1; 10]).to_string(),
+            name: "web".to_owned(),
+            suffixes: vec!["corp.example".to_owned(); count],
+            ..v1::Resource::default()
+        };
+        assert_eq!(CatalogueEntry::try_from(resource(LIST_MAX)).unwrap().suffixes.len(), LIST_MAX);
+        let refused = CatalogueEntry::try_from(resource(LIST_MAX + 1)).unwrap_err();
+        assert_eq!(refused.field, "resource.suffixes");
+    }
+
+    #[test]
     fn an_ending_comes_through_and_what_is_not_known_is_an_ending_still() {
         let known: Vec<Ending> = (1..100).map(ending).take_while(|e| *e != Ending::Ended).collect();
         assert_eq!((known.len(), known.last()), (14, Some(&Ending::Restored)));

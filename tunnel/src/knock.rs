@@ -486,6 +486,47 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_recovery_secrets_is_bounded_and_takes_again_when_a_node_goes() {
+        use model::ids::DeviceId;
+        let mut knocks = knocks();
+        let node = |n: usize| {
+            let mut bytes = [0; 10];
+            bytes[..8].copy_from_slice(&(n as u64).to_be_bytes());
+            Knocker::Node(NodeId::Device(DeviceId::from_bytes(bytes)))
+        };
+        for n in 1..RECOVERY_KEYS_MAX {
+            // Without tags, to fill it fast.
+            knocks.keys.insert(node(n), knock_key(&secret(1)));
+            knocks.nodes += 1;
+        }
+        let key = || knock_key(&secret(9));
+        assert!(knocks.add(node(RECOVERY_KEYS_MAX), key()), "the last one has a place");
+        assert!(!knocks.add(node(0), key()));
+        assert!(knocks.add(id(9), key()), "join keys have places of their own");
+        knocks.remove(&node(7));
+        assert!(knocks.add(node(0), key()));
+        let made = build(&secret(9), &CONTROLLER, WALL, &NEW, [1; NONCE_LEN]);
+        assert!(knocks.open(Instant(0), WALL, &made).is_ok());
+    }
+
+    #[test]
+    fn as_many_knocks_are_remembered_as_the_limit_says() {
+        let mut knocks = knocks();
+        let digest = |n: usize| {
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&(n as u64).to_le_bytes());
+            digest
+        };
+        for n in 0..KNOCK_MEMORY_MAX {
+            knocks.remember(Instant(0), digest(n));
+        }
+        assert!(knocks.seen.contains(&digest(0)), "at the limit all are known");
+        knocks.remember(Instant(0), digest(KNOCK_MEMORY_MAX));
+        assert!(!knocks.seen.contains(&digest(0)) && knocks.seen.contains(&digest(1)), "one beyond, the oldest goes");
+        assert_eq!((knocks.seen.len(), knocks.seen_order.len()), (KNOCK_MEMORY_MAX, KNOCK_MEMORY_MAX));
+    }
+
+    #[test]
     fn the_parts_of_a_secret_differ() {
         let s = secret(5);
         assert_ne!(knock_key(&s).expose(), enrol_token(&s).expose());

@@ -106,6 +106,35 @@ mod tests {
     }
 
     #[test]
+    fn under_load_a_source_gets_exactly_its_share_and_the_next_second_all_again() {
+        let sources = Sources::new([7; 32]);
+        let now = Instant(5_000_000_000);
+        // As many sources as it takes, none of them past its own share.
+        let crowd = |n: u64| IpAddr::from([203, 0, (n >> 8) as u8, n as u8]);
+        assert!((0..HANDSHAKES_PER_SECOND).all(|n| sources.admit(now, crowd(n))));
+        let honest = (0..u32::MAX).map(|n| IpAddr::V4(n.into())).find(|source| {
+            let slot = sources.slot(*source);
+            (0..HANDSHAKES_PER_SECOND).all(|n| sources.slot(crowd(n)) != slot)
+        });
+        let honest = honest.unwrap();
+        let admitted = (0..4 * HANDSHAKES_PER_SOURCE).filter(|_| sources.admit(now, honest)).count();
+        assert_eq!(admitted, usize::from(HANDSHAKES_PER_SOURCE));
+        assert!(sources.admit(now.plus(Duration::from_secs(1)), honest), "a second later");
+    }
+
+    #[test]
+    fn more_sources_than_slots_share_them() {
+        let sources = Sources::new([7; 32]);
+        let now = Instant(5_000_000_000);
+        for n in 0..2 * HANDSHAKE_SOURCES as u32 {
+            assert!(sources.admit(now, IpAddr::V4(n.into())), "each has spoken once or some times");
+        }
+        let counted = sources.state.lock();
+        assert_eq!(counted.slots.len(), HANDSHAKE_SOURCES);
+        assert!(counted.slots.iter().any(|count| *count > 1));
+    }
+
+    #[test]
     fn an_ipv6_source_is_its_64() {
         let sources = Sources::new([7; 32]);
         let at = |last: u16, net: u16| IpAddr::from([0x2001, 0xdb8, 0, net, 0, 0, 0, last]);

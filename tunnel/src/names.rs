@@ -137,3 +137,42 @@ impl Names {
         pending.waiters.into_values().flatten().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Instant = Instant(1_000);
+    const TTL: Duration = Duration::from_secs(60);
+
+    fn question(n: usize) -> Question {
+        (format!("h{n}.corp.example").parse().unwrap(), true)
+    }
+
+    #[test]
+    fn as_many_names_are_remembered_as_the_limit_says() {
+        let mut names = Names::default();
+        let address = IpAddr::from([10, 5, 0, 9]);
+        for n in 0..RESOLVED_NAMES_MAX {
+            names.resolved(NOW, question(n), vec![address], TTL.saturating_add(Duration::from_millis(n as u64)));
+        }
+        assert_eq!(names.answers.len(), RESOLVED_NAMES_MAX);
+        assert!(names.look(NOW, &question(0)).is_some());
+        names.resolved(NOW, question(RESOLVED_NAMES_MAX), vec![address], TTL * 2);
+        assert_eq!((names.answers.len(), names.ends.len()), (RESOLVED_NAMES_MAX, RESOLVED_NAMES_MAX));
+        assert!(names.look(NOW, &question(0)).is_none(), "the one that ends first makes room, and is asked again");
+        assert_eq!(names.look(NOW, &question(RESOLVED_NAMES_MAX)), Some(&[address][..]));
+        names.expire(NOW.plus(TTL * 3));
+        assert!(names.answers.is_empty() && names.ends.is_empty());
+    }
+
+    #[test]
+    fn of_one_name_only_so_many_addresses_are_looked_at() {
+        let mut names = Names::default();
+        let many = |count: usize| (0..count).map(|n| IpAddr::from([10, 5, 0, n as u8])).collect::<Vec<_>>();
+        names.resolved(NOW, question(1), many(RESOLVED_ADDRESSES_MAX), TTL);
+        assert_eq!(names.look(NOW, &question(1)).unwrap().len(), RESOLVED_ADDRESSES_MAX);
+        names.resolved(NOW, question(1), many(RESOLVED_ADDRESSES_MAX + 1), TTL);
+        assert_eq!(names.look(NOW, &question(1)).unwrap(), many(RESOLVED_ADDRESSES_MAX), "the first of them");
+    }
+}

@@ -477,3 +477,39 @@ impl Tunnel {
         due.max(now.plus(Duration::from_millis(10)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::double::VirtualDoors;
+    use crate::wire::Doors as _;
+    use model::key::PrivateKey;
+
+    fn tunnel(own: u8, other: u8) -> Tunnel {
+        let door = VirtualDoors.door(&PrivateKey::new([own; 32]));
+        let mut tunnel = Tunnel::new(PeerKind::Control);
+        tunnel.wire = door.open(&PublicKey([other; 32]), &PeerKind::Control, own.into()).ok();
+        tunnel
+    }
+
+    #[test]
+    fn of_the_sessions_that_nobody_used_only_the_newest_are_remembered() {
+        let (mut far, mut near) = (tunnel(1, 2), tunnel(2, 1));
+        let from = (SocketAddr::from(([192, 0, 2, 1], 443)), Local::default());
+        let mut answers = Vec::new();
+        for n in 1..=UNCONFIRMED_SESSIONS_MAX as u64 + 1 {
+            let initiation = far.wire.as_mut().unwrap().initiate(Instant(n)).unwrap();
+            near.receive(Instant(n), from, &initiation, &mut answers).unwrap();
+            assert_eq!(near.unconfirmed.len(), (n as usize).min(UNCONFIRMED_SESSIONS_MAX));
+        }
+        assert_eq!(answers.len(), UNCONFIRMED_SESSIONS_MAX + 1, "each one was answered");
+        // The newest is confirmed by what comes under it, and then nothing waits any more.
+        let (mut out, newest) = (Vec::new(), answers.pop().unwrap().bytes);
+        far.receive(Instant(9), from, &newest, &mut out).unwrap();
+        let mut data = far.wire.as_mut().unwrap().encapsulate(Instant(9), b"packet").unwrap();
+        let received = near.receive(Instant(9), from, &data, &mut out).unwrap();
+        assert_eq!(received.handshake, Some((from.0, true)));
+        data.clear();
+        assert!(near.unconfirmed.len() < UNCONFIRMED_SESSIONS_MAX);
+    }
+}

@@ -37,6 +37,29 @@ fn of(protocol: Protocol) -> Opening {
 fn the_bounds_are_those_of_the_limits() {
     let caps = Caps::default();
     assert_eq!((caps.total, caps.peer, caps.grant, caps.target), (262_144, 8_192, 4_096, 32_768));
+    assert_eq!((caps.total, caps.peer), (FLOWS_MAX, FLOWS_PER_PEER_MAX));
+    assert_eq!((caps.grant, caps.target), (FLOWS_PER_GRANT_MAX, FLOWS_PER_TARGET_MAX));
+}
+
+#[test]
+fn the_search_for_the_longest_idle_flow_ends() {
+    let mut table = Table::new(Caps { grant: 2 * EVICT_LOOK_MAX, ..Caps::default() });
+    let ids: Vec<FlowId> = (0..2 * EVICT_LOOK_MAX as u16)
+        .map(|n| table.open(Instant(u64::from(n)), &opening(1, 1, 1000 + n, 1)).unwrap().0)
+        .collect();
+    // All but the last of those that may be looked at have spoken since.
+    for (n, id) in (0u64..).zip(&ids[..EVICT_LOOK_MAX - 1]) {
+        table.touch(Instant(10_000 + n), *id, true, 10, None);
+    }
+    let (first, evicted) = table.open(Instant(20_000), &opening(1, 1, 1, 1)).unwrap();
+    assert_eq!(evicted[0].client.client_port, 1000 + EVICT_LOOK_MAX as u16 - 1, "the true one, within the bound");
+    // Now every one of them: a flow goes all the same, and one that was not looked at.
+    for (n, id) in (0u64..).zip(ids.iter().chain([&first])) {
+        table.touch(Instant(30_000 + n), *id, true, 10, None);
+    }
+    let (_, evicted) = table.open(Instant(40_000), &opening(1, 1, 2, 1)).unwrap();
+    assert_eq!(evicted.len(), 1);
+    assert_eq!(table.len(), 2 * EVICT_LOOK_MAX);
 }
 
 #[test]
@@ -112,6 +135,33 @@ fn taken_source_ports_are_replaced_until_none_is_left() {
     });
     assert!(ports.contains(&7_777) && ports.iter().all(|p| *p >= 1024));
     assert!(refused.unwrap() > 10_000, "gave up after {refused:?}");
+    // As often as it may be tried, and the client's own port before.
+    let taken = |n: u32| same(n).client;
+    assert_eq!(table.nat_port(&taken(9_999_999), opening(1, 1, 1, 1).real, opening(1, 1, 1, 1).nat), None);
+    let first = table.by_client(&taken(0)).unwrap();
+    table.close(first);
+    assert!(table.open(NOW, &same(9_999_999)).is_ok(), "a port that is free again");
+}
+
+#[test]
+fn a_free_port_is_found_among_those_that_are_tried() {
+    let mut table = Table::default();
+    let same = |n: u16| {
+        let mut o = opening(1, 1, 7_777, 1);
+        o.client.target = IpAddr::from([10, 78, (n >> 8) as u8, n as u8]);
+        o
+    };
+    table.open(NOW, &same(0)).unwrap();
+    // Where the search begins moves with each flow; all that it tries but the last is taken.
+    let begin = table.last.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let tried = |i: u16| (1024 + (begin + u64::from(i) * 4_099) % 64_512) as u16;
+    let Opening { client, real, nat, .. } = same(1);
+    let id = FlowId(1);
+    let key = |nat_port| ServiceKey { protocol: client.protocol, real, port: client.port, nat, nat_port };
+    table.by_service.extend((0..NAT_PORTS_TRIED_MAX - 1).map(|i| (key(tried(i)), id)));
+    assert_eq!(table.nat_port(&client, real, nat), Some(tried(NAT_PORTS_TRIED_MAX - 1)));
+    table.by_service.insert(key(tried(NAT_PORTS_TRIED_MAX - 1)), id);
+    assert_eq!(table.nat_port(&client, real, nat), None, "and no more are tried");
 }
 
 #[test]

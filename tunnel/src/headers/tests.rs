@@ -156,6 +156,21 @@ fn chains_end_at_the_bound() {
     assert!(Packet::parse(&extend(&syn(A6, B6), 60, &longest)).is_ok());
 }
 
+#[test]
+fn options_are_looked_at_up_to_the_bound() {
+    // No real header is as long as that: one that claims its 2,048 bytes, followed by its padding.
+    let padding = |count: usize| {
+        let mut bytes = vec![0; 2 + count];
+        bytes[1] = 255;
+        bytes
+    };
+    assert_eq!(IP_OPTIONS_MAX, 256 * 8, "as many as the longest header holds");
+    assert_eq!(check_options6(&padding(IP_OPTIONS_MAX - 2), 0), Ok(()));
+    let mut pairs = padding(IP_OPTIONS_MAX - 2);
+    pairs[2] = 5;
+    assert_eq!(check_options6(&pairs, 0), Err(Drop::IpOption));
+}
+
 /// Every length a header can claim, at every depth: only the true one leads to the transport header.
 #[test]
 fn no_claimed_length_wraps() {

@@ -5,7 +5,7 @@ use super::*;
 use crate::knock;
 use crate::wire::{Doors, Message};
 use model::ids::NodeId;
-use model::limits::{DATAGRAM_MAX, KNOCKS_PER_SECOND};
+use model::limits::{DATA_KEYS_MAX, DATAGRAM_MAX, KNOCKS_PER_SECOND, PEER_SWEEP_MAX, PEERS_MAX, PROVISIONAL_MAX};
 use model::pool::CONTROL_PORT;
 use model::secret::Secret;
 use model::time::WallMs;
@@ -184,6 +184,60 @@ fn the_endpoint_follows_the_peer_and_not_its_replayers() {
     let fresh = net.wire.pop_front().unwrap().bytes;
     assert!(net.deliver(0, addr(STRANGER), &fresh));
     assert_eq!(net.status(0, &node).endpoint, Some(addr(30)));
+}
+
+#[test]
+fn the_bounds_of_an_engine_are_those_of_the_limits() {
+    let bounds = Bounds::default();
+    assert_eq!((bounds.peers, bounds.provisional), (PEERS_MAX, PROVISIONAL_MAX));
+    assert_eq!(bounds.data_keys, DATA_KEYS_MAX);
+}
+
+#[test]
+fn as_many_strangers_may_enrol_at_once_as_the_limit_says() {
+    let mut net = Net::new();
+    net.host(Role::Controller, 1);
+    let key = |n: usize| PublicKey([&[7, (n >> 8) as u8, n as u8][..], &[1; 29]].concat().try_into().unwrap());
+    let provisional =
+        |n: usize| Peer { id: PeerId::Provisional(key(n)), kind: PeerKind::Provisional, remote: key(n), ..to_node() };
+    for n in 0..PROVISIONAL_MAX {
+        net.apply(0, Change::AddPeer(provisional(n)));
+    }
+    assert_eq!((net.counter(0, "peers"), net.counter(0, "peer_provisional_full")), (PROVISIONAL_MAX as u64, 0));
+    net.apply(0, Change::AddPeer(provisional(PROVISIONAL_MAX)));
+    assert_eq!((net.counter(0, "peers"), net.counter(0, "peer_provisional_full")), (PROVISIONAL_MAX as u64, 1));
+    // A node that is known is in nobody's way.
+    net.apply(0, Change::AddPeer(to_node()));
+    assert_eq!(net.counter(0, "peers"), PROVISIONAL_MAX as u64 + 1);
+    net.advance(model::limits::PROVISIONAL_LIFE);
+    net.apply(0, Change::AddPeer(provisional(PROVISIONAL_MAX)));
+    assert_eq!((net.counter(0, "peers"), net.counter(0, "peer_provisional_full")), (2, 1));
+}
+
+#[test]
+fn a_sweep_of_peers_comes_to_all_of_them() {
+    let mut net = Net::new();
+    net.host(Role::Controller, 1);
+    let count = 2 * PEER_SWEEP_MAX + 3;
+    for n in 0..count {
+        let bytes: [u8; 10] = [&[(n >> 8) as u8, n as u8][..], &[3; 8]].concat().try_into().unwrap();
+        let id = NodeId::Device(model::ids::DeviceId::from_bytes(bytes));
+        let key: [u8; 32] = [&bytes[..], &[9; 22]].concat().try_into().unwrap();
+        let address = crate::address_of_node(&pool(), &id);
+        let endpoints = vec![addr(2)];
+        let peer = Peer {
+            id: PeerId::Node(id),
+            remote: PublicKey(key),
+            addresses: vec![address.into()],
+            endpoints,
+            keepalive: Some(Duration::from_secs(1)),
+            ..to_node()
+        };
+        net.apply(0, Change::AddPeer(peer));
+    }
+    net.log.clear();
+    net.advance(Duration::from_secs(2));
+    assert_eq!(net.log.len(), count, "each one shakes hands, and none of them twice");
 }
 
 #[test]
