@@ -115,7 +115,7 @@ pub struct Agent {
     private_zones: Vec<HostName>,
     private: Vec<HostName>,
     findings: Vec<String>,
-    departed: BTreeMap<String, (ResourceId, Instant, Word)>,
+    departed: Departed,
     stream: Option<rpc::Stream>,
     /// The stream's first snapshot speaks of this moment.
     asked: Option<Instant>,
@@ -335,7 +335,7 @@ impl Agent {
                 other => other,
             };
             if let Some(name) = names.get(&resource) {
-                self.depart(name.clone(), resource, now, word);
+                depart(&mut self.departed, name.clone(), (resource, now, word));
             }
         }
         self.departed.retain(|_, (resource, _, _)| !all.contains(resource));
@@ -343,14 +343,6 @@ impl Agent {
             self.book.forget_denials();
         }
         self.dirty = true;
-    }
-
-    fn depart(&mut self, name: String, resource: ResourceId, now: Instant, word: Word) {
-        if self.departed.len() >= DEPARTED_MAX {
-            let oldest = self.departed.iter().min_by_key(|(_, (_, at, _))| *at).map(|(name, _)| name.clone());
-            oldest.and_then(|name| self.departed.remove(&name));
-        }
-        self.departed.insert(name, (resource, now, word));
     }
 
     fn on_ended(&mut self, now: Instant, grant: GrantId, resource: ResourceId, ending: Ending) {
@@ -580,5 +572,39 @@ async fn next(stream: &mut Option<rpc::Stream>, now: impl Fn() -> Instant) -> Re
     match stream {
         Some(stream) => rpc::next(stream, now).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Resources that left the catalogue, by name: since when, and why nothing of them is reached.
+type Departed = BTreeMap<String, (ResourceId, Instant, Word)>;
+
+/// Remembers one more; the oldest makes room.
+fn depart(departed: &mut Departed, name: String, what: (ResourceId, Instant, Word)) {
+    if departed.len() >= DEPARTED_MAX && !departed.contains_key(&name) {
+        let oldest = departed.iter().min_by_key(|(_, (_, at, _))| *at).map(|(name, _)| name.clone());
+        oldest.and_then(|name| departed.remove(&name));
+    }
+    departed.insert(name, what);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::resource;
+
+    #[test]
+    fn so_many_departed_resources_are_remembered_and_the_oldest_goes() {
+        let mut departed = Departed::new();
+        let what = |n: u64| (resource(n as u32), Instant(n), Word::Ended("revoked".to_owned()));
+        for n in 0..DEPARTED_MAX as u64 {
+            depart(&mut departed, format!("r{n}"), what(n + 1));
+        }
+        depart(&mut departed, "r7".to_owned(), what(9_000));
+        assert!(
+            departed.len() == DEPARTED_MAX && departed.contains_key("r0"),
+            "one that is there takes no other's place"
+        );
+        depart(&mut departed, "last".to_owned(), what(9_001));
+        assert!(departed.len() == DEPARTED_MAX && !departed.contains_key("r0") && departed.contains_key("last"));
     }
 }

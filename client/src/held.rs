@@ -123,6 +123,21 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_too_large_is_none_and_the_next_one_is_read() {
+        let folder = Folder::new();
+        let held = Held { version: VERSION, zones: vec!["private.example".parse().unwrap()], ..Held::default() };
+        let stored = |bytes: usize| {
+            let mut text = serde_json::to_vec(&held).unwrap();
+            text.resize(bytes, b' ');
+            keyfile::replace(&folder.path().join(FILE), &text).unwrap();
+            Held::load(folder.path())
+        };
+        assert_eq!(stored(HELD_BYTES_MAX), held);
+        assert_eq!(stored(HELD_BYTES_MAX + 1), Held::default());
+        assert_eq!(stored(200), held);
+    }
+
+    #[test]
     fn what_is_more_than_the_bound_is_left_out() {
         let folder = Folder::new();
         let mut wide = entry(1, "wide", "10.77.64.1");

@@ -276,6 +276,15 @@ mod tests {
     }
 
     #[test]
+    fn so_many_findings_are_listed() {
+        let bad = |count: usize| (0..count as u32).map(|n| entry(n, &format!("bad{n}"), "203.0.113.0/24")).collect();
+        let findings = |count: usize| plan(&place(), &catalogue(bad(count)), &Book::default(), NOW).findings.len();
+        assert_eq!(findings(FINDINGS_MAX), FINDINGS_MAX);
+        assert_eq!(findings(FINDINGS_MAX + 1), FINDINGS_MAX);
+        assert_eq!(findings(1), 1);
+    }
+
+    #[test]
     fn an_overlap_that_stays_local_is_said() {
         let mut place = place();
         place.outside.clear();

@@ -241,8 +241,10 @@ mod tests {
 
     #[tokio::test]
     async fn unusable_passwords_are_refused() {
-        assert_eq!(hash(secret("1234567")).await, Err(PasswordError::Short));
+        assert_eq!(hash(secret(&"ä".repeat(PASSWORD_MIN - 1))).await, Err(PasswordError::Short));
+        assert!(hash(secret(&"ä".repeat(PASSWORD_MIN))).await.is_ok());
         assert_eq!(hash(secret(&"x".repeat(PASSWORD_MAX + 1))).await, Err(PasswordError::Long));
+        assert!(hash(secret(&"x".repeat(PASSWORD_MAX))).await.is_ok());
         let stored = hash(secret("12345678")).await.unwrap();
         assert!(!verify(secret(&"x".repeat(1 << 20)), Some(&stored)).await);
     }
@@ -303,6 +305,38 @@ mod tests {
         failures.succeeded("user-1");
         assert!(failures.wait(second(10), "user-0", device(1)).is_some());
         assert_eq!(failures.wait(second(10), "user-0", device(2)), None);
+    }
+
+    #[tokio::test]
+    async fn one_hash_more_than_there_are_places_waits_for_one() {
+        let places = PLACES.acquire_many(u32::try_from(HASHES_AT_ONCE_MAX).unwrap()).await.unwrap();
+        assert_eq!(PLACES.available_permits(), 0);
+        let mut hashing = std::pin::pin!(hash(secret("correct horse")));
+        tokio::select! {
+            biased;
+            _ = &mut hashing => panic!("it did not wait"),
+            () = std::future::ready(()) => {}
+        }
+        drop(places);
+        assert!(hashing.await.is_ok());
+    }
+
+    #[test]
+    fn so_many_failures_are_counted_and_the_oldest_go() {
+        let mut failures = Failures::default();
+        assert_eq!(failures.counts_max, LOGIN_COUNTS_MAX);
+        for _ in 0..LOGIN_FAILURES_MAX {
+            assert_eq!(failures.attempt(second(0), "clerk", device(1)), Ok(()));
+        }
+        assert!(failures.attempt(second(0), "clerk", device(1)).is_err(), "one beyond waits");
+        let many =
+            |n: usize| DeviceId::from_bytes([&[9, 9][..], &(n as u64).to_be_bytes()].concat().try_into().unwrap());
+        for n in 0..LOGIN_COUNTS_MAX {
+            failures.failed(second(1), &format!("user-{n}"), many(n));
+        }
+        assert!(failures.order.len() <= LOGIN_COUNTS_MAX && failures.counts.len() <= LOGIN_COUNTS_MAX);
+        assert_eq!(failures.wait(second(2), "clerk", device(1)), None, "the oldest count made room");
+        assert!(failures.attempt(second(2), "clerk", device(1)).is_ok());
     }
 
     #[test]

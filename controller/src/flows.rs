@@ -317,5 +317,7 @@ mod tests {
         let newest = log.newest("", usize::MAX, |r| r.gateway == gateway).unwrap();
         assert_eq!((newest.len(), newest[0].told.number), (FLOW_LIST_MAX, number));
         assert_eq!(log.newest("", 10, |r| r.gateway == other.gateway).unwrap(), [other], "another gateway's records");
+        let log = FlowLog::new(folder);
+        assert_eq!((log.file_bytes, log.files), (FLOW_FILE_BYTES_MAX, FLOW_FILES_MAX));
     }
 }

@@ -4,6 +4,7 @@
 use crate::arrange::Arrangements;
 use crate::directory::{Device, Directory, Gateway, JoinKey, JoinKeyState, NodeState, Recovery};
 use crate::organisation::Organisation;
+use crate::refused::{Reason, Refused};
 use crate::rpc::accept::{self, Connections};
 use crate::rpc::devices::DevicesRpc;
 use crate::rpc::enroll::EnrolmentRpc;
@@ -110,6 +111,7 @@ impl Record for LastEndpoint {
 pub struct Newcomers {
     runtime: Arc<Runtime>,
     knocks: Mutex<Knocks>,
+    refused: Arc<Refused>,
     known: Mutex<BTreeMap<Ipv6Addr, (PublicKey, Knocker, Instant)>>,
 }
 
@@ -141,6 +143,7 @@ impl Newcomers {
             Ok(opened) => opened,
             Err(why) => {
                 tracing::debug!(%from, %why, "a knock was not followed");
+                self.refused.count(Reason::from(&why));
                 return;
             }
         };
@@ -149,6 +152,7 @@ impl Newcomers {
             let mut known = lock(&self.known);
             known.retain(|_, (_, _, until)| *until > now);
             if known.len() >= PROVISIONAL_MAX {
+                self.refused.count(Reason::KnockFull);
                 return;
             }
             known.insert(address, (key, knocker, now.plus(PROVISIONAL_LIFE)));
@@ -178,7 +182,11 @@ pub struct Front {
 
 impl Front {
     /// Opens the device, the socket and the firewall; admits every enrolled node.
-    pub async fn open(organisation: Organisation, options: &FrontOptions) -> Result<(Self, Inbox), FrontError> {
+    pub async fn open(
+        organisation: Organisation,
+        options: &FrontOptions,
+        refused: Arc<Refused>,
+    ) -> Result<(Self, Inbox), FrontError> {
         host::checks::tun_device()?;
         host::checks::net_admin()?;
         let org = organisation.org().map_err(|e| FrontError::Tls(e.to_string()))?;
@@ -211,7 +219,7 @@ impl Front {
         let clock = Arc::new(host::clock::SystemClock::new());
         let (runtime, inbox) = Runtime::start(Engine::new(config), tun, udp, clock).map_err(FrontError::Threads)?;
         let knocks = Mutex::new(Knocks::new(organisation.wall()));
-        let newcomers = Arc::new(Newcomers { runtime: Arc::clone(&runtime), knocks, known: Mutex::default() });
+        let newcomers = Arc::new(Newcomers { runtime: Arc::clone(&runtime), knocks, refused, known: Mutex::default() });
         let domain = org.trust_domain.to_string();
         Ok((Self { organisation, runtime, newcomers, overlay, pool, domain }, inbox))
     }
@@ -247,11 +255,13 @@ impl Front {
         let enrolment = EnrolmentServer::new(EnrolmentRpc::new(organisation.clone(), Arc::clone(&newcomers)))
             .max_decoding_message_size(model::limits::ENROL_BYTES_MAX);
         let routes = Routes::new(devices).add_service(gateways).add_service(nodes).prepare();
+        let refused = Arc::clone(&connections.refused);
         tokio::spawn(accept::serve_control(control, control_tls, domain, pool, connections, routes));
         tokio::spawn(accept::serve_enrolment(
             enrol,
             enrol_tls,
             Arc::clone(&newcomers),
+            refused,
             Routes::new(enrolment).prepare(),
         ));
         tokio::spawn(keep_own_svid(organisation.clone(), slot, key_life));

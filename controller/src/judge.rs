@@ -9,7 +9,7 @@ use crate::store::{Expect, Key, Record as _};
 use ::policy::{Decision, Facts};
 use model::grant::{CatalogueAddress, CatalogueEntry};
 use model::ids::{DeviceId, GatewayId, ResourceId, SiteId};
-use model::limits::RULES_PER_GRANT_MAX;
+use model::limits::{CATALOGUE_BYTES_MAX, CATALOGUE_MAX, RULES_PER_GRANT_MAX};
 use model::net::{HostName, Prefix, Rule, Target};
 use model::pool::Pool;
 use model::time::WallMs;
@@ -238,7 +238,35 @@ pub fn host_address(pool: &Pool, site: SiteId, host: &HostName, number: u32, rea
 pub fn catalogue(directory: &Directory, subject: &Subject<'_>, reach: &Reach, now: WallMs) -> Vec<CatalogueEntry> {
     let (Some(set), Some(org)) = (directory.compiled.as_deref(), &directory.org) else { return Vec::new() };
     let visible = directory.resources.values().filter(|r| is_visible(set, &facts(subject, &r.record, now)));
-    visible.map(|r| entry(directory, &org.record.pool, &r.record, reach)).collect()
+    let mut visible: Vec<&Resource> = visible.map(|r| &r.record).collect();
+    // Where there are too many, the newest wait: what somebody works with stays.
+    visible.sort_by_key(|resource| (resource.created, resource.id));
+    let all = visible.len();
+    let entries = visible.into_iter().map(|resource| entry(directory, &org.record.pool, resource, reach));
+    let fitting = fit(entries);
+    if fitting.len() < all {
+        let (user, left_out) = (&subject.user.record.name, all - fitting.len());
+        tracing::warn!(%user, left_out, "more resources are visible than a catalogue holds: the newest are not shown");
+    }
+    fitting
+}
+
+/// As many of them as one catalogue, and one message, may hold.
+fn fit(entries: impl Iterator<Item = CatalogueEntry>) -> Vec<CatalogueEntry> {
+    let mut bytes = 0_usize;
+    let fits = |entry: &CatalogueEntry| {
+        bytes = bytes.saturating_add(wire_bytes(entry));
+        bytes <= CATALOGUE_BYTES_MAX
+    };
+    entries.take(CATALOGUE_MAX).take_while(fits).collect()
+}
+
+/// Not less than what an entry takes on the wire.
+fn wire_bytes(entry: &CatalogueEntry) -> usize {
+    let name = |name: &HostName| name.as_str().len();
+    let addresses = entry.addresses.iter().map(|address| address.name.as_ref().map_or(0, name) + 64);
+    let suffixes = entry.suffixes.iter().map(|suffix| name(suffix) + 8);
+    64 + entry.name.len() + addresses.sum::<usize>() + suffixes.sum::<usize>() + 24 * entry.ports.len()
 }
 
 /// May the user at this device see this resource?
@@ -289,4 +317,48 @@ pub fn sites_with_names_after(directory: &Directory, number: u64) -> BTreeSet<Si
 /// The gateways of a site that may serve.
 pub fn gateways_of(directory: &Directory, site: SiteId) -> impl Iterator<Item = &Fact<Gateway>> {
     directory.gateways.values().filter(move |g| g.record.site == site && g.record.state == NodeState::Confirmed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::limits::RPC_MESSAGE_MAX;
+    use model::net::{PortRange, Protocol};
+    use proto::v1;
+
+    fn entry(number: usize, addresses: usize) -> CatalogueEntry {
+        let host = |n: usize| format!("{}{n}.{}.corp.example", "h".repeat(50), "x".repeat(60)).parse::<HostName>();
+        let address = |n: usize| CatalogueAddress {
+            name: host(n).ok(),
+            v4: "10.77.64.1/32".parse().ok(),
+            v6: "fd12:3456:789a:4::1/128".parse().ok(),
+        };
+        let mut id = [0; 10];
+        id[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        CatalogueEntry {
+            id: ResourceId::from_bytes(id),
+            name: format!("resource-{number}"),
+            addresses: (0..addresses).map(address).collect(),
+            suffixes: vec!["corp.example".parse().unwrap()],
+            ports: vec![(Protocol::Tcp, PortRange { first: 1, last: 65_535 }); 4],
+        }
+    }
+
+    #[test]
+    fn a_catalogue_holds_as_many_as_its_reader_takes_and_fits_into_one_message() {
+        let made = |count: usize, addresses| fit((0..count).map(|n| entry(n, addresses)));
+        assert_eq!(made(CATALOGUE_MAX, 1).len(), CATALOGUE_MAX);
+        assert_eq!(made(CATALOGUE_MAX + 1, 1), made(CATALOGUE_MAX, 1), "the last one is left out");
+        let large = made(CATALOGUE_MAX, 32);
+        assert!(large.len() > 100 && large.len() < CATALOGUE_MAX, "{}", large.len());
+        let bytes = |entry: &CatalogueEntry| prost_len(&v1::Resource::from(entry.clone()));
+        let whole: usize = large.iter().map(bytes).sum();
+        assert!(whole <= CATALOGUE_BYTES_MAX && CATALOGUE_BYTES_MAX < RPC_MESSAGE_MAX, "{whole}");
+        assert!(large.iter().all(|entry| bytes(entry) <= wire_bytes(entry)));
+    }
+
+    /// Bytes of one member of a list on the wire, with its tag and length.
+    fn prost_len(resource: &v1::Resource) -> usize {
+        proto::encoded_len(resource) + 8
+    }
 }

@@ -17,6 +17,7 @@ pub mod local;
 pub mod organisation;
 pub mod owner;
 pub mod rate;
+pub mod refused;
 pub mod rpc;
 pub mod seal;
 pub mod serve;

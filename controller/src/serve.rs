@@ -9,6 +9,7 @@ use crate::directory::Org;
 use crate::front::{Front, FrontError, FrontOptions};
 use crate::local;
 use crate::organisation::{LoadError, Organisation};
+use crate::refused::Refused;
 use crate::rpc::accept::Connections;
 use crate::rpc::admin::AdminRpc;
 use crate::store::{Key, Options, Record as _, Store};
@@ -64,16 +65,26 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
         farewell();
     };
     let listener = node::local::bind(socket)?;
+    let refused = Arc::new(Refused::default());
     let (arranger, runtime): (Arc<dyn Arranger>, _) = match args.local_only {
         true => (Arc::new(NoGateways), None),
-        false => serve_network(&organisation, args).await.map(|(arranger, runtime)| (arranger, Some(runtime)))?,
+        false => {
+            let (arranger, runtime) = serve_network(&organisation, args, Arc::clone(&refused)).await?;
+            (arranger, Some(runtime))
+        }
     };
     // All that takes more is open. The listeners inside the overlay have ports that anybody may open.
     node::confine(Left::default())?;
     tracing::info!(socket = %socket.display(), revision = %organisation.now().revision, "the controller runs");
     let store = Arc::clone(&organisation.store);
+    let counted = runtime.clone();
+    let counters = move || {
+        let of_packets = counted.as_ref().map(|runtime| runtime.engine.drops()).unwrap_or_default();
+        of_packets.into_iter().chain(refused.counters()).collect()
+    };
     manager.ready("serving", move || is_alive(Arc::clone(&store), runtime.clone()));
-    local::serve(listener, AdminRpc::new(organisation, Arc::clone(&arranger)), stop).await?;
+    let admin = AdminRpc::new(organisation, Arc::clone(&arranger)).counting(Arc::new(counters));
+    local::serve(listener, admin, stop).await?;
     arranger.ending().await;
     if !args.local_only
         && let Err(error) = host::nft::remove(crate::front::PROGRAM).await
@@ -88,8 +99,9 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
 async fn serve_network(
     organisation: &Organisation,
     args: &ServeArgs,
+    refused: Arc<Refused>,
 ) -> Result<(Arc<dyn Arranger>, Arc<Runtime>), ServeError> {
-    let connections = Arc::new(Connections::default());
+    let connections = Arc::new(Connections::counting(Arc::clone(&refused)));
     let arrangements = Arrangements::restore(
         Arc::clone(&organisation.store),
         organisation.directory.clone(),
@@ -105,7 +117,7 @@ async fn serve_network(
         allow_in: args.allow_in.clone(),
         cut_ssh: args.cut_ssh,
     };
-    let (front, inbox) = Front::open(organisation.clone(), &options).await?;
+    let (front, inbox) = Front::open(organisation.clone(), &options, refused).await?;
     tracing::info!(port = front.runtime().udp.local_port(), dark = options.dark, "listening");
     let runtime = Arc::clone(front.runtime());
     tokio::spawn(Arc::clone(&arrangements).review_forever(organisation.timing.review));

@@ -365,6 +365,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn so_many_requests_are_remembered_and_an_older_one_counts_for_nothing() {
+        let (mut follower, mut log) = opened().await;
+        assert_eq!(log.requests, [1]);
+        for n in 1..RENEWALS_REMEMBERED_MAX as u64 {
+            follower.renew(at(11_000 + n), &mut log);
+        }
+        assert_eq!(follower.base(1), Some(at(10_000)), "at the limit the first one is known");
+        follower.renew(at(12_000), &mut log);
+        assert_eq!(follower.sent.len(), RENEWALS_REMEMBERED_MAX);
+        assert_eq!(follower.base(1), None, "and asked for again");
+        assert!(follower.renew_soon);
+        assert_eq!(follower.base(2), Some(at(11_001)));
+    }
+
+    #[tokio::test]
     async fn what_could_not_be_taken_is_acknowledged_by_no_later_change() {
         let (mut follower, mut log) = opened().await;
         // Given 1.9 s after the only request: nearly over here.

@@ -96,7 +96,7 @@ pub struct Gate {
     opening: Option<oneshot::Receiver<Result<Stream, String>>>,
     open_again: Instant,
     standing: Standing,
-    resolving: BTreeSet<(HostName, bool)>,
+    resolving: Resolving,
     /// Names to be told of that wait for their turn; at most those of the site.
     unreported: BTreeSet<(HostName, bool)>,
     resolver: Resolver,
@@ -144,7 +144,7 @@ impl Gate {
             opening: None,
             open_again: Instant(0),
             standing: Standing { site: Vec::new(), confirmed: false, names: Vec::new() },
-            resolving: BTreeSet::new(),
+            resolving: Resolving::default(),
             unreported: BTreeSet::new(),
             resolver: Resolver::default(),
             flows: Outbox::default(),
@@ -311,7 +311,7 @@ impl Gate {
     }
 
     fn report_more(&mut self, resolved: &mpsc::Sender<Resolved>) {
-        while self.resolving.len() < RESOLVING_MAX
+        while self.resolving.has_room()
             && let Some((name, v4)) = self.unreported.pop_first()
         {
             self.resolve(name, v4, resolved);
@@ -350,7 +350,7 @@ impl Gate {
     }
 
     fn resolve(&mut self, name: HostName, v4: bool, resolved: &mpsc::Sender<Resolved>) {
-        if self.resolving.len() >= RESOLVING_MAX || !self.resolving.insert((name.clone(), v4)) {
+        if !self.resolving.begin(&name, v4) {
             return;
         }
         let (resolver, resolved) = (self.resolver.clone(), resolved.clone());
@@ -362,7 +362,7 @@ impl Gate {
 
     async fn on_resolved(&mut self, resolved: Resolved) {
         let Resolved { name, v4, answer } = resolved;
-        self.resolving.remove(&(name.clone(), v4));
+        self.resolving.end(&name, v4);
         let (addresses, ttl, error) = match answer {
             Ok(answer) => (answer.addresses, answer.ttl, String::new()),
             Err(error) => {
@@ -537,5 +537,38 @@ async fn next(stream: &mut Option<Stream>) -> Result<Down, String> {
     match stream {
         Some(stream) => stream.next().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Names that are being resolved, each for one family.
+#[derive(Default)]
+struct Resolving(BTreeSet<(HostName, bool)>);
+
+impl Resolving {
+    fn has_room(&self) -> bool {
+        self.0.len() < RESOLVING_MAX
+    }
+    /// False where it is under way already, or too many are.
+    fn begin(&mut self, name: &HostName, v4: bool) -> bool {
+        self.has_room() && self.0.insert((name.clone(), v4))
+    }
+    fn end(&mut self, name: &HostName, v4: bool) {
+        self.0.remove(&(name.clone(), v4));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_names_are_resolved_at_once_and_the_next_when_one_is() {
+        let name = |n: usize| format!("h{n}.corp.example").parse::<HostName>().unwrap();
+        let mut resolving = Resolving::default();
+        assert!(resolving.begin(&name(0), true) && !resolving.begin(&name(0), true), "once");
+        assert!((1..RESOLVING_MAX).all(|n| resolving.begin(&name(n), true)));
+        assert!(!resolving.has_room() && !resolving.begin(&name(0), false));
+        resolving.end(&name(7), true);
+        assert!(resolving.begin(&name(0), false));
     }
 }

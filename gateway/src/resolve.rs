@@ -181,6 +181,47 @@ mod tests {
         assert_eq!(servers(conf), ["10.0.0.1:53".parse().unwrap(), "[fd00::1]:53".parse().unwrap()]);
     }
 
+    #[tokio::test]
+    async fn files_and_answers_are_read_up_to_their_bounds() {
+        let name: HostName = "web.corp.example".parse().unwrap();
+        let many = (0..=TARGET_ADDRESSES_MAX).map(|n| format!("10.20.0.{n} web.corp.example\n")).collect::<String>();
+        let random: [u8; 8] = host::entropy::random().unwrap();
+        let folder = std::env::temp_dir().join(format!("umbra-resolve-{:016x}", u64::from_le_bytes(random)));
+        std::fs::create_dir(&folder).unwrap();
+        let resolver = Resolver { hosts: folder.join("hosts"), resolv_conf: folder.join("none") };
+        let resolved = async |text: &str, bytes: u64| {
+            let padding = "#".repeat(usize::try_from(bytes).unwrap() - text.len());
+            std::fs::write(&resolver.hosts, format!("{text}{padding}")).unwrap();
+            resolver.resolve(&name, true).await
+        };
+        let found = resolved(&many, HOSTS_FILE_MAX).await.unwrap();
+        assert_eq!(found.addresses.len(), TARGET_ADDRESSES_MAX, "the first of them");
+        assert!(matches!(resolved(&many, HOSTS_FILE_MAX + 1).await, Err(ResolveError::NoServer)), "no hosts file");
+        assert!(resolved(&many, 10_000).await.is_ok());
+        std::fs::remove_dir_all(&folder).unwrap();
+
+        let conf = (0..=DNS_SERVERS_ASKED_MAX).map(|n| format!("nameserver 10.0.0.{n}\n")).collect::<String>();
+        assert_eq!(servers(&conf).len(), DNS_SERVERS_ASKED_MAX);
+        let mut reply = question(&name, true).unwrap();
+        for n in 0..=TARGET_ADDRESSES_MAX {
+            let data = RData::A(
+                [10, 20, 0, n as u8]
+                    .map(u8::from)
+                    .into_iter()
+                    .collect::<Vec<_>>()
+                    .try_into()
+                    .map(|[a, b, c, d]: [u8; 4]| hickory_proto::rr::rdata::A::new(a, b, c, d))
+                    .unwrap(),
+            );
+            reply.add_answer(hickory_proto::rr::Record::from_rdata(
+                Name::from_ascii("web.corp.example.").unwrap(),
+                60,
+                data,
+            ));
+        }
+        assert_eq!(answer(&reply, true).addresses.len(), TARGET_ADDRESSES_MAX);
+    }
+
     #[test]
     fn an_answer_to_another_question_is_none() {
         let name: HostName = "a.example".parse().unwrap();

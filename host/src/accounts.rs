@@ -24,24 +24,37 @@ pub fn groups_of(uid: u32) -> Vec<u32> {
     let Some((name, primary)) = account(uid) else {
         return Vec::new();
     };
-    let mut groups = vec![0; 64];
-    // Two rounds are enough unless the database changes in between; then there are none, which denies.
-    for _ in 0..4 {
+    let listed = grown(|groups| {
         let mut count = i32::try_from(groups.len()).unwrap_or(i32::MAX);
         // SAFETY: `name` is zero-terminated; `groups` has room for `count` ids.
         let done = unsafe { libc::getgrouplist(name.as_ptr(), primary, groups.as_mut_ptr(), &raw mut count) };
-        let wanted = usize::try_from(count).unwrap_or(0);
-        if done >= 0 {
-            groups.truncate(wanted);
-            return groups;
-        }
+        (done >= 0, usize::try_from(count).unwrap_or(0))
+    });
+    listed.unwrap_or_else(|wanted| {
         if wanted > ACCOUNT_GROUPS_MAX {
             tracing::warn!(uid, wanted, "an account with too many groups: it is treated as being in none");
-            break;
+        }
+        Vec::new()
+    })
+}
+
+/// Asks with more room while there is too little; `ask` says whether it fitted, and how many there are. An error is how many
+/// there would be.
+fn grown(mut ask: impl FnMut(&mut [libc::gid_t]) -> (bool, usize)) -> Result<Vec<u32>, usize> {
+    let mut groups = vec![0; 64];
+    // Two rounds are enough unless the database changes in between; then there are none, which denies.
+    for _ in 0..4 {
+        let (fitted, wanted) = ask(&mut groups);
+        if fitted {
+            groups.truncate(wanted);
+            return Ok(groups);
+        }
+        if wanted > ACCOUNT_GROUPS_MAX {
+            return Err(wanted);
         }
         groups.resize(wanted.max(groups.len().saturating_mul(2)).min(ACCOUNT_GROUPS_MAX), 0);
     }
-    Vec::new()
+    Err(0)
 }
 
 /// A user of this machine.
@@ -110,6 +123,29 @@ mod tests {
         assert_eq!(user("root"), Some(Account { uid: 0, gid: 0 }));
         assert_eq!((user("no-such-user-here"), user("a\0b")), (None, None));
         assert!(groups_of(3_999_999_999).is_empty());
+    }
+
+    #[test]
+    fn who_is_in_too_many_groups_is_in_none() {
+        let account = |count: usize| {
+            grown(|room| {
+                let fits = room.len() >= count;
+                room.iter_mut().take(count).enumerate().for_each(|(n, id)| *id = u32::try_from(n).expect("small"));
+                (fits, count)
+            })
+        };
+        assert_eq!(account(ACCOUNT_GROUPS_MAX).expect("all of them").len(), ACCOUNT_GROUPS_MAX);
+        assert_eq!(account(ACCOUNT_GROUPS_MAX + 1), Err(ACCOUNT_GROUPS_MAX + 1));
+    }
+
+    #[test]
+    fn an_entry_is_read_up_to_its_bound() {
+        let entry = |bytes: usize| {
+            with_buffer(|buffer| if buffer.len() < bytes { (libc::ERANGE, None) } else { (0, Some(buffer.len())) })
+        };
+        assert_eq!(entry(ACCOUNT_ENTRY_BYTES_MAX), Some(ACCOUNT_ENTRY_BYTES_MAX));
+        assert_eq!(entry(ACCOUNT_ENTRY_BYTES_MAX + 1), None);
+        assert_eq!(entry(100), Some(4_096));
     }
 
     #[test]

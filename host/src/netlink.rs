@@ -183,25 +183,27 @@ impl Netlink {
     }
 
     async fn dump_routes(&self) -> Result<Vec<RouteMessage>, NetlinkError> {
-        let mut tries = 1;
-        loop {
-            match self.0.get_routes().await {
-                Err(error) if error.is_dump_interrupted() && tries < DUMP_TRIES_MAX => tries += 1,
-                done => return done.map_err(failed("list the routes")),
-            }
-        }
+        asked_again(|| self.0.get_routes()).await.map_err(failed("list the routes"))
     }
 
     /// Every address.
     pub async fn addresses(&self) -> Result<Vec<AddressEntry>, NetlinkError> {
-        let mut tries = 1;
-        let addresses = loop {
-            match self.0.get_addresses().await {
-                Err(error) if error.is_dump_interrupted() && tries < DUMP_TRIES_MAX => tries += 1,
-                done => break done.map_err(failed("list the addresses"))?,
-            }
-        };
+        let addresses = asked_again(|| self.0.get_addresses()).await.map_err(failed("list the addresses"))?;
         Ok(addresses.iter().filter_map(address_entry).collect())
+    }
+}
+
+/// A table of the kernel; once more where it changed while it was read, at most [`DUMP_TRIES_MAX`] times in all.
+async fn asked_again<T, F>(mut ask: impl FnMut() -> F) -> Result<T, nlink::netlink::Error>
+where
+    F: Future<Output = Result<T, nlink::netlink::Error>>,
+{
+    let mut tries = 1;
+    loop {
+        match ask().await {
+            Err(error) if error.is_dump_interrupted() && tries < DUMP_TRIES_MAX => tries += 1,
+            done => return done,
+        }
     }
 }
 
@@ -298,6 +300,22 @@ mod tests {
 
     fn prefix(text: &str) -> Prefix {
         text.parse().expect("prefix")
+    }
+
+    #[tokio::test]
+    async fn a_table_that_changes_while_it_is_read_is_asked_for_so_often_and_no_more() {
+        let answered = async |interrupted: usize| {
+            let mut asked = 0;
+            let answer = asked_again(|| {
+                asked += 1;
+                let again = asked <= interrupted;
+                async move { if again { Err(nlink::netlink::Error::dump_interrupted()) } else { Ok(7) } }
+            });
+            (answer.await.ok(), asked)
+        };
+        assert_eq!(answered(DUMP_TRIES_MAX - 1).await, (Some(7), DUMP_TRIES_MAX));
+        assert_eq!(answered(DUMP_TRIES_MAX).await, (None, DUMP_TRIES_MAX));
+        assert_eq!(answered(0).await, (Some(7), 1));
     }
 
     #[test]

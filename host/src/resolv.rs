@@ -200,6 +200,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_too_large_is_none_and_stays_as_it_is() {
+        let fixture = Fixture::new();
+        let comment = |bytes: usize| format!("#{}\n", "x".repeat(bytes - 2));
+        std::fs::write(fixture.conf(), comment(RESOLV_CONF_BYTES_MAX + 1)).expect("write");
+        assert!(matches!(fixture.resolv.take_over(&ours()), Err(ResolvError::TooLarge(_))));
+        assert_eq!(fixture.text().len(), RESOLV_CONF_BYTES_MAX + 1);
+        std::fs::write(fixture.conf(), comment(RESOLV_CONF_BYTES_MAX)).expect("write");
+        fixture.resolv.take_over(&ours()).expect("take over");
+        assert!(fixture.text().starts_with(MARKER));
+        assert!(fixture.resolv.restore().expect("restore"));
+        assert_eq!(fixture.text(), comment(RESOLV_CONF_BYTES_MAX), "the largest comes back whole");
+    }
+
+    #[test]
     fn a_link_is_put_back_as_a_link_and_its_target_is_followed() {
         let fixture = Fixture::new();
         let target = fixture.folder.path().join("stub.conf");

@@ -29,7 +29,11 @@ static REMEMBERED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 /// Keeps ports for [`sessions`], which may not see by itself any more who has which: at most [`SSH_SESSIONS_MAX`].
 pub fn remember(ports: impl IntoIterator<Item = u16>) {
     let mut remembered = REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner);
-    remembered.extend(ports.into_iter().take(SSH_SESSIONS_MAX));
+    for port in ports {
+        if remembered.len() < SSH_SESSIONS_MAX {
+            remembered.insert(port);
+        }
+    }
 }
 
 /// What was kept.
@@ -104,11 +108,16 @@ fn end(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(address.to_canonical(), port))
 }
 
+/// The first of them, at most [`PROCESSES_LOOKED_AT_MAX`].
+fn looked_at<T>(processes: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+    processes.take(PROCESSES_LOOKED_AT_MAX)
+}
+
 /// The sockets that processes of these names hold.
 fn held_by(servers: &[&str]) -> BTreeSet<u64> {
     let mut held = BTreeSet::new();
     let Ok(processes) = fs::read_dir("/proc") else { return held };
-    for process in processes.flatten().take(PROCESSES_LOOKED_AT_MAX) {
+    for process in looked_at(processes.flatten()) {
         let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
         if !servers.iter().any(|server| name.starts_with(server)) {
             continue;
@@ -139,6 +148,38 @@ mod tests {
         for damaged in ["", "1:", "1: 0100007F 0200007F:D431 01", "1: 0100:0016 0200007F:D431 01 0 0 0 0 0 1"] {
             assert_eq!(Socket::parse(damaged), None, "{damaged}");
         }
+    }
+
+    #[test]
+    fn so_many_sessions_are_left_open() {
+        if !crate::test_support::privileged() {
+            return;
+        }
+        // On a machine of its own, where nobody else has sessions.
+        let machine = crate::test_support::Host::new();
+        let counted = |count: usize| {
+            machine.run(move || {
+                let own = fs::read_to_string("/proc/self/comm").expect("comm");
+                let server = TcpListener::bind("127.0.0.1:0").expect("listen");
+                let ends: Vec<_> = (0..count)
+                    .map(|_| {
+                        (TcpStream::connect(server.local_addr().expect("address")), server.accept().expect("accept"))
+                    })
+                    .collect();
+                let found = sessions_of(&[own.trim()]).len();
+                drop(ends);
+                found
+            })
+        };
+        assert_eq!(counted(SSH_SESSIONS_MAX + 1), SSH_SESSIONS_MAX);
+        assert_eq!(counted(3), 3, "when those are gone");
+    }
+
+    #[test]
+    fn so_many_processes_are_looked_at() {
+        let of = |count: usize| looked_at(0..count).count();
+        assert_eq!(of(PROCESSES_LOOKED_AT_MAX), PROCESSES_LOOKED_AT_MAX);
+        assert_eq!(of(PROCESSES_LOOKED_AT_MAX + 1), PROCESSES_LOOKED_AT_MAX);
     }
 
     #[test]

@@ -412,6 +412,8 @@ pub const DNS_PACKETS_MAX: usize = 256;
 // -- client ----------------------------------------------------------------------------------------------------------
 /// Resources that one subject may see.
 pub const CATALOGUE_MAX: usize = 4_096;
+/// Bytes of a catalogue on the wire, so that it fits into one message of [`RPC_MESSAGE_MAX`] with what else that carries.
+pub const CATALOGUE_BYTES_MAX: usize = 3 << 20;
 /// Requests for access that one client has under way at once; the others wait their turn.
 pub const CONNECTS_AT_ONCE_MAX: usize = 16;
 /// Ended grants that a client remembers, so that a permit that was overtaken by its end opens nothing.

@@ -204,3 +204,24 @@ impl Identity {
         Ok(SvidSlot::new(self.svid_chain.iter().map(|c| CertificateDer::from(c.clone())).collect(), &key)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_file_that_is_too_large_is_no_identity() {
+        let random: [u8; 8] = host::entropy::random().expect("random");
+        let folder = std::env::temp_dir().join(format!("umbra-identity-{:016x}", u64::from_le_bytes(random)));
+        keyfile::create_folder(&folder).expect("folder");
+        let load = |bytes: usize| {
+            std::fs::write(folder.join(FILE), vec![b' '; bytes]).expect("write");
+            std::fs::set_permissions(folder.join(FILE), std::fs::Permissions::from_mode(0o600)).expect("chmod");
+            Identity::load(&folder).map(|_| ()).unwrap_err().to_string()
+        };
+        assert!(load(IDENTITY_BYTES_MAX).contains("EOF"), "read, and found empty: {}", load(IDENTITY_BYTES_MAX));
+        assert!(load(IDENTITY_BYTES_MAX + 1).contains("more than 262144 bytes"), "{}", load(IDENTITY_BYTES_MAX + 1));
+        std::fs::remove_dir_all(&folder).expect("remove");
+    }
+}

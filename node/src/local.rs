@@ -124,3 +124,39 @@ impl<Who: Unpin> AsyncWrite for Connection<Who> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream as Caller;
+    use tokio_stream::StreamExt as _;
+
+    #[tokio::test]
+    async fn so_many_local_connections_are_served_and_the_next_when_one_goes() {
+        let random: [u8; 8] = host::entropy::random().expect("random");
+        let folder = std::env::temp_dir().join(format!("umbra-local-{:016x}", u64::from_le_bytes(random)));
+        std::fs::create_dir(&folder).expect("folder");
+        let path = folder.join("test.sock");
+        let (accepting, mut incoming) = accept(bind(&path).expect("bind"), |peer| peer.uid);
+        let accepting = tokio::spawn(accepting);
+        let _callers: Vec<_> = (0..=ADMIN_CONNECTIONS_MAX).map(|_| Caller::connect(&path).expect("connect")).collect();
+        let mut held = Vec::new();
+        for _ in 0..ADMIN_CONNECTIONS_MAX {
+            held.push(incoming.next().await.expect("one more").expect("accepted"));
+        }
+        // All that could be done without a place is done when nothing else runs.
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        tokio::select! {
+            biased;
+            _ = incoming.next() => panic!("one too many"),
+            () = std::future::ready(()) => {}
+        }
+        held.pop();
+        held.push(incoming.next().await.expect("the one that waited").expect("accepted"));
+        assert_eq!(held.len(), ADMIN_CONNECTIONS_MAX);
+        accepting.abort();
+        std::fs::remove_dir_all(&folder).expect("remove");
+    }
+}

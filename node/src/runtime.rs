@@ -27,9 +27,7 @@ pub struct Runtime {
     pub udp: Arc<Udp>,
     /// Time.
     pub clock: Arc<SystemClock>,
-    events: mpsc::Sender<Event>,
-    local: mpsc::Sender<Frame>,
-    lost: AtomicU64,
+    outbox: Outbox,
     panics: AtomicU64,
     pulses: Pulses,
 }
@@ -43,6 +41,28 @@ struct Pulses {
     control: Pulse,
 }
 
+/// Where the packet path puts what is for control code; it never waits for a place.
+struct Outbox {
+    events: mpsc::Sender<Event>,
+    local: mpsc::Sender<Frame>,
+    lost: AtomicU64,
+}
+
+impl Outbox {
+    fn new() -> (Self, Inbox) {
+        let (events, events_in) = mpsc::channel(ENGINE_EVENTS_MAX);
+        let (local, local_in) = mpsc::channel(STREAM_QUEUE_MAX);
+        (Self { events, local, lost: AtomicU64::new(0) }, Inbox { events: events_in, local: local_in })
+    }
+
+    fn put(&self, out: &mut Out) {
+        let local = out.local.drain(..).map(|frame| self.local.try_send(frame).is_err());
+        let lost = local.chain(out.events.drain(..).map(|event| self.events.try_send(event).is_err()));
+        let lost = lost.filter(|lost| *lost).count();
+        self.lost.fetch_add(u64::try_from(lost).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
 /// What the packet path hands to control code.
 pub struct Inbox {
     /// Everything that the engine tells.
@@ -54,16 +74,13 @@ pub struct Inbox {
 impl Runtime {
     /// Starts the threads. They end with the process.
     pub fn start(engine: Engine, tun: Tun, udp: Udp, clock: Arc<SystemClock>) -> std::io::Result<(Arc<Self>, Inbox)> {
-        let (events, events_in) = mpsc::channel(ENGINE_EVENTS_MAX);
-        let (local, local_in) = mpsc::channel(STREAM_QUEUE_MAX);
+        let (outbox, inbox) = Outbox::new();
         let runtime = Arc::new(Self {
             engine: Arc::new(engine),
             tun: Arc::new(tun),
             udp: Arc::new(udp),
             clock,
-            events,
-            local,
-            lost: AtomicU64::new(0),
+            outbox,
             panics: AtomicU64::new(0),
             pulses: Pulses::default(),
         });
@@ -73,7 +90,7 @@ impl Runtime {
             let runtime = Arc::clone(&runtime);
             std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&runtime))?;
         }
-        Ok((runtime, Inbox { events: events_in, local: local_in }))
+        Ok((runtime, inbox))
     }
 
     /// Now.
@@ -105,7 +122,7 @@ impl Runtime {
 
     /// Events and local packets that found no room, and panics that were caught.
     pub fn losses(&self) -> (u64, u64) {
-        (self.lost.load(Ordering::Relaxed), self.panics.load(Ordering::Relaxed))
+        (self.outbox.lost.load(Ordering::Relaxed), self.panics.load(Ordering::Relaxed))
     }
 
     /// A turn of the program's own task, which is never away for long.
@@ -130,19 +147,8 @@ impl Runtime {
         for frame in &out.tun {
             self.write_local(frame);
         }
-        for frame in out.local.drain(..) {
-            self.count_loss(self.local.try_send(frame).is_err());
-        }
-        for event in out.events.drain(..) {
-            self.count_loss(self.events.try_send(event).is_err());
-        }
+        self.outbox.put(out);
         out.clear();
-    }
-
-    fn count_loss(&self, lost: bool) {
-        if lost {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-        }
     }
 
     /// A bug in packet code must not end the gateway: the train is lost, the thread goes on.
@@ -203,5 +209,30 @@ fn pause_after(what: &str, error: &std::io::Error) {
     if error.kind() != std::io::ErrorKind::Interrupted {
         tracing::warn!(%error, "{what} failed");
         std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_there_is_room_again() {
+        let (outbox, mut inbox) = Outbox::new();
+        let put = |events: usize, packets: usize| {
+            let mut out = Out::default();
+            let knock = || Event::Knock { bytes: vec![1], from: ([192, 0, 2, 1], 443).into() };
+            out.events.extend((0..events).map(|_| knock()));
+            out.local.extend((0..packets).map(|_| Frame::packet(vec![0x45])));
+            outbox.put(&mut out);
+            assert!(out.events.is_empty() && out.local.is_empty());
+            outbox.lost.load(Ordering::Relaxed)
+        };
+        assert_eq!(put(ENGINE_EVENTS_MAX, STREAM_QUEUE_MAX), 0);
+        assert_eq!(put(1, 0), 1);
+        assert_eq!(put(1, 1), 3);
+        inbox.events.try_recv().unwrap();
+        inbox.local.try_recv().unwrap();
+        assert_eq!(put(1, 1), 3);
     }
 }

@@ -27,3 +27,8 @@ pub mod local {
 
 /// All services and messages as an encoded `google.protobuf.FileDescriptorSet`, so that a test can ask for every RPC.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/umbra.bin"));
+
+/// How many bytes a message has on the wire.
+pub fn encoded_len(message: &impl prost::Message) -> usize {
+    message.encoded_len()
+}

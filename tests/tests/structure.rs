@@ -78,6 +78,55 @@ const EXCUSED: [(&str, &str); 1] = [
     ("policy/src/decide.rs", "HashSet"),
 ];
 
+/// Bounds of `model::limits` that no test can fill, and why. Everything else there is named by a test, which fills it.
+const NOT_FILLED: [(&str, &[&str]); 7] = [
+    ("sizes that a format, or a device, prescribes", &["TUN_MTU", "WIREGUARD_OVERHEAD"]),
+    (
+        "stacks for the deepest and the longest policy, which tests compile and decide on them",
+        &["POLICY_STACK_BYTES", "DECIDE_STACK_BYTES"],
+    ),
+    ("a setting that the library of HTTP/2 keeps", &["RPC_STREAMS_MAX"]),
+    ("places of a queue whose senders wait: nothing is refused", &["AGENT_RESULTS_MAX"]),
+    (
+        "what a setting may say, or says where there is none",
+        &[
+            "CA_LIFE",
+            "INTERVAL_MAX",
+            "INTERVAL_MIN",
+            "JOIN_KEY_LIFE",
+            "JOIN_KEY_LIFE_MAX",
+            "LEASE_DEFAULT",
+            "OWNER_TOKEN_LIFE",
+            "SESSION_LIFE",
+            "SESSION_LIFE_MAX",
+        ],
+    ),
+    (
+        "times after which something that is late is given up, or done again",
+        &[
+            "ADMIN_CALL_MAX",
+            "AUDIT_HEAD_EVERY",
+            "CHANGE_SEEN_MAX",
+            "CONNTRACK_ANSWER_MAX",
+            "DNS_ASSIGN_WAIT",
+            "DNS_REFUSED_LIFE",
+            "HANDSHAKE_ATTEMPT_MAX",
+            "KEY_PROOF_MAX",
+            "POLICY_COMPILE_MAX",
+            "RECOVER_AFTER",
+            "RECOVER_EVERY",
+            "RECOVER_MAX",
+            "REFUSED_REPORT_EVERY",
+            "REVOKE_WAIT_MAX",
+            "TLS_HANDSHAKE_MAX",
+        ],
+    ),
+    (
+        "spans of time within which something counts",
+        &["DARK_TRIAL", "LATE_CONNECTION_LIFE", "LOGIN_WINDOW", "PAIRING_JOIN_MIN", "SVID_LATE_MAX", "TOMBSTONE_EXTRA"],
+    ),
+];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
@@ -238,6 +287,35 @@ fn the_simulations_model_knows_nothing_of_what_it_judges() {
         assert_eq!(found, None, "{file} reaches into {word}");
     }
     assert!(code(&text).any(|line| line.starts_with("use model::")), "{file} is not what this test thinks it is");
+}
+
+/// What is compiled for tests alone, or belongs to the tests' own crate.
+fn test_code<'a>(file: &str, text: &'a str) -> &'a str {
+    let whole = file.starts_with("tests/") || is_test_code(file) || file.ends_with("_tests.rs");
+    if whole { text } else { text.split_once("#[cfg(test)]\nmod ").map_or("", |(_, tests)| tests) }
+}
+
+/// Constants of `model::limits` that no test names.
+fn unfilled(limits: &str) -> BTreeSet<String> {
+    let folders = MAY_DEPEND.iter().map(|(folder, _)| *folder).chain(["tests"]);
+    let files: Vec<_> = folders.flat_map(sources).filter(|(file, _)| file != "tests/tests/structure.rs").collect();
+    let lines = files.iter().flat_map(|(file, text)| test_code(file, text).lines());
+    let lines: Vec<_> = lines.filter(|line| !line.trim_start().starts_with("//")).collect();
+    let names = limits.lines().filter_map(|line| Some(line.strip_prefix("pub const ")?.split_once(':')?.0));
+    names.filter(|name| !lines.iter().any(|line| has_word(line, name))).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_bound_is_filled_by_a_test() {
+    let limits = fs::read_to_string(root().join("model/src/limits.rs")).unwrap();
+    let excused: BTreeSet<String> =
+        NOT_FILLED.iter().flat_map(|(_, names)| names.iter()).map(|name| (*name).to_owned()).collect();
+    assert_eq!(unfilled(&limits), excused, "left: no test names these; right: only these may be so");
+    // A bound that is added is found.
+    let name = concat!("BRAND_NEW", "_MAX");
+    let more = format!("{limits}\n/// New.\npub const {name}: usize = 7;\n");
+    let found: Vec<_> = unfilled(&more).difference(&excused).cloned().collect();
+    assert_eq!(found, [name]);
 }
 
 #[test]

@@ -62,6 +62,18 @@ pub enum Order {
     Stop,
 }
 
+/// What is said to one command too many.
+const TOO_MANY: &str = "too many commands wait already";
+
+/// Lets one more wait; gives it back where too many do.
+fn wait_in<T>(line: &mut Vec<T>, waiter: T) -> Result<(), T> {
+    if line.len() >= LOCAL_WAITERS_MAX {
+        return Err(waiter);
+    }
+    line.push(waiter);
+    Ok(())
+}
+
 /// Somebody who waits for a resource.
 pub(super) struct Waiter {
     resource: ResourceId,
@@ -94,10 +106,11 @@ impl Agent {
             Order::List(reply) => drop(reply.send(Ok(self.list()))),
             Order::Connect(name, reply) => self.connect(&name, reply),
             Order::Why(name, reply) => self.why(&name, reply),
-            Order::Arrive(reply) if self.arrivals.len() < LOCAL_WAITERS_MAX => {
-                self.arrivals.push((self.runtime.now(), reply));
+            Order::Arrive(reply) => {
+                if let Err((_, reply)) = wait_in(&mut self.arrivals, (self.runtime.now(), reply)) {
+                    drop(reply.send(Err(TOO_MANY.to_owned())));
+                }
             }
-            Order::Arrive(reply) => drop(reply.send(Err("too many commands wait already".to_owned()))),
             Order::Status(reply) => drop(reply.send(Ok(self.status()))),
             Order::Address(name, reply) => self.look_up(name, reply),
             Order::Stop => {}
@@ -127,10 +140,11 @@ impl Agent {
             Err(status) => return drop(reply.send(Err(status))),
         };
         let answer = local::LoginReply { user, ends_in_ms: millis(ends_in) };
-        if self.logins.len() >= LOCAL_WAITERS_MAX {
-            return drop(reply.send(Ok(answer)));
+        let waiter = LoginWaiter { session, since: self.runtime.now(), reply, answer };
+        if let Err(LoginWaiter { reply, answer, .. }) = wait_in(&mut self.logins, waiter) {
+            // It is logged in; only that it shows is not waited for.
+            drop(reply.send(Ok(answer)));
         }
-        self.logins.push(LoginWaiter { session, since: self.runtime.now(), reply, answer });
     }
 
     fn logout(&self, reply: Reply<local::LogoutReply>) {
@@ -196,13 +210,12 @@ impl Agent {
     /// Asks, unless it is reached already, and answers in [`Self::answer_waiters`].
     fn wait_for(&mut self, resource: ResourceId, reply: WaiterReply) {
         let now = self.runtime.now();
-        if self.waiters.len() >= LOCAL_WAITERS_MAX {
-            return reply.refuse(Status::resource_exhausted("too many commands wait already"));
+        if let Err(waiter) = wait_in(&mut self.waiters, Waiter { resource, since: now, reply }) {
+            return waiter.reply.refuse(Status::resource_exhausted(TOO_MANY));
         }
         if self.book.standing(&resource) != Standing::Connected {
             self.book.ask(now, resource);
         }
-        self.waiters.push(Waiter { resource, since: now, reply });
     }
 
     /// Answers those whose question is settled.
@@ -285,5 +298,19 @@ impl WaiterReply {
             Self::Connect(reply) => drop(reply.send(Err(status))),
             Self::Why(reply) => drop(reply.send(Err(status))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_commands_wait_and_the_next_when_one_is_answered() {
+        let mut line = Vec::new();
+        assert!((0..LOCAL_WAITERS_MAX).all(|n| wait_in(&mut line, n).is_ok()));
+        assert_eq!(wait_in(&mut line, 999), Err(999), "given back, so that it is refused");
+        line.pop();
+        assert_eq!(wait_in(&mut line, 999), Ok(()));
     }
 }

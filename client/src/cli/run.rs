@@ -163,3 +163,22 @@ async fn force_down(socket: &Path, options: &DownArgs, output: &mut Output) -> R
     }
     show::undone(&report, output)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::Folder;
+
+    #[test]
+    fn a_join_file_is_read_up_to_its_bound() {
+        let folder = Folder::new();
+        let path = folder.path().join("join");
+        let read = |bytes: usize| {
+            std::fs::write(&path, vec![b' '; bytes]).unwrap();
+            let options = UpArgs { join: Some(path.clone()), yes: true, name: "desk".to_owned() };
+            join_file(&options, &Output::keeping(false)).unwrap_err().text
+        };
+        assert!(!read(JOIN_BYTES_MAX).contains("too large"), "read, and found to be none");
+        assert!(read(JOIN_BYTES_MAX + 1).contains("too large for a join file"));
+    }
+}

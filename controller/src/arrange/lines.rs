@@ -204,3 +204,48 @@ impl Lines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::limits::STREAM_QUEUE_MAX;
+
+    #[test]
+    fn a_gateway_that_does_not_read_loses_its_stream_and_begins_another() {
+        let (lines, id) = (Lines::default(), GatewayId::from_bytes([1; 10]));
+        let (news, mut reader) = mpsc::channel(STREAM_QUEUE_MAX);
+        let stream = lines.open_gateway(id, PublicKey([1; 32]), news);
+        let tell = |number: u64| lines.tell_gateway(id, stream, GatewayNews::FlowsKept(number));
+        (0..STREAM_QUEUE_MAX as u64).for_each(tell);
+        assert!(lines.is_current(id, stream), "at the limit it goes on");
+        tell(9_999);
+        assert!(!lines.is_current(id, stream));
+        let told = std::iter::from_fn(|| reader.try_recv().ok()).count();
+        assert_eq!(told, STREAM_QUEUE_MAX, "what was queued is told, and then the stream ends");
+        assert_eq!(reader.try_recv().unwrap_err(), mpsc::error::TryRecvError::Disconnected);
+        let (news, mut reader) = mpsc::channel(STREAM_QUEUE_MAX);
+        let again = lines.open_gateway(id, PublicKey([1; 32]), news);
+        lines.tell_gateway(id, again, GatewayNews::FlowsKept(7));
+        assert!(matches!(reader.try_recv(), Ok(GatewayNews::FlowsKept(7))));
+    }
+
+    #[test]
+    fn a_device_that_does_not_read_loses_its_stream_but_not_for_looks() {
+        let (lines, id) = (Lines::default(), DeviceId::from_bytes([1; 10]));
+        let (news, mut reader) = mpsc::channel(STREAM_QUEUE_MAX);
+        lines.open_device(id, news);
+        // A full queue leads to a look anyway.
+        (0..2 * STREAM_QUEUE_MAX).for_each(|_| lines.tell_all_devices());
+        assert!(lines.devices.lock().unwrap().contains_key(&id));
+        let ends_in = Duration::from_secs(1);
+        let renewed = || DeviceNews::Renewed { grant: GrantId::from_bytes([1; 10]), ends_in };
+        lines.tell_device(id, renewed());
+        assert!(!lines.devices.lock().unwrap().contains_key(&id));
+        assert_eq!(std::iter::from_fn(|| reader.try_recv().ok()).count(), STREAM_QUEUE_MAX);
+        assert_eq!(reader.try_recv().unwrap_err(), mpsc::error::TryRecvError::Disconnected);
+        let (news, mut reader) = mpsc::channel(STREAM_QUEUE_MAX);
+        lines.open_device(id, news);
+        lines.tell_device(id, renewed());
+        assert!(reader.try_recv().is_ok());
+    }
+}

@@ -338,7 +338,8 @@ mod tests {
     use crate::init::tests::made;
     use crate::rpc::accept::Connections;
     use crate::test_support::{Folder, Still};
-    use model::limits::{COMMIT_AUDIT_MAX, DENY_KEYS_PER_ACTOR_MAX, DENY_WINDOW};
+    use model::limits::{COMMIT_AUDIT_MAX, DENY_KEYS_PER_ACTOR_MAX, DENY_WINDOW, REVIEWS_MAX};
+    use model::revision::Revision;
     use model::time::Clock;
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
@@ -346,6 +347,30 @@ mod tests {
     /// How many refusals a trail tells of.
     fn told(records: &[Record]) -> u64 {
         records.iter().map(|r| r.detail.get("repeated").and_then(serde_json::Value::as_u64).unwrap_or(1)).sum()
+    }
+
+    #[tokio::test]
+    async fn as_many_reviews_are_remembered_as_the_limit_says() {
+        let folder = Folder::new();
+        let (organisation, _) = made(&folder).await;
+        let arrangements = Arrangements::restore(
+            Arc::clone(&organisation.store),
+            organisation.directory.clone(),
+            Arc::clone(&organisation.sealer),
+            Arc::new(Still::default()),
+            Arc::new(Connections::default()),
+        )
+        .await
+        .unwrap();
+        let at = |number: usize| Revision { incarnation: 1, number: number as u64 };
+        let seen = || arrangements.reviews.lock().unwrap().iter().map(|r| r.saw).collect::<Vec<_>>();
+        (1..=REVIEWS_MAX).for_each(|n| arrangements.mark(at(n), vec![at(n)]));
+        assert_eq!((seen().len(), seen()[0]), (REVIEWS_MAX, at(1)));
+        arrangements.mark(at(REVIEWS_MAX + 1), vec![at(REVIEWS_MAX + 1)]);
+        assert_eq!((seen().len(), seen()[0]), (REVIEWS_MAX, at(2)), "the oldest goes");
+        arrangements.mark(at(REVIEWS_MAX + 2), Vec::new());
+        assert_eq!(seen().len(), REVIEWS_MAX, "one that ended nothing takes no place");
+        assert_eq!(*arrangements.reviewed.borrow(), at(REVIEWS_MAX + 2));
     }
 
     #[tokio::test]

@@ -122,3 +122,21 @@ async fn humble(store: &SledStore) -> Result<Option<u64>, AcceptError> {
     store.commit(commit).await?;
     Ok(policy)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::Folder;
+
+    #[tokio::test]
+    async fn a_reason_has_so_many_bytes_and_no_more() {
+        let folder = Folder::new();
+        let paths = StatePaths::new(folder.path().join("state"));
+        let told = async |reason: &str| accept(&paths, reason, WallMs(1), Options::default()).await.unwrap_err();
+        for bad in [String::new(), " ".to_owned(), "x".repeat(REASON_MAX + 1)] {
+            assert!(matches!(told(&bad).await, AcceptError::Reason), "{} bytes", bad.len());
+        }
+        let fits = told(&"x".repeat(REASON_MAX)).await;
+        assert!(matches!(fits, AcceptError::Load(LoadError::Missing(_))), "the reason is none to refuse it: {fits}");
+    }
+}

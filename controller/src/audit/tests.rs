@@ -108,6 +108,22 @@ fn whatever_the_fields_hold_a_record_is_one_bounded_line() {
 }
 
 #[test]
+fn fields_and_details_are_whole_up_to_their_bounds() {
+    let field = "x".repeat(AUDIT_FIELD_MAX);
+    let stored = |actor: &str, detail: usize| {
+        // With the braces, the name and the quotes: {"why":"..."}
+        let entry = Entry::new(WallMs(1), actor, "a", "o", Outcome::Done).with("why", "y".repeat(detail - 10));
+        decode(&Chain::default().append(&entry).1).unwrap()
+    };
+    let fits = stored(&field, AUDIT_DETAIL_MAX);
+    assert_eq!((&fits.actor, fits.detail["why"].as_str().unwrap().len()), (&field, AUDIT_DETAIL_MAX - 10));
+    let beyond = stored(&format!("{field}x"), AUDIT_DETAIL_MAX + 1);
+    assert_eq!(beyond.actor, field, "clipped");
+    assert_eq!(beyond.detail.get("omitted_bytes").unwrap(), AUDIT_DETAIL_MAX + 1, "and said");
+    assert_eq!(beyond.detail.get("why"), None);
+}
+
+#[test]
 fn queries_select() {
     let mut chain = Chain::default();
     let (_, stored) = chain.append(&entry(1));

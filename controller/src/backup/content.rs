@@ -226,3 +226,19 @@ impl<R: BufRead> Lines<R> {
         if self.from.fill_buf()?.is_empty() { Ok(()) } else { Err(ContentError::Cut) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_up_to_its_bound() {
+        let line = |bytes: usize| {
+            let mut text = vec![b'x'; bytes - 1];
+            text.push(b'\n');
+            Lines::new(std::io::Cursor::new(text)).next_text()
+        };
+        assert_eq!(line(BACKUP_LINE_MAX).unwrap().expose().len(), BACKUP_LINE_MAX - 1);
+        assert!(matches!(line(BACKUP_LINE_MAX + 1), Err(ContentError::Cut)));
+    }
+}

@@ -61,7 +61,7 @@ pub async fn make(
         audit_hash: export.audit.hash,
     };
     writer.line(&header).await?;
-    let mut next = export.audit.seq.saturating_sub(BACKUP_AUDIT_MAX - 1).max(export.audit.first);
+    let mut next = beginning(export.audit.first, export.audit.seq);
     while next <= export.audit.seq {
         let max = (AUDIT_LIST_MAX as u64).min(export.audit.seq - next + 1);
         let records = organisation.store.audit_stored(next, max).await?;
@@ -82,6 +82,11 @@ pub async fn make(
     out.send(rest).await.map_err(|_| BackupError::Gone)
 }
 
+/// With which record of the trail a backup begins.
+fn beginning(first: u64, last: u64) -> u64 {
+    last.saturating_sub(BACKUP_AUDIT_MAX - 1).max(first)
+}
+
 struct Writer<'a> {
     sealing: Sealing,
     lines: u64,
@@ -100,5 +105,18 @@ impl Writer<'_> {
             return Ok(());
         }
         self.out.send(ready).await.map_err(|_| BackupError::Gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_records_of_the_trail_are_taken_along_and_those_the_newest() {
+        assert_eq!(beginning(1, 10), 1);
+        assert_eq!(beginning(1, BACKUP_AUDIT_MAX), 1);
+        assert_eq!(beginning(1, BACKUP_AUDIT_MAX + 1), 2);
+        assert_eq!(beginning(900_000, 950_000), 900_000, "what is not in the store any more is not in the backup");
     }
 }

@@ -16,6 +16,7 @@ use crate::test_support::Folder;
 use host::clock::SystemClock;
 use model::ids::{DeviceId, JoinKeyId, SessionId, UserId};
 use model::key::PublicKey;
+use model::limits::BACKUP_CHUNKS_WAITING_MAX;
 use model::revision::Revision;
 use model::time::WallMs;
 use std::sync::Arc;
@@ -244,4 +245,51 @@ fn a_confirmed_node_waits_again_and_a_revoked_one_stays_out() {
         assert_eq!((found.state, found.restored), (after, waits), "{before}");
     }
     assert!(humbled(Device::KIND, serde_json::json!({ "id": 1 })).is_err());
+}
+
+#[tokio::test]
+async fn whoever_does_not_take_a_backup_makes_it_wait() {
+    let folder = Folder::new();
+    let (organisation, _) = made(&folder).await;
+    let text = "// as long as a policy may be\n".repeat(4_000);
+    let files = vec![PolicyFile { name: "long.cedar".to_owned(), text }];
+    let fill = |_: &Directory, draft: &mut Draft| {
+        let (applied, applied_by) = (organisation.wall(), "test".to_owned());
+        let revision = PolicyRevision {
+            number: 1,
+            files: files.clone(),
+            applied,
+            applied_by,
+            digest: String::new(),
+            policies: 0,
+            restores: None,
+            changes: None,
+        };
+        draft.put(PolicyRevision::CURRENT, &revision)?;
+        (1..40).try_for_each(|n| {
+            draft.put(&n, &crate::directory::PastPolicy(PolicyRevision { number: n, ..revision.clone() }))
+        })?;
+        Ok(((), entry("fill")))
+    };
+    organisation.change(fill).await.unwrap();
+    let (_, recipient) = Identity::generate().unwrap();
+    let readers = Readers { passphrase: None, recipients: vec![recipient] };
+    let (pieces, mut taken) = mpsc::channel(BACKUP_CHUNKS_WAITING_MAX);
+    let watched = pieces.clone();
+    let making = tokio::spawn({
+        let organisation = organisation.clone();
+        async move { make::make(&organisation, entry("org.backup"), readers, &pieces).await }
+    });
+    while watched.capacity() > 0 {
+        assert!(!making.is_finished(), "all of it fitted: the backup is too small for this test");
+        tokio::task::yield_now().await;
+    }
+    drop(watched);
+    assert!(!making.is_finished());
+    let mut count = 0;
+    while taken.recv().await.is_some() {
+        count += 1;
+    }
+    assert!(count > BACKUP_CHUNKS_WAITING_MAX, "{count}");
+    making.await.unwrap().unwrap();
 }

@@ -493,3 +493,135 @@ async fn a_controller_that_is_not_there_is_told_apart() {
     let failure = command(folder.path(), "serve").await.unwrap_err();
     assert!(failure.text.contains("umbra-controller init"), "{failure:?}");
 }
+
+#[tokio::test]
+async fn a_resource_and_a_user_have_so_many_names_tags_and_groups() {
+    use model::limits::{GROUPS_MAX, NAMES_PER_RESOURCE_MAX};
+    let site = start().await;
+    site.run("site add hq --prefix 10.20.0.0/24").await;
+    let hosts =
+        |of: &str, count: usize| (0..count).map(|n| format!(" --host {of}{n}.corp.example")).collect::<String>();
+    let more = format!("resource add many --site hq --tcp 443{}", hosts("m", NAMES_PER_RESOURCE_MAX + 1));
+    assert!(site.fail(&more).await.text.contains("at most 32 places"));
+    site.run(&format!("resource add full --site hq --tcp 443{}", hosts("f", NAMES_PER_RESOURCE_MAX))).await;
+    let tags = |count: usize| (0..count).map(|n| format!(" --tag t{n}")).collect::<String>();
+    let one = "--site hq --tcp 443 --host";
+    let more = site.fail(&format!("resource add tagged {one} t.corp.example{}", tags(GROUPS_MAX + 1))).await;
+    assert!(more.text.contains("256 tags"), "{more:?}");
+    site.run(&format!("resource add tagged {one} t.corp.example{}", tags(GROUPS_MAX))).await;
+
+    let fill = |_: &crate::directory::Directory, draft: &mut crate::directory::Draft| {
+        for n in 0..=GROUPS_MAX {
+            let name: crate::directory::Name = format!("g{n}").parse().unwrap();
+            let group = crate::directory::Group { name: name.clone(), created: model::time::WallMs(1) };
+            draft.create(&name, &group)?;
+        }
+        let at = model::time::WallMs(0);
+        Ok(((), crate::audit::Entry::new(at, "test", "fill", "groups", crate::audit::Outcome::Done)))
+    };
+    site.organisation.change(fill).await.unwrap();
+    let password = site.file("password", "correct horse").display().to_string();
+    let groups = |count: usize| (0..count).map(|n| format!(" --group g{n}")).collect::<String>();
+    let more = format!("user add clerk --password-file {password}{}", groups(GROUPS_MAX + 1));
+    assert!(site.fail(&more).await.text.contains("at most 256 groups"));
+    site.run(&format!("user add clerk --password-file {password}{}", groups(GROUPS_MAX))).await;
+    let one_more = format!("group add-member g{GROUPS_MAX} clerk");
+    assert!(site.fail(&one_more).await.text.contains("at most 256 groups"));
+    site.run("group remove-member g7 clerk").await;
+    site.run(&one_more).await;
+}
+
+#[tokio::test]
+async fn so_many_join_keys_are_alive_and_one_more_when_one_is_revoked() {
+    use crate::directory::JoinKey;
+    use model::ids::JoinKeyId;
+    use model::limits::JOIN_KEYS_MAX;
+    let site = start().await;
+    site.run("join-key create --device").await;
+    let first = site.organisation.now().join_keys.values().next().unwrap().record.clone();
+    let fill = |_: &crate::directory::Directory, draft: &mut crate::directory::Draft| {
+        for n in 1..JOIN_KEYS_MAX as u64 {
+            let mut id = [0; 10];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            let id = JoinKeyId::from_bytes(id);
+            draft.create(&id, &JoinKey { id, ..first.clone() })?;
+        }
+        let at = model::time::WallMs(0);
+        Ok(((), crate::audit::Entry::new(at, "test", "fill", "join-keys", crate::audit::Outcome::Done)))
+    };
+    site.organisation.change(fill).await.unwrap();
+    assert_eq!(site.organisation.now().join_keys.len(), JOIN_KEYS_MAX);
+    let refused = site.fail("join-key create --device").await;
+    assert!(refused.text.contains("4096 join keys are alive") && refused.text.contains("revoke some"), "{refused:?}");
+    site.run(&format!("join-key revoke {}", first.id)).await;
+    site.run("join-key create --device").await;
+    assert!(site.fail("join-key create --device").await.text.contains("are alive"));
+}
+
+#[tokio::test]
+async fn what_a_revision_changes_is_listed_and_compared_up_to_bounds() {
+    use crate::directory::{Draft, Resource, User};
+    use model::ids::{ResourceId, UserId};
+    use model::limits::{APPLY_DECISIONS_MAX, POLICY_DIFF_IDS_MAX};
+    let site = staffed().await;
+    let policies = |names: &mut dyn Iterator<Item = String>| {
+        names.map(|name| format!("@id(\"{name}\") permit(principal == User::\"ann\", action, resource);\n")).collect()
+    };
+    let text: String = policies(&mut (0..=POLICY_DIFF_IDS_MAX).map(|n| format!("p{n}")));
+    let many = site.file("many.cedar", &text).display().to_string();
+    let told = site.json(&format!("policy check {many}")).await;
+    assert_eq!(told["changes"]["added"].as_u64(), Some(POLICY_DIFF_IDS_MAX as u64 + 1), "{told}");
+    assert_eq!(told["changes"]["added_ids"].as_array().unwrap().len(), POLICY_DIFF_IDS_MAX);
+
+    // Users and resources that the policy tells apart, a pair takes two decisions: more than before it acts.
+    let side = (1..).find(|n| 2 * n * n > APPLY_DECISIONS_MAX).unwrap();
+    let now = site.organisation.now();
+    let (user, resource) =
+        (now.user("ann").unwrap().record.clone(), now.resources.typed("wiki").unwrap().record.clone());
+    let fill = |_: &crate::directory::Directory, draft: &mut Draft| {
+        for n in 0..side as u8 {
+            let (id, name) = (UserId::from_bytes([n, 1, 0, 0, 0, 0, 0, 0, 0, 0]), format!("u{n}").parse().unwrap());
+            draft.create(&id, &User { id, name, ..user.clone() })?;
+            let (id, name) = (ResourceId::from_bytes([n, 1, 0, 0, 0, 0, 0, 0, 0, 0]), format!("r{n}").parse().unwrap());
+            draft.create(&id, &Resource { id, name, ..resource.clone() })?;
+        }
+        let at = model::time::WallMs(0);
+        Ok(((), crate::audit::Entry::new(at, "test", "fill", "users", crate::audit::Outcome::Done)))
+    };
+    site.organisation.change(fill).await.unwrap();
+    let own = |n: usize| {
+        let user = format!("permit(principal == User::\"u{n}\", action, resource);\n");
+        user + &format!(
+            "forbid(principal, action, resource == Resource::\"r{n}\") when {{ context.login_age_s > {n} }};\n"
+        )
+    };
+    let apart = site.file("apart.cedar", &(0..side).map(own).collect::<String>()).display().to_string();
+    let said = site.run(&format!("policy apply {apart}")).await;
+    assert!(said.contains("access was not compared"), "{said}");
+    assert!(said.contains("is in force"), "{said}");
+    let few = site.file("few.cedar", EVERYTHING).display().to_string();
+    site.run(&format!("policy apply {few}")).await;
+    let said = site.run(&format!("policy apply {few}")).await;
+    assert!(!said.contains("access was not compared"), "{said}");
+}
+
+#[tokio::test]
+async fn a_message_has_so_many_bytes_and_a_larger_one_harms_nothing() {
+    use model::limits::RPC_MESSAGE_MAX;
+    use proto::admin::admin_client::AdminClient;
+    let site = start().await;
+    let program = node::local::Program { name: "controller", start: "" };
+    let channel = node::local::connect(&site.folder.path().join("admin.sock"), program).await.unwrap();
+    let mut client = AdminClient::new(channel);
+    // One file; some bytes go for the fields' numbers and lengths.
+    let sized = |bytes: usize| {
+        let file = proto::admin::PolicyFile { name: String::new(), text: "x".repeat(bytes) };
+        proto::admin::PolicyFiles { files: vec![file] }
+    };
+    let frame = proto::encoded_len(&sized(RPC_MESSAGE_MAX - 20)) - (RPC_MESSAGE_MAX - 20);
+    let fits = client.check_policy(sized(RPC_MESSAGE_MAX - frame)).await;
+    assert!(fits.is_ok_and(|reply| !reply.into_inner().problems.is_empty()), "read, and found to be no policy");
+    let refused = client.check_policy(sized(RPC_MESSAGE_MAX - frame + 1)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");
+    assert!(client.status(proto::admin::StatusRequest {}).await.is_ok(), "on the same connection");
+}

@@ -6,6 +6,7 @@
 
 use crate::authz::{Caller, Guard};
 use crate::front::Newcomers;
+use crate::refused::{Reason, Refused};
 use host::clock::SystemClock;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use model::ids::NodeId;
@@ -23,11 +24,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::service::Routes;
 use tower::Service as _;
+use tunnel::knock::Knocker;
 
 /// The machine behind a call on the enrolment port: known by its tunnel's address alone.
 #[derive(Debug, Clone, Copy)]
@@ -42,9 +45,16 @@ pub struct Newcomer {
 #[derive(Debug, Default)]
 pub struct Connections {
     open: Mutex<BTreeMap<NodeId, Vec<AbortHandle>>>,
+    /// Who was turned away.
+    pub refused: Arc<Refused>,
 }
 
 impl Connections {
+    /// None yet; who is turned away is counted there.
+    pub fn counting(refused: Arc<Refused>) -> Self {
+        Self { open: Mutex::default(), refused }
+    }
+
     /// Ends every connection of a node.
     pub fn close(&self, node: NodeId) {
         let handles = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
@@ -60,6 +70,7 @@ impl Connections {
         list.retain(|h| !h.is_finished());
         if list.len() >= RPC_CONNECTIONS_PER_NODE_MAX {
             list.remove(0).abort();
+            self.refused.count(Reason::Connections);
         }
         list.push(handle);
     }
@@ -104,6 +115,44 @@ impl<K: Ord> Drop for Place<K> {
     }
 }
 
+/// What one newcomer's connection holds while it lives.
+struct EnrolmentPlace {
+    _room: OwnedSemaphorePermit,
+    _machine: Place<Ipv6Addr>,
+    _key: Place<Knocker>,
+}
+
+/// The places of the enrolment port.
+struct EnrolmentPlaces {
+    room: Arc<Semaphore>,
+    machines: Arc<Places<Ipv6Addr>>,
+    keys: Arc<Places<Knocker>>,
+    refused: Arc<Refused>,
+}
+
+impl EnrolmentPlaces {
+    fn new(refused: Arc<Refused>) -> Self {
+        let room = Arc::new(Semaphore::new(ENROL_CONNECTIONS_MAX));
+        Self { room, machines: Places::new(), keys: Places::new(), refused }
+    }
+
+    /// A place for a whole connection, which makes one call; none where this machine, those of its join key, or everybody
+    /// has too many.
+    fn enter(&self, from: Ipv6Addr, knocker: Knocker) -> Option<EnrolmentPlace> {
+        let refuse = |reason| self.refused.count(reason);
+        let Some(machine) = self.machines.take(from, TLS_HANDSHAKES_PER_NODE_MAX) else {
+            refuse(Reason::Handshakes);
+            return None;
+        };
+        let Some(key) = self.keys.take(knocker, ENROL_CONNECTIONS_PER_KEY_MAX) else {
+            refuse(Reason::EnrolmentsOfKey);
+            return None;
+        };
+        let room = Arc::clone(&self.room).try_acquire_owned().inspect_err(|_| refuse(Reason::Enrolments)).ok()?;
+        Some(EnrolmentPlace { _room: room, _machine: machine, _key: key })
+    }
+}
+
 /// Serves the control port for as long as the program runs.
 pub async fn serve_control(
     listener: TcpListener,
@@ -117,13 +166,17 @@ pub async fn serve_control(
     let handshakes = Places::new();
     loop {
         let Some((stream, from)) = accept(&listener).await else { continue };
-        let Some(handshake) = handshakes.take(from.ip(), TLS_HANDSHAKES_PER_NODE_MAX) else { continue };
+        let Some(handshake) = handshakes.take(from.ip(), TLS_HANDSHAKES_PER_NODE_MAX) else {
+            connections.refused.count(Reason::Handshakes);
+            continue;
+        };
         let (acceptor, connections, routes, domain) =
             (acceptor.clone(), Arc::clone(&connections), routes.clone(), domain.clone());
         tokio::spawn(async move {
-            let Some(tls) = shake_hands(acceptor, stream).await else { return };
+            let Some(tls) = shake_hands(acceptor, stream, &connections.refused).await else { return };
             drop(handshake);
             let Some((node, late)) = same_node(&tls, &domain, &pool, from) else {
+                connections.refused.count(Reason::TwoNodes);
                 tracing::warn!(%from, "a connection was refused: its certificate and its tunnel are not of one node");
                 return;
             };
@@ -144,23 +197,20 @@ pub async fn serve_enrolment(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
     newcomers: Arc<Newcomers>,
+    refused: Arc<Refused>,
     routes: Routes,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    let room = Arc::new(tokio::sync::Semaphore::new(ENROL_CONNECTIONS_MAX));
-    let (machines, keys) = (Places::new(), Places::new());
+    let places = EnrolmentPlaces::new(Arc::clone(&refused));
     loop {
         let Some((stream, from)) = accept(&listener).await else { continue };
         let IpAddr::V6(address) = from.ip() else { continue };
         let Some((_, knocker)) = newcomers.find(address) else { continue };
-        // For a whole connection: it makes one call.
-        let Some(machine) = machines.take(address, TLS_HANDSHAKES_PER_NODE_MAX) else { continue };
-        let Some(key) = keys.take(knocker, ENROL_CONNECTIONS_PER_KEY_MAX) else { continue };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let (acceptor, routes) = (acceptor.clone(), routes.clone());
+        let Some(place) = places.enter(address, knocker) else { continue };
+        let (acceptor, routes, refused) = (acceptor.clone(), routes.clone(), Arc::clone(&refused));
         tokio::spawn(async move {
-            let _places = (permit, machine, key);
-            let Some(tls) = shake_hands(acceptor, stream).await else { return };
+            let _place = place;
+            let Some(tls) = shake_hands(acceptor, stream, &refused).await else { return };
             let mut exporter = [0; 32];
             if tls.get_ref().1.export_keying_material(&mut exporter, EXPORTER_LABEL, None).is_ok() {
                 let newcomer = Newcomer { address, exporter };
@@ -182,9 +232,13 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     }
 }
 
-async fn shake_hands(acceptor: TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+async fn shake_hands(acceptor: TlsAcceptor, stream: TcpStream, refused: &Refused) -> Option<TlsStream<TcpStream>> {
     stream.set_nodelay(true).ok()?;
-    tokio::time::timeout(TLS_HANDSHAKE_MAX, acceptor.accept(stream)).await.ok()?.ok()
+    let made = tokio::time::timeout(TLS_HANDSHAKE_MAX, acceptor.accept(stream)).await.ok().and_then(Result::ok);
+    if made.is_none() {
+        refused.count(Reason::Tls);
+    }
+    made
 }
 
 /// The node, and whether its certificate has ended.
@@ -238,6 +292,7 @@ async fn serve_one(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::ids::DeviceId;
 
     #[test]
     fn places_are_each_ones_own_and_come_back() {
@@ -252,5 +307,74 @@ mod tests {
         assert!(places.take(1, ENROL_CONNECTIONS_PER_KEY_MAX).is_some());
         drop((held, other));
         assert!(places.0.lock().unwrap().is_empty(), "nobody is remembered");
+    }
+
+    fn address(n: usize) -> Ipv6Addr {
+        Ipv6Addr::from((0xfd00_u128 << 112) | n as u128)
+    }
+
+    fn key(n: usize) -> Knocker {
+        Knocker::JoinKey(model::ids::JoinKeyId::from_bytes([n as u8; 10]))
+    }
+
+    fn counted(refused: &Refused, name: &str) -> u64 {
+        refused.counters().find(|(reason, _)| *reason == name).unwrap().1
+    }
+
+    #[test]
+    fn so_many_newcomers_are_served_at_once_and_the_next_when_one_goes() {
+        let places = EnrolmentPlaces::new(Arc::default());
+        // Of as many join keys as it takes: none of them is full itself.
+        let enter = |n: usize| places.enter(address(n), key(n / ENROL_CONNECTIONS_PER_KEY_MAX));
+        let mut held: Vec<_> = (0..ENROL_CONNECTIONS_MAX).map(|n| enter(n).unwrap()).collect();
+        assert!(enter(9_999).is_none());
+        assert_eq!(counted(&places.refused, "rpc_enrolments_full"), 1);
+        held.pop();
+        held.push(enter(9_999).expect("a place that is free again"));
+    }
+
+    #[test]
+    fn a_newcomer_and_a_join_key_have_places_of_their_own() {
+        let places = EnrolmentPlaces::new(Arc::default());
+        let mut held: Vec<_> =
+            (0..TLS_HANDSHAKES_PER_NODE_MAX).map(|_| places.enter(address(1), key(1)).unwrap()).collect();
+        assert!(places.enter(address(1), key(1)).is_none());
+        assert_eq!(counted(&places.refused, "rpc_handshakes_full"), 1);
+        held.clear();
+        held.extend((0..ENROL_CONNECTIONS_PER_KEY_MAX).map(|n| places.enter(address(n), key(1)).unwrap()));
+        assert!(places.enter(address(9_999), key(1)).is_none());
+        assert_eq!(counted(&places.refused, "rpc_enrolments_crowded"), 1);
+        held.push(places.enter(address(9_999), key(2)).expect("another key"));
+        held.remove(0);
+        held.push(places.enter(address(9_998), key(1)).expect("a place that is free again"));
+    }
+
+    #[tokio::test]
+    async fn one_connection_too_many_ends_the_nodes_oldest() {
+        let (connections, other) = (Connections::default(), NodeId::Device(DeviceId::from_bytes([2; 10])));
+        let node = NodeId::Device(DeviceId::from_bytes([1; 10]));
+        let open = |node| {
+            let task = tokio::spawn(std::future::pending::<()>());
+            connections.add(node, task.abort_handle());
+            task
+        };
+        let of_another = open(other);
+        let mut tasks: Vec<_> = (0..RPC_CONNECTIONS_PER_NODE_MAX).map(|_| open(node)).collect();
+        assert_eq!(counted(&connections.refused, "rpc_connections_full"), 0);
+        tasks.push(open(node));
+        assert_eq!(counted(&connections.refused, "rpc_connections_full"), 1);
+        assert!(tasks.remove(0).await.unwrap_err().is_cancelled());
+        assert!(tasks.iter().all(|task| !task.is_finished()) && !of_another.is_finished());
+        // Those that ended by themselves take no place.
+        let last = tasks.pop().unwrap();
+        last.abort();
+        assert!(last.await.is_err());
+        tasks.push(open(node));
+        assert_eq!(counted(&connections.refused, "rpc_connections_full"), 1);
+        connections.close(node);
+        for task in tasks {
+            assert!(task.await.unwrap_err().is_cancelled());
+        }
+        assert!(!of_another.is_finished());
     }
 }

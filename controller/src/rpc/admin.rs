@@ -34,7 +34,11 @@ use tonic::{Code, Request, Response, Status};
 pub struct AdminRpc {
     organisation: Organisation,
     arranger: Arc<dyn Arranger>,
+    counters: Arc<Counters>,
 }
+
+/// Names and counts of what was dropped or refused since the start.
+type Counters = dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -91,7 +95,12 @@ fn changed(revision: Revision, id: impl Display, name: impl Display) -> wire::Ch
 impl AdminRpc {
     /// For an organisation whose grants `arranger` arranges.
     pub fn new(organisation: Organisation, arranger: Arc<dyn Arranger>) -> Self {
-        Self { organisation, arranger }
+        Self { organisation, arranger, counters: Arc::new(Vec::new) }
+    }
+
+    /// With what `status` shows of the packet path and of the ports.
+    pub fn counting(self, counters: Arc<Counters>) -> Self {
+        Self { counters, ..self }
     }
 
     /// What is told about a change that takes access away: who has confirmed, and when the rest ends.

@@ -443,6 +443,34 @@ mod tests {
         nodes
     }
 
+    #[tokio::test]
+    async fn as_many_machines_of_one_name_get_a_name_as_the_limit_says() {
+        let folder = Folder::new();
+        let (organisation, _) = made(&folder).await;
+        let wanted = Name::from_machine("laptop");
+        let fill = |directory: &Directory, draft: &mut Draft| {
+            for number in 1..LIKE_NAMES_MAX {
+                let name = claim_name(directory, draft, Unique::DeviceName, &wanted, "devices/x")?;
+                assert!(number > 1 || name == wanted);
+            }
+            Ok(((), Entry::new(organisation.wall(), "test", "fill", "devices", Outcome::Done)))
+        };
+        organisation.change(fill).await.unwrap();
+        let (mut draft, now) = (Draft::default(), organisation.now());
+        let last = claim_name(&now, &mut draft, Unique::DeviceName, &wanted, "devices/y").unwrap();
+        assert_eq!(last.as_str(), format!("laptop-{LIKE_NAMES_MAX}"));
+        let refused = claim_name(&now, &mut draft, Unique::DeviceName, &wanted, "devices/z").unwrap_err();
+        assert!(matches!(&refused, Refusal::Taken { what } if what.contains("every name like `laptop`")), "{refused}");
+        assert!(claim_name(&now, &mut draft, Unique::DeviceName, &Name::from_machine("desk"), "devices/z").is_ok());
+        let release = |_: &Directory, draft: &mut Draft| {
+            draft.release(Unique::DeviceName, "laptop-7")?;
+            Ok(((), Entry::new(organisation.wall(), "test", "release", "devices", Outcome::Done)))
+        };
+        organisation.change(release).await.unwrap();
+        let again = claim_name(&organisation.now(), &mut Draft::default(), Unique::DeviceName, &wanted, "devices/z");
+        assert_eq!(again.unwrap().as_str(), "laptop-7");
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn of_a_hundred_machines_at_once_as_many_get_in_as_the_key_has_uses() {
         let folder = Folder::new();

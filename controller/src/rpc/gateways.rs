@@ -114,10 +114,8 @@ impl GatewaysRpc {
                     }
                     tracing::debug!(%gateway, ?drops, "the gateway's counters");
                 }
-                // Beside the stream: a renewal does not wait for this disk. One report too many is told again.
-                Ok(Up::Flows { first, lost, records }) => {
-                    let _ = reports.try_send((first, lost, records));
-                }
+                // Beside the stream: a renewal does not wait for this disk.
+                Ok(Up::Flows { first, lost, records }) => queue_report(&reports, (first, lost, records)),
                 Err(error) => {
                     tracing::warn!(%gateway, %error, "a gateway's message makes no sense; its stream ends");
                     break;
@@ -130,7 +128,7 @@ impl GatewaysRpc {
 
 impl GatewaysRpc {
     /// Writes one report after another, and says so to the gateway.
-    async fn keep_flows(self, line: Line, mut reports: mpsc::Receiver<(u64, u64, Vec<v1::FlowRecord>)>) {
+    async fn keep_flows(self, line: Line, mut reports: mpsc::Receiver<Report>) {
         let mut lost_before = 0;
         while let Some((first, lost, records)) = reports.recv().await {
             let wall = self.clock.wall();
@@ -323,6 +321,16 @@ impl Gateways for GatewaysRpc {
     }
 }
 
+/// What a gateway told of flows: the number of the first, how many it lost, and the records.
+type Report = (u64, u64, Vec<v1::FlowRecord>);
+
+/// Lets a report wait for the disk. One too many is told again, for it is not confirmed.
+fn queue_report(reports: &mpsc::Sender<Report>, report: Report) {
+    if let Err(error) = reports.try_send(report) {
+        tracing::debug!(%error, "a report of flows found no room; it will be told again");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,5 +347,16 @@ mod tests {
         for first in [u64::MAX, u64::MAX - 1] {
             assert_eq!(numbers(first).map_err(|error| error.field), Err("first_flow"), "{first}");
         }
+    }
+
+    #[test]
+    fn so_many_reports_wait_and_one_more_is_not_confirmed() {
+        let (reports, mut waiting) = mpsc::channel(FLOW_REPORTS_WAITING_MAX);
+        (0..=FLOW_REPORTS_WAITING_MAX as u64).for_each(|first| queue_report(&reports, (first, 0, Vec::new())));
+        let mut next = || waiting.try_recv().map(|(first, _, _)| first);
+        assert_eq!(next(), Ok(0));
+        queue_report(&reports, (99, 0, Vec::new()));
+        let rest: Vec<u64> = std::iter::from_fn(|| next().ok()).collect();
+        assert_eq!(rest, [1, 2, 3, 99], "the one that found no room is gone, and there is room again");
     }
 }

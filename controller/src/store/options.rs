@@ -48,3 +48,21 @@ impl Default for Options {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the tests of the store fill with smaller numbers, a controller has with these.
+    #[test]
+    fn the_bounds_of_a_store_are_those_of_the_limits() {
+        let options = Options::default();
+        assert_eq!((options.items_max, options.bytes_max), (limits::STORE_ITEMS_MAX, limits::STORE_BYTES_MAX));
+        assert_eq!((options.log_max, options.log_bytes_max), (limits::CHANGE_LOG_MAX, limits::CHANGE_LOG_BYTES_MAX));
+        assert_eq!(options.audit_max, limits::AUDIT_IN_STORE_MAX);
+        assert_eq!(options.segment_records, limits::AUDIT_SEGMENT_RECORDS_MAX);
+        assert_eq!(options.segment_bytes, limits::AUDIT_SEGMENT_BYTES_MAX);
+        assert_eq!(options.segments_max, limits::AUDIT_SEGMENTS_MAX);
+        assert_eq!((options.room_min, options.room_last), (limits::STORE_ROOM_MIN, limits::STORE_ROOM_LAST));
+    }
+}

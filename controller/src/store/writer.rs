@@ -207,6 +207,7 @@ mod tests {
         room: u64,
         shared: Arc<Shared>,
         found: Found,
+        flushes: Arc<std::sync::atomic::AtomicUsize>,
     }
     impl Disk for Faulty {
         fn room(&self) -> Result<u64, String> {
@@ -221,6 +222,7 @@ mod tests {
             }
         }
         fn sync(&mut self) -> Result<(), String> {
+            self.flushes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             match self.fault {
                 Fault::SyncFails if self.applied > self.good => Err("input/output error".to_owned()),
                 Fault::SyncPanics if self.applied > self.good => panic!("inside"),
@@ -248,7 +250,8 @@ mod tests {
     fn writer(fault: Fault, good: u32) -> Writer<Faulty> {
         let shared = Shared::new(State::new(Meta::new(1)));
         let found = Found::AsPublished;
-        let disk = Faulty { fault, good, applied: 0, room: u64::MAX, shared: Arc::clone(&shared), found };
+        let flushes = Arc::default();
+        let disk = Faulty { fault, good, applied: 0, room: u64::MAX, shared: Arc::clone(&shared), found, flushes };
         let options = Options { retry_every: Duration::from_secs(3_600), ..Options::default() };
         Writer { disk, shared, options, requests: mpsc::channel(1).1, halted: None }
     }
@@ -332,6 +335,35 @@ mod tests {
         let (mut first, mut second) = (first, second);
         assert!(first.try_recv().unwrap().is_ok());
         assert!(matches!(second.try_recv().unwrap(), Err(CommitError::NoRoom { .. })));
+    }
+
+    /// How many flushes these commits take that wait together, all of which are made.
+    fn flushes_of(commits: Vec<Commit>) -> usize {
+        let mut writer = writer(Fault::None, 0);
+        let (requests, waiting) = mpsc::channel(commits.len());
+        writer.requests = waiting;
+        let (flushes, shared) = (Arc::clone(&writer.disk.flushes), Arc::clone(&writer.shared));
+        let count = commits.len() as u64;
+        for commit in commits {
+            let (answer, _) = oneshot::channel();
+            requests.try_send(Request { commit, archived: None, answer }).unwrap_or_else(|_| panic!("there is room"));
+        }
+        drop(requests);
+        writer.run();
+        assert_eq!(shared.read().meta.number, count);
+        flushes.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    #[test]
+    fn so_many_commits_or_bytes_share_one_flush_and_no_more() {
+        let max = COMMIT_GROUP_MAX as u32;
+        assert_eq!(flushes_of((0..max).map(put).collect()), 1);
+        assert_eq!(flushes_of((0..=max).map(put).collect()), 2);
+        let large = |n: u32, bytes: usize| Commit::default().put(Key::of("user", n).unwrap(), vec![0; bytes]);
+        // The one that passes the bound is the last of its group.
+        let half = COMMIT_GROUP_BYTES_MAX / 2;
+        assert_eq!(flushes_of(vec![large(1, half), large(2, half), large(3, 1)]), 2);
+        assert_eq!(flushes_of(vec![large(1, half - 100), large(2, half - 100), large(3, 1)]), 1);
     }
 
     #[test]

@@ -299,6 +299,25 @@ fn a_dark_machine_is_silent_and_still_works() {
     assert_eq!(answers("10.1.0.2", "10.1.0.1"), [true, true]);
 }
 
+#[test]
+fn a_dark_machine_has_so_many_exceptions() {
+    if !privileged() {
+        return;
+    }
+    let node = Host::new();
+    let apply = |count: usize| {
+        node.block_on(move || async move {
+            let port = |n: usize| PortRange::new(1_000 + n as u16, 1_000 + n as u16).expect("port");
+            let allow_in = (0..count).map(|n| AllowIn { protocol: Protocol::Tcp, ports: port(n) }).collect();
+            let (program, tun) = ("test".to_owned(), "lo".to_owned());
+            Dark { program, tun, udp_port: 7443, allow_in, sessions: Vec::new(), trial: None }.apply().await
+        })
+    };
+    apply(ALLOW_IN_MAX).expect("as many as the limit says");
+    assert!(matches!(apply(ALLOW_IN_MAX + 1), Err(NftError::Exceptions)));
+    apply(1).expect("again");
+}
+
 /// A gateway between a stranger's link (10.1.0.0/24) and a service's (10.2.0.0/24), forwarding, with a TUN for its pools.
 struct Site {
     stranger: Host,

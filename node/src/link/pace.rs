@@ -281,6 +281,59 @@ mod tests {
         assert!(worst <= Duration::from_millis(1_000), "{worst:?}");
     }
 
+    /// A controller that never answers; counts the attempts that are under way.
+    struct Silent(Arc<Mutex<usize>>);
+
+    struct Attempt(Arc<Mutex<usize>>);
+    impl Drop for Attempt {
+        fn drop(&mut self) {
+            *self.0.lock().unwrap() -= 1;
+        }
+    }
+
+    impl Far for Silent {
+        type Channel = ();
+        fn probe_every(&self) -> Duration {
+            Duration::from_secs(1)
+        }
+        fn connect(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
+            *self.0.lock().unwrap() += 1;
+            let attempt = Attempt(Arc::clone(&self.0));
+            async move {
+                let _attempt = attempt;
+                std::future::pending().await
+            }
+        }
+        async fn probe(&self, (): &()) -> Result<(), String> {
+            Ok(())
+        }
+        fn up(&self, (): &()) {}
+        fn down(&self, _: String) {}
+        async fn failed(&self, _: String) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_often_it_is_nudged_so_many_attempts_are_under_way() {
+        let (nudge, under_way) = (Arc::new(Notify::new()), Arc::new(Mutex::new(0)));
+        let far = Silent(Arc::clone(&under_way));
+        let mut most = 0;
+        let nudging = async {
+            for _ in 0..10 * LINK_ATTEMPTS_MAX {
+                nudge.notify_one();
+                sleep(Duration::from_millis(10)).await;
+                most = most.max(*under_way.lock().unwrap());
+            }
+        };
+        let (reached, ()) = tokio::join!(reach(&far, &nudge), nudging);
+        assert!(reached.0.unwrap_err().contains("no answer"), "the attempts end all the same");
+        assert_eq!(most, LINK_ATTEMPTS_MAX);
+        // What is dropped ends when it has its turn.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*under_way.lock().unwrap(), 0, "and none goes on");
+    }
+
     /// A controller whose tunnel answers at once and whose port, or TLS, refuses for ever.
     struct Refusing {
         nudge: Arc<Notify>,

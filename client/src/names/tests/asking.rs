@@ -3,6 +3,7 @@
 use super::*;
 use hickory_proto::op::Edns;
 use hickory_proto::rr::DNSClass;
+use model::limits::DNS_UDP_MAX;
 use proptest::prelude::*;
 
 #[tokio::test]
@@ -101,7 +102,7 @@ async fn answers_and_scraps_are_met_with_silence() {
 async fn long_answers_are_cut_to_what_the_asker_takes() {
     let mut laptop = Laptop::new();
     let mut message = question_message("many.corp.example", RecordType::A);
-    for (size, limit) in [(None, 512), (Some(800), 800), (Some(100), 512), (Some(u16::MAX), 1_232)] {
+    for (size, limit) in [(None, 512), (Some(800), 800), (Some(100), 512), (Some(u16::MAX), DNS_UDP_MAX)] {
         message.edns = size.map(|size| {
             let mut edns = Edns::new();
             edns.set_max_payload(size).set_dnssec_ok(true);
@@ -111,7 +112,10 @@ async fn long_answers_are_cut_to_what_the_asker_takes() {
         assert!(bytes.len() <= limit, "{} > {limit}", bytes.len());
         let answer = Message::from_vec(&bytes).unwrap();
         assert!(answer.metadata.truncation && answer.queries == message.queries);
-        assert_eq!(answer.edns.map(|edns| (edns.max_payload(), edns.flags().dnssec_ok)), size.map(|_| (1_232, true)));
+        assert_eq!(
+            answer.edns.map(|edns| (edns.max_payload(), edns.flags().dnssec_ok)),
+            size.map(|_| (DNS_UDP_MAX as u16, true))
+        );
     }
 }
 

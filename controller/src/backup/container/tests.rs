@@ -85,8 +85,11 @@ fn what_was_altered_cut_reordered_or_continued_does_not_open() {
 #[test]
 fn a_backup_for_nobody_or_behind_a_weak_passphrase_is_refused() {
     assert!(matches!(Sealing::begin(&Readers::default()), Err(ContainerError::Nobody)));
-    let weak = Readers { passphrase: Some(passphrase("eleven char")), recipients: Vec::new() };
-    assert!(matches!(Sealing::begin(&weak), Err(ContainerError::Passphrase)));
+    for (bytes, fits) in [(PASSPHRASE_MIN - 1, false), (PASSPHRASE_MIN, true), (PASSWORD_MAX + 1, false)] {
+        let readers = Readers { passphrase: Some(passphrase(&"x".repeat(bytes))), recipients: Vec::new() };
+        let made = Sealing::begin(&readers);
+        assert_eq!(!matches!(made, Err(ContainerError::Passphrase)), fits, "{bytes}");
+    }
     let (_, recipient) = Identity::generate().unwrap();
     let crowd = Readers { passphrase: None, recipients: vec![recipient; BACKUP_RECIPIENTS_MAX + 1] };
     assert!(matches!(Sealing::begin(&crowd), Err(ContainerError::Recipients)));

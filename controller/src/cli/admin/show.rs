@@ -37,6 +37,8 @@ pub(super) fn status(reply: &wire::StatusReply, output: &mut Output) -> Result<(
         ("join keys", reply.join_keys.to_string()),
     ];
     rows.iter().try_for_each(|(what, value)| output.line(format!("{what:14} {value}")))?;
+    let drops = reply.drops.iter();
+    drops.into_iter().try_for_each(|drop| output.line(format!("{:14} {} {}", "dropped", drop.reason, drop.count)))?;
     if reply.refuses.is_empty() {
         return Ok(());
     }

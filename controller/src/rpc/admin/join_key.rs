@@ -2,11 +2,12 @@
 
 use super::{AdminRpc, changed, parse, random};
 use crate::authz::Caller;
-use crate::directory::{Directory, Draft, JoinKey, Refusal, sha256, sweep};
+use crate::directory::{Directory, Draft, JoinKey, JoinKeyState, Refusal, sha256, sweep};
 use model::ids::{JoinKeyId, SiteId};
-use model::limits::{JOIN_KEY_LIFE, JOIN_KEY_LIFE_MAX, JOIN_KEY_USES_MAX};
+use model::limits::{JOIN_BYTES_MAX, JOIN_KEY_LIFE, JOIN_KEY_LIFE_MAX, JOIN_KEY_USES_MAX, JOIN_KEYS_MAX};
 use model::net::Prefix;
 use model::secret::Secret;
+use model::time::WallMs;
 use proto::admin as wire;
 use proto::join::{JoinFile, JoinKind};
 use std::time::Duration;
@@ -50,6 +51,16 @@ fn site(directory: &Directory, draft: &mut Draft, kind: JoinKind, typed: &str) -
     }
 }
 
+/// Knocks of one key more would not be heard.
+fn has_room(directory: &Directory, now: WallMs) -> Result<(), Refusal> {
+    let alive = |key: &&JoinKey| matches!(key.state(now), JoinKeyState::Usable | JoinKeyState::Used);
+    if directory.join_keys.values().map(|fact| &fact.record).filter(alive).count() < JOIN_KEYS_MAX {
+        return Ok(());
+    }
+    let why = format!("{JOIN_KEYS_MAX} join keys are alive, and no more are heard: revoke some, or wait for their end");
+    Err(Refusal::InUse(why))
+}
+
 impl AdminRpc {
     pub(super) async fn create_join_key(
         &self,
@@ -73,6 +84,7 @@ impl AdminRpc {
             .map_err(|e| Refusal::Failed(e.to_string()))?;
         let created = self.organisation.wall();
         let make = |directory: &Directory, draft: &mut Draft| {
+            has_room(directory, created)?;
             let site = site(directory, draft, kind, &message.site)?;
             let key = JoinKey {
                 id,
@@ -111,6 +123,11 @@ impl AdminRpc {
             secret,
         };
         let text = file.to_text().map_err(|e| Refusal::Failed(e.to_string()))?;
+        if text.len() > JOIN_BYTES_MAX {
+            // Nobody has its secret, so the key opens nothing.
+            let why = format!("the join file would have {} bytes, and nodes read {JOIN_BYTES_MAX}", text.len());
+            return Err(Refusal::InUse(format!("{why}: let sites have fewer prefixes")));
+        }
         Ok(wire::CreateJoinKeyReply {
             changed: Some(changed(revision, id, "")),
             join_file: text.into_bytes(),

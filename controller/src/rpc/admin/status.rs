@@ -40,6 +40,11 @@ impl AdminRpc {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             created_ms: org.created.0,
             refuses: self.organisation.store.refused().unwrap_or_default(),
+            drops: (self.counters)()
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(reason, count)| wire::Count { reason: reason.to_owned(), count })
+                .collect(),
         })
     }
 

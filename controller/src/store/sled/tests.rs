@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use bytes::Bytes;
+use model::limits::{COMMIT_AUDIT_MAX, COMMIT_BYTES_MAX, COMMIT_KEYS_MAX};
 use model::time::WallMs;
 
 use super::super::layout::{self, AUDIT, number_name};
@@ -225,6 +226,62 @@ async fn full_bounds_refuse_and_leave_the_store_usable() {
     for bad in [too_many, twice, put("user/1", vec![0; 9 << 20])] {
         assert!(matches!(store.commit(bad).await, Err(CommitError::Invalid(_))));
     }
+}
+
+#[tokio::test]
+async fn a_commit_is_taken_up_to_its_bounds_and_one_more_is_refused_whole() {
+    let folder = Folder::new("commit-bounds");
+    let store = SledStore::create(&folder.0, Options::default()).unwrap();
+    let invalid = |made: Result<Revision, CommitError>, part: &str| match made {
+        Err(CommitError::Invalid(why)) => assert!(why.contains(part), "{why}"),
+        other => panic!("{other:?}"),
+    };
+    let keys = |count: usize| (0..count).fold(Commit::default(), |c, n| c.put(key(&format!("user/{n}")), ""));
+    invalid(store.commit(keys(COMMIT_KEYS_MAX + 1)).await, "keys");
+    assert!(store.shared.read().items.is_empty(), "nothing of it is there");
+    store.commit(keys(COMMIT_KEYS_MAX)).await.unwrap();
+    let name = "policy/a";
+    let bytes = |total: usize| Commit::default().put(key(name), vec![b'x'; total - name.len()]);
+    invalid(store.commit(bytes(COMMIT_BYTES_MAX + 1)).await, "bytes");
+    store.commit(bytes(COMMIT_BYTES_MAX)).await.unwrap();
+    let audited = |count: usize| (0..count).fold(Commit::default(), |c, _| c.audit(entry("user/1")));
+    invalid(store.commit(audited(COMMIT_AUDIT_MAX + 1)).await, "audit");
+    store.commit(audited(COMMIT_AUDIT_MAX)).await.unwrap();
+    store.commit(put("user/1", "again")).await.unwrap();
+    assert_eq!(store.verify_audit().await.unwrap().last, COMMIT_AUDIT_MAX as u64 + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_commits_than_the_queue_has_places_wait_and_are_all_made() {
+    let folder = Folder::new("queue");
+    let store = Arc::new(SledStore::create(&folder.0, Options::default()).unwrap());
+    assert_eq!(store.requests.as_ref().unwrap().max_capacity(), COMMIT_QUEUE_MAX);
+    let count = COMMIT_QUEUE_MAX + COMMIT_QUEUE_MAX / 2;
+    let commits: Vec<_> = (0..count)
+        .map(|n| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.commit(put(&format!("user/{n}"), "")).await })
+        })
+        .collect();
+    for commit in commits {
+        commit.await.unwrap().unwrap();
+    }
+    assert_eq!(store.revision().number, count as u64);
+}
+
+#[tokio::test]
+async fn a_file_of_audit_records_ends_before_it_has_too_many_bytes() {
+    let folder = Folder::new("segment-bytes");
+    let options = Options { segment_records: 8, segment_bytes: 2_048, segments_max: 100, ..Options::default() };
+    let store = SledStore::create(&folder.0, options.clone()).unwrap();
+    for n in 0..40 {
+        store.commit(put(&format!("user/{}{n}", "x".repeat(100)), "")).await.unwrap();
+    }
+    settled(&store, &options).await;
+    let files = store.segments.list().unwrap();
+    assert!(files.len() > 2 && files.iter().all(|file| fs::metadata(&file.path).unwrap().len() <= 2_048));
+    assert!(files.iter().all(|file| file.last - file.first + 1 < 8), "bytes, not records, ended them");
+    assert_eq!(store.verify_audit().await.unwrap().last, 40);
 }
 
 impl Commit {

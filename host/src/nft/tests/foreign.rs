@@ -206,3 +206,21 @@ fn their_own_exceptions_let_grants_through_and_go_again() {
         assert_eq!(site.rules(), before);
     }
 }
+
+#[test]
+fn of_many_chains_of_others_some_are_named_and_those_that_drop_first() {
+    use model::limits::FOREIGN_CHAINS_MAX;
+    if !privileged() {
+        return;
+    }
+    let chain = |n: usize, policy: &str| {
+        format!("table ip t{n} {{ chain c{n} {{ type filter hook forward priority {n}; policy {policy}; }}; }}\n")
+    };
+    let site = site(&(0..FOREIGN_CHAINS_MAX).map(|n| chain(n, "accept")).collect::<String>(), true);
+    let named = || site.gateway.block_on(|| async { forward_chains().await.expect("chains") });
+    assert_eq!(named().len(), FOREIGN_CHAINS_MAX);
+    site.load(&chain(99, "drop"));
+    assert_eq!((named().len(), named()[0].chain.as_str(), named()[0].drops), (FOREIGN_CHAINS_MAX, "c99", true));
+    site.load("delete table ip t1\ndelete table ip t2\n");
+    assert_eq!(named().len(), FOREIGN_CHAINS_MAX - 1);
+}
