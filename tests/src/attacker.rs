@@ -2,6 +2,7 @@
 
 mod calls;
 mod crowd;
+mod fill;
 mod insider;
 mod noise;
 pub mod packet;
@@ -120,6 +121,17 @@ enum What {
         socket: Option<PathBuf>,
         from: PathBuf,
     },
+    /// Knock with the secret of a join file, each time for a key of its own
+    Knock {
+        to: SocketAddr,
+        join: PathBuf,
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+    },
+    /// Hold connections to a local socket until the standard input ends; print `held` when they are made
+    Hold { path: PathBuf, count: usize },
+    /// Send datagrams from ever new ports until so many are answered
+    Flows { to: String, count: u32 },
     /// Claim to be a router, with these networks on the link (RFC 4861)
     Advertise {
         link: String,
@@ -144,11 +156,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let What::Storm { state, how, lasts } = &arguments.what {
         return storm::rage(state, *how, Duration::from_secs(*lasts));
     }
-    if let What::Crowd { join, how, peers, lasts } = &arguments.what {
-        return crowd::gather(&join_file(join)?, *how, *peers, Duration::from_secs(*lasts));
-    }
-    if let What::Insider { state, resource } = &arguments.what {
-        return insider::hold(state, resource);
+    match &arguments.what {
+        What::Crowd { join, how, peers, lasts } => {
+            return crowd::gather(&join_file(join)?, *how, *peers, Duration::from_secs(*lasts));
+        }
+        What::Insider { state, resource } => return insider::hold(state, resource),
+        What::Knock { to, join, count } => return fill::knock(*to, &join_file(join)?, *count),
+        What::Hold { path, count } => return fill::hold(path, *count),
+        What::Flows { to, count } => return fill::flows(to, *count),
+        _ => {}
     }
     if let What::Calls { state, device, identity, join, socket, from } = &arguments.what {
         let door = match (socket, join) {
@@ -162,6 +178,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     match &arguments.what {
         What::Capture { .. } | What::Insider { .. } | What::Storm { .. } => Ok(()),
         What::Calls { .. } | What::Crowd { .. } => Ok(()),
+        What::Knock { .. } | What::Hold { .. } | What::Flows { .. } => Ok(()),
         What::Mac { link } => runtime.block_on(print_mac(link)),
         What::Route { prefix, link, via } => runtime.block_on(set_route(*prefix, link, *via)),
         What::Connect { address, first, last, patience } => {

@@ -5,6 +5,7 @@
 
 pub mod hostile;
 pub mod kill;
+pub mod limits;
 pub mod parsers;
 pub mod power;
 pub mod sim;
@@ -27,6 +28,8 @@ pub enum Arguments {
     Hostile(hostile::Arguments),
     /// Throw changed inputs at every parser: is there one with which it panics, hangs or breaks its word?
     Parsers(parsers::Arguments),
+    /// Ask for one more of everything than there may be: who is refused, and who loses anything?
+    Limits(limits::Arguments),
 }
 
 /// Runs the check and prints its last line.
@@ -37,6 +40,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Arguments::Sim(arguments) => sim::check(arguments)?,
         Arguments::Hostile(arguments) => hostile::check(arguments)?,
         Arguments::Parsers(arguments) => parsers::check(arguments)?,
+        Arguments::Limits(arguments) => limits::check(arguments)?,
     };
     writeln!(io::stdout(), "{tally}")?;
     Ok(if tally.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

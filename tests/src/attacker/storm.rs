@@ -35,6 +35,8 @@ pub enum How {
     Reset,
     /// Bodies without an end
     Body,
+    /// Connections that are whole, more than one node may have
+    Whole,
 }
 
 /// Goes on for so long; says how often it was done.
@@ -46,6 +48,7 @@ pub fn rage(state: &Path, how: How, lasts: Duration) -> anyhow::Result<()> {
         match how {
             How::Silence | How::Drip => crowd(&target, how, until).await,
             How::Reset | How::Body => streams(&target, how, until).await,
+            How::Whole => whole(&target, until).await,
         }
     })?;
     Ok(writeln!(io::stdout(), "{done}")?)
@@ -94,6 +97,23 @@ async fn crowd(target: &Target, how: How, until: Instant) -> anyhow::Result<u64>
         }
         let _a_while = tokio::time::timeout(Duration::from_millis(100), held.join_next()).await;
     }
+    Ok(made)
+}
+
+/// Connections that are whole and say nothing more; each takes the place of an older one.
+async fn whole(target: &Target, until: Instant) -> anyhow::Result<u64> {
+    let (mut held, mut made) = (Vec::new(), 0);
+    while Instant::now() < until || made == 0 {
+        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        let Ok(Ok(stream)) = tokio::time::timeout(left, target.connect()).await else { continue };
+        let (sender, connection) = h2::client::handshake(stream).await.context("no HTTP/2")?;
+        held.push((sender, tokio::spawn(connection)));
+        made += 1;
+        if held.len() > CROWD {
+            held.remove(0).1.abort();
+        }
+    }
+    held.iter().for_each(|(_, driver)| driver.abort());
     Ok(made)
 }
 

@@ -68,6 +68,7 @@ pub const TEXTS: &[(&str, Fate, &str)] = &[
         Told,
         "trust_domain pool_v4 pool_v6 controller_key endpoints zones private_zones version fingerprint refuses",
     ),
+    ("umbra.admin.v1.Count", Told, "reason"),
     ("umbra.admin.v1.ClaimOwnerRequest", Secret, "token password"),
     ("umbra.admin.v1.ClaimOwnerRequest", Word, "name"),
     ("umbra.admin.v1.AddUserRequest", Word, "name groups"),

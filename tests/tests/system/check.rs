@@ -42,3 +42,9 @@ fn no_network_that_lies_about_routes_gets_a_packet() {
     let last = check(&["hostile", "--rounds=1", "--noise=200"]);
     assert_eq!(last, "check hostile: 9 tricks, 1200 strangers' datagrams, 0 leaked, 0 lost, 0 answered, 0 panics");
 }
+
+#[test]
+fn nobody_who_asks_for_too_much_takes_anything_from_others() {
+    let last = check(&["limits", "--storm=2"]);
+    assert_eq!(last, "check limits: 12 bounds, 0 lost, 0 alive, 0 leaked, 0 panics");
+}
