@@ -112,6 +112,7 @@ const NOT_FILLED: [(&str, &[&str]); 7] = [
             "DNS_REFUSED_LIFE",
             "HANDSHAKE_ATTEMPT_MAX",
             "KEY_PROOF_MAX",
+            "LAST_WORDS",
             "POLICY_COMPILE_MAX",
             "RECOVER_AFTER",
             "RECOVER_EVERY",
