@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::judge::Verdict;
+use crate::store::Commit;
 use crate::test_support::{APPS, World, app, device};
 use model::limits::{LOGIN_FAILURES_MAX, RULES_PER_GRANT_MAX, SUFFIX_NAMES_PER_MINUTE};
 use model::net::{Rule, Target};
@@ -51,6 +52,29 @@ async fn one_device_leaves_names_for_others() {
     let refused = service.assign(device(1), &app(ROOM)).await.unwrap_err();
     assert!(matches!(&refused, Refusal::InUse(why) if why.contains("half of all")), "{refused}");
     service.assign(device(2), &app(ROOM)).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_device_makes_only_so_many_names_in_all() {
+    let world = World::new().await;
+    let service = service(&world);
+    let elsewhere = ResourceId::from_bytes([9; 10]);
+    let name = |n: usize| format!("n{n}.elsewhere.example").parse::<HostName>().unwrap();
+    for n in 1..=SUFFIX_NAMES_PER_DEVICE_MAX {
+        let number = u32::try_from(50_000 + n).unwrap();
+        let made = SuffixName { resource: elsewhere, name: name(n), number, by: Some(device(1)) };
+        let commit = Commit::default().put_record(&*SuffixName::id(elsewhere, &name(n)), &made).unwrap();
+        if n == SUFFIX_NAMES_PER_DEVICE_MAX {
+            world.organisation.directory.at_least(world.organisation.store.revision()).await;
+            service.assign(device(1), &app(0)).await.unwrap();
+            continue;
+        }
+        world.organisation.store.commit(commit).await.unwrap();
+    }
+    world.organisation.directory.at_least(world.organisation.store.revision()).await;
+    let refused = service.assign(device(1), &app(1)).await.unwrap_err();
+    assert!(matches!(&refused, Refusal::InUse(why) if why.contains("as many as one may")), "{refused}");
+    service.assign(device(2), &app(1)).await.unwrap();
 }
 
 #[tokio::test]
