@@ -57,6 +57,8 @@ pub const RECOVER_EVERY: Duration = Duration::from_secs(60);
 pub const RECOVER_MAX: Duration = Duration::from_secs(10);
 /// How long a control tunnel that has a successor is still listened to: what was under way when it took over.
 pub const SUCCEEDED_KEEP: Duration = Duration::from_secs(10);
+/// Pairs of keys that may follow the one in use on one control tunnel: either end has a next key at most.
+pub const SUCCESSORS_MAX: usize = 3;
 /// Join keys that may admit at once; each costs 49 tags.
 pub const JOIN_KEYS_MAX: usize = 4_096;
 /// Provisional peers that one node may be at once, when it recovers.
@@ -265,7 +267,18 @@ pub const SWEEP_MAX: usize = 64;
 pub const LIKE_NAMES_MAX: u32 = 1_000;
 /// Groups of one user, tags of one resource.
 pub const GROUPS_MAX: usize = 256;
-/// Life of the certificate authority.
+/// How long the controller uses one key and one certificate authority before it announces what follows them, so that they
+/// end at this age; unless an option says otherwise.
+pub const AUTHORITY_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long the controller's old key and authority and the new ones are both good. In the middle of it they change places.
+pub const AUTHORITY_OVERLAP: Duration = Duration::from_secs(90 * 24 * 3600);
+/// From how much of that on an administrator is warned of nodes that have not heard of the successor.
+pub const AUTHORITY_WARN: Duration = Duration::from_secs(14 * 24 * 3600);
+/// How often it is looked whether the controller's keys are due.
+pub const AUTHORITY_EVERY: Duration = Duration::from_millis(500);
+/// Bytes of a certificate authority's certificate that a node takes.
+pub const AUTHORITY_BYTES_MAX: usize = 4 << 10;
+/// Longest life in a CA certificate; when an authority ends is said when its successor is announced.
 pub const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Life of an SVID.
 pub const SVID_LIFE: Duration = Duration::from_secs(3600);

@@ -145,8 +145,19 @@ pub enum Change {
         /// The far end's.
         remote: PublicKey,
     },
+    /// The same with several pairs of keys, where both ends change theirs: exactly these follow the one in use, and the first
+    /// that proves itself takes over. Those that are no longer named end; the pair in use is left out of them.
+    Successors {
+        /// Whose.
+        id: PeerId,
+        /// Our key and the far end's, at most [`model::limits::SUCCESSORS_MAX`].
+        keys: Vec<(Arc<PrivateKey>, PublicKey)>,
+    },
     /// A successor that has not taken over ends: everything stays as it was.
     AbandonSuccessor(PeerId),
+    /// The keys of ours under which strangers may knock and newcomers are let in; never none. At first that is
+    /// [`Config::key`] alone.
+    ControlKeys(Vec<Arc<PrivateKey>>),
     /// New candidate endpoints, best first.
     Endpoints(PeerId, Vec<SocketAddr>),
     /// Begin a handshake now, with the endpoint in use.
@@ -206,6 +217,8 @@ pub enum Event {
         bytes: Vec<u8>,
         /// Its source.
         from: SocketAddr,
+        /// Under which key of ours it was made.
+        local: PublicKey,
     },
     /// Gateway: a grant left the view. Its kernel conntrack entries are to be deleted.
     GrantClosed {

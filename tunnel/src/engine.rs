@@ -19,7 +19,7 @@ use crate::silence::{Silence, Silences};
 use crate::site::{Replies, Site};
 use crate::wire::{Boring, Door, Doors, Message, Verdict};
 use grant::View;
-use model::key::PublicKey;
+use model::key::{PrivateKey, PublicKey};
 use model::limits::{KNOCKS_PER_SECOND, PEER_SWEEP_MAX};
 use model::packet::{Frame, GsoKind, Local, Train};
 use model::time::Instant;
@@ -50,7 +50,8 @@ struct State {
 pub struct Engine {
     config: Config,
     doors: Arc<dyn Doors>,
-    control: Arc<dyn Door>,
+    /// Those whose doors the state has, in the same order.
+    control_keys: Mutex<Vec<Arc<PrivateKey>>>,
     state: RwLock<State>,
     /// Held through a change, so that two of them do not mix.
     changing: Mutex<()>,
@@ -76,18 +77,19 @@ impl Engine {
     /// The same with other cryptography and bounds, for simulations.
     pub fn with(config: Config, doors: Arc<dyn Doors>, bounds: Bounds) -> Self {
         let control = doors.door(&config.key);
+        let control_keys = Mutex::new(vec![config.key.clone()]);
         let drops = Arc::new(Counters::default());
         let sources = Sources::new(config.seed);
         let state = State {
             generation: 0,
-            peers: Peers::new(bounds, control.clone(), config.seed),
+            peers: Peers::new(bounds, control, config.seed),
             view: None,
             routes: Arc::new(Routes::default()),
         };
         Self {
             config,
             doors,
-            control,
+            control_keys,
             state: RwLock::new(state),
             changing: Mutex::new(()),
             second: Mutex::new(Instant(0)),
@@ -100,9 +102,9 @@ impl Engine {
         }
     }
 
-    /// The public half of the control key.
-    pub fn public(&self) -> PublicKey {
-        self.control.public()
+    /// The public half of our key that the tunnel with this overlay address uses.
+    pub fn local_key(&self, address: IpAddr) -> Option<PublicKey> {
+        self.state.read().peers.by_address(address).map(|peer| peer.door.public())
     }
 
     /// The public half of the key of its pairings.
@@ -166,7 +168,7 @@ impl Engine {
         out: &mut Out,
     ) -> Result<Option<Arc<Peer>>, Silence> {
         let Some(message) = Message::read(datagram) else {
-            return self.stranger(now, from, datagram, out).map(|()| None);
+            return self.stranger(state, now, from, datagram, out).map(|()| None);
         };
         let by_index = |index| state.peers.by_receiver(index).cloned().ok_or(Silence::UnknownIndex);
         let peer = match message {
@@ -239,20 +241,26 @@ impl Engine {
         Err(Silence::Mac1)
     }
 
-    fn stranger(&self, now: Instant, from: Source, datagram: &[u8], out: &mut Out) -> Result<(), Silence> {
+    fn stranger(
+        &self,
+        state: &State,
+        now: Instant,
+        from: Source,
+        datagram: &[u8],
+        out: &mut Out,
+    ) -> Result<(), Silence> {
         if !knock::is_knock(datagram) {
             return Err(Silence::NotWireguard);
         }
         if self.config.role != Role::Controller {
             return Err(Silence::KnockUnwanted);
         }
-        if !knock::mac1_holds(&self.control.public(), datagram) {
-            return Err(Silence::Mac1);
-        }
+        let mut keys = state.peers.controls().iter().map(|door| door.public());
+        let local = keys.find(|key| knock::mac1_holds(key, datagram)).ok_or(Silence::Mac1)?;
         if !self.knocks.admit(now) {
             return Err(Silence::KnockRate);
         }
-        out.events.push(Event::Knock { bytes: datagram.to_vec(), from: from.0 });
+        out.events.push(Event::Knock { bytes: datagram.to_vec(), from: from.0, local });
         Ok(())
     }
 
@@ -392,7 +400,7 @@ impl Engine {
             let before = last;
             for peer in state.peers.successors_after(last).take(PEER_SWEEP_MAX) {
                 due = due.min(peer.tick(now, &mut out.udp));
-                last = Some(peer.id);
+                last = Some((peer.id, peer.index));
             }
             if last == before {
                 break;

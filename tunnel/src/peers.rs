@@ -6,7 +6,7 @@ use crate::silence::Silence;
 use crate::wire::{Door, is_low_order};
 use blake2::{Blake2s256, Digest};
 use model::key::PublicKey;
-use model::limits::{DATA_KEYS_MAX, PEERS_MAX, PROVISIONAL_LIFE, PROVISIONAL_MAX, SUCCEEDED_KEEP};
+use model::limits::{DATA_KEYS_MAX, PEERS_MAX, PROVISIONAL_LIFE, PROVISIONAL_MAX, SUCCEEDED_KEEP, SUCCESSORS_MAX};
 use model::time::Instant;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -41,14 +41,14 @@ pub struct Peers {
     by_keys: BTreeMap<(PublicKey, PublicKey), Arc<Peer>>,
     by_address: BTreeMap<IpAddr, Arc<Peer>>,
     /// Tunnels of peers that are to change their keys, until they have proven themselves.
-    successors: BTreeMap<PeerId, Arc<Peer>>,
+    successors: BTreeMap<(PeerId, u32), Arc<Peer>>,
     /// Tunnels whose successor has taken over: what is still under way to them is taken until then.
     succeeded: BTreeMap<PeerId, (Arc<Peer>, Instant)>,
     provisional: usize,
     /// No provisional time ends before this.
     expires: Instant,
     doors: BTreeMap<PublicKey, (Arc<dyn Door>, usize)>,
-    control: Arc<dyn Door>,
+    controls: Vec<Arc<dyn Door>>,
     seed: [u8; 32],
     drawn: u64,
 }
@@ -67,7 +67,7 @@ impl Peers {
             provisional: 0,
             expires: Instant::NEVER,
             doors: BTreeMap::from([(control.public(), (control.clone(), 1))]),
-            control,
+            controls: vec![control],
             seed,
             drawn: 0,
         }
@@ -93,14 +93,18 @@ impl Peers {
     pub fn all(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.by_id.values()
     }
-    /// Successors that have not taken over yet, after `last` in the order of ids.
-    pub fn successors_after(&self, last: Option<PeerId>) -> impl Iterator<Item = &Arc<Peer>> {
+    /// Successors that have not taken over yet, after `last` in the order of ids and indices.
+    pub fn successors_after(&self, last: Option<(PeerId, u32)>) -> impl Iterator<Item = &Arc<Peer>> {
         let from = last.map_or(Bound::Unbounded, Bound::Excluded);
         self.successors.range((from, Bound::Unbounded)).map(|(_, peer)| peer)
     }
     /// Is it one of them?
     pub fn is_successor(&self, peer: &Peer) -> bool {
-        self.successors.get(&peer.id).is_some_and(|held| held.index == peer.index)
+        self.successors.contains_key(&(peer.id, peer.index))
+    }
+    /// Those of one peer.
+    fn successors_of(&self, id: &PeerId) -> Vec<Arc<Peer>> {
+        self.successors.range((*id, 0)..=(*id, u32::MAX)).map(|(_, peer)| peer.clone()).collect()
     }
     /// Those that come after `last` in the order of ids; all without it.
     pub fn after(&self, last: Option<PeerId>) -> impl Iterator<Item = &Arc<Peer>> {
@@ -111,9 +115,29 @@ impl Peers {
     pub fn doors(&self) -> impl Iterator<Item = &Arc<dyn Door>> {
         self.doors.values().map(|(door, _)| door)
     }
-    /// The control key's.
-    pub fn control(&self) -> &Arc<dyn Door> {
-        &self.control
+    /// Those under which strangers may knock.
+    pub fn controls(&self) -> &[Arc<dyn Door>] {
+        &self.controls
+    }
+    /// From now on these are. One that has tunnels stays until the last of them is gone.
+    pub fn set_controls(&mut self, doors: Vec<Arc<dyn Door>>) {
+        let known = |door: Arc<dyn Door>| self.doors.get(&door.public()).map_or(door, |(known, _)| known.clone());
+        let wanted: Vec<Arc<dyn Door>> = doors.into_iter().map(known).collect();
+        for door in &wanted {
+            self.doors.entry(door.public()).or_insert_with(|| (door.clone(), 0)).1 += 1;
+        }
+        for door in std::mem::replace(&mut self.controls, wanted) {
+            self.leave(&door.public());
+        }
+    }
+    /// One user less.
+    fn leave(&mut self, local: &PublicKey) {
+        if let Some((_, users)) = self.doors.get_mut(local) {
+            *users = users.saturating_sub(1);
+            if *users == 0 {
+                self.doors.remove(local);
+            }
+        }
     }
     /// How many.
     pub fn len(&self) -> usize {
@@ -208,46 +232,65 @@ impl Peers {
         Ok(())
     }
 
-    /// A control tunnel shall change its keys: both are known until the new one has proven itself. The same again changes
-    /// nothing.
-    pub fn succeed(&mut self, door: Arc<dyn Door>, id: PeerId, remote: PublicKey) -> Result<Arc<Peer>, Silence> {
-        if is_low_order(&remote) {
-            return Err(Silence::PeerLowOrder);
-        }
+    /// A control tunnel shall change its keys: all are known until one of the new pairs has proven itself. Exactly these
+    /// follow; the same again changes nothing. Nor does anything change where one of them is not acceptable.
+    pub fn succeed(&mut self, keys: Vec<(Arc<dyn Door>, PublicKey)>, id: PeerId) -> Result<Vec<Arc<Peer>>, Silence> {
         let current = self.by_id(&id).cloned().ok_or(Silence::PeerUnknown)?;
-        if !matches!(current.kind, PeerKind::Control) {
+        if !matches!(current.kind, PeerKind::Control) || keys.len() > SUCCESSORS_MAX {
             return Err(Silence::PeerUnknown);
         }
-        let door = self.doors.get(&door.public()).map_or(door, |(known, _)| known.clone());
-        if let Some(known) = self.by_keys(door.public(), remote) {
-            let known = known.clone();
-            if self.is_successor(&known) && known.id == id {
-                // The one in use may have found another way meanwhile.
-                known.follow(&current);
-            } else if known.index != current.index {
+        for (door, remote) in &keys {
+            if is_low_order(remote) {
+                return Err(Silence::PeerLowOrder);
+            }
+            if self.by_keys(door.public(), *remote).is_some_and(|k| k.index != current.index && !self.follows(k, &id)) {
                 return Err(Silence::PeerKeyTaken);
             }
+        }
+        let wanted = |peer: &Peer| keys.iter().any(|(door, remote)| is_of(peer, door, remote));
+        for gone in self.successors_of(&id).iter().filter(|peer| !wanted(peer)) {
+            self.successors.remove(&(id, gone.index));
+            self.forget(gone);
+        }
+        let fresh = keys.iter().filter(|(door, remote)| !is_of(&current, door, remote));
+        fresh.map(|(door, remote)| self.follow_with(&current, door, *remote)).collect()
+    }
+
+    /// Is it a successor of this peer?
+    fn follows(&self, peer: &Peer, id: &PeerId) -> bool {
+        peer.id == *id && self.is_successor(peer)
+    }
+
+    fn follow_with(
+        &mut self,
+        current: &Peer,
+        door: &Arc<dyn Door>,
+        remote: PublicKey,
+    ) -> Result<Arc<Peer>, Silence> {
+        if let Some(known) = self.by_keys(door.public(), remote).cloned() {
+            // The one in use may have found another way meanwhile.
+            known.follow(current);
             return Ok(known);
         }
         if !self.doors.contains_key(&door.public()) && self.doors.len() > self.bounds.data_keys {
             return Err(Silence::DataKeysFull);
         }
-        self.abandon_successor(&id);
-        let mut new = Peer::new(id, PeerKind::Control, door, remote, self.unused_index());
+        let door = self.doors.get(&door.public()).map_or(door, |(known, _)| known).clone();
+        let mut new = Peer::new(current.id, PeerKind::Control, door, remote, self.unused_index());
         new.addresses.clone_from(&current.addresses);
-        new.follow(&current);
+        new.follow(current);
         let new = Arc::new(new);
         self.know(&new);
-        self.successors.insert(id, new.clone());
+        self.successors.insert((new.id, new.index), new.clone());
         Ok(new)
     }
 
-    /// A successor has proven itself; false if it is none, or not any more.
+    /// A successor has proven itself; false if it is none, or not any more. Others that followed end with it.
     pub fn take_over(&mut self, now: Instant, new: &Arc<Peer>) -> bool {
-        if self.successors.get(&new.id).is_none_or(|held| held.index != new.index) {
+        if self.successors.remove(&(new.id, new.index)).is_none() {
             return false;
         }
-        self.successors.remove(&new.id);
+        self.abandon_successor(&new.id);
         self.end_succeeded(&new.id);
         if let Some(old) = self.by_id.get(&new.id).cloned() {
             // No handshake under the old keys any more; data of its sessions for a moment.
@@ -265,7 +308,8 @@ impl Peers {
 
     /// What has not taken over ends.
     pub fn abandon_successor(&mut self, id: &PeerId) {
-        if let Some(peer) = self.successors.remove(id) {
+        for peer in self.successors_of(id) {
+            self.successors.remove(&(*id, peer.index));
             self.forget(&peer);
         }
     }
@@ -310,7 +354,11 @@ impl Peers {
 
     /// A provisional peer becomes a node's control tunnel; it may go on with its enrolment until its time ends.
     pub fn promote(&mut self, key: &PublicKey, node: PeerId, address: IpAddr) -> Result<Arc<Peer>, Silence> {
-        let old = self.by_keys(self.control.public(), *key).cloned().ok_or(Silence::PeerUnknown)?;
+        let known = |door: &Arc<dyn Door>| self.by_keys(door.public(), *key).cloned();
+        // Of two tunnels of one machine, under two keys of ours, the one that it came through.
+        let found: Vec<Arc<Peer>> = self.controls.iter().filter_map(known).collect();
+        let newest = found.iter().max_by_key(|peer| peer.status().last_handshake);
+        let old = newest.cloned().ok_or(Silence::PeerUnknown)?;
         if !matches!(old.id, PeerId::Provisional(_)) && old.id != node {
             return Err(Silence::PeerKeyTaken);
         }
@@ -349,12 +397,7 @@ impl Peers {
         if self.by_keys.get(&(local, peer.remote)).is_some_and(|held| held.index == peer.index) {
             self.by_keys.remove(&(local, peer.remote));
         }
-        if let Some((_, users)) = self.doors.get_mut(&local) {
-            *users = users.saturating_sub(1);
-            if *users == 0 {
-                self.doors.remove(&local);
-            }
-        }
+        self.leave(&local);
     }
 
     /// Datagrams lead to this tunnel from now on.
@@ -396,6 +439,10 @@ impl Peers {
             }
         }
     }
+}
+
+fn is_of(peer: &Peer, door: &Arc<dyn Door>, remote: &PublicKey) -> bool {
+    peer.remote == *remote && peer.door.public() == door.public()
 }
 
 fn same_psk(old: &PeerKind, new: &PeerKind) -> bool {

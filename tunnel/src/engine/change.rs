@@ -27,7 +27,14 @@ impl Engine {
                 let mut state = self.state.write();
                 state.peers.promote(&key, PeerId::Node(node), IpAddr::V6(address)).map(|_| ())
             }
-            Change::Succeed { id, local, remote } => self.succeed(now, id, &local, remote, out),
+            Change::Succeed { id, local, remote } => self.succeed(now, id, &[(local, remote)], out),
+            Change::Successors { id, keys } => self.succeed(now, id, &keys, out),
+            Change::ControlKeys(keys) => {
+                let doors = keys.iter().map(|key| self.door(key)).collect();
+                self.state.write().peers.set_controls(doors);
+                *self.control_keys.lock() = keys;
+                Ok(())
+            }
             Change::AbandonSuccessor(id) => {
                 self.state.write().peers.abandon_successor(&id);
                 Ok(())
@@ -78,7 +85,10 @@ impl Engine {
     }
 
     fn door(&self, key: &Arc<PrivateKey>) -> Arc<dyn Door> {
-        if *key == self.config.key { self.control.clone() } else { self.doors.door(key) }
+        // To make one costs a scalar multiplication, and a controller's peers share a few.
+        let known = self.control_keys.lock().iter().position(|held| held == key);
+        let door = known.and_then(|at| self.state.read().peers.controls().get(at).cloned());
+        door.unwrap_or_else(|| self.doors.door(key))
     }
 
     fn add(&self, now: Instant, peer: &api::Peer) -> Result<(), Silence> {
@@ -96,14 +106,15 @@ impl Engine {
         &self,
         now: Instant,
         id: PeerId,
-        local: &Arc<PrivateKey>,
-        remote: PublicKey,
+        keys: &[(Arc<PrivateKey>, PublicKey)],
         out: &mut Out,
     ) -> Result<(), Silence> {
-        let door = self.door(local);
-        let successor = self.state.write().peers.succeed(door, id, remote)?;
+        let doors = keys.iter().map(|(local, remote)| (self.door(local), *remote)).collect();
+        let successors = self.state.write().peers.succeed(doors, id)?;
         if self.config.role != Role::Controller {
-            successor.lock()?.force(now, &mut out.udp);
+            for successor in successors {
+                successor.lock()?.force(now, &mut out.udp);
+            }
         }
         Ok(())
     }

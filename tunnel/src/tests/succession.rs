@@ -196,3 +196,96 @@ fn a_key_that_is_somebody_elses_is_refused() {
     net.apply(0, Change::Succeed { id: AT_NODE, local: key(CONTROLLER), remote: public(NEXT) });
     assert_eq!(net.counter(0, "peer_unknown"), 1);
 }
+
+/// The controller's next key.
+const NEXT_CONTROLLER: u8 = 8;
+
+fn both_ends(keys: &[(u8, u8)]) -> Vec<(std::sync::Arc<model::key::PrivateKey>, PublicKey)> {
+    keys.iter().map(|(ours, theirs)| (key(*ours), public(*theirs))).collect()
+}
+
+fn knock_under(controller: u8) -> Vec<u8> {
+    let secret = model::secret::Secret::new([4; 32]);
+    crate::knock::build(&secret, &public(controller), model::time::WallMs(1), &public(50), [controller; 24]).to_vec()
+}
+
+#[test]
+fn the_controller_changes_its_key_and_no_packet_is_lost() {
+    let mut net = pair();
+    talk(&mut net, "before");
+    net.apply(0, Change::ControlKeys(vec![key(CONTROLLER), key(NEXT_CONTROLLER)]));
+    let follows = || Change::Successors { id: at_controller(), keys: both_ends(&[(NEXT_CONTROLLER, NODE)]) };
+    net.apply(0, follows());
+    talk(&mut net, "the controller hears under both");
+    net.apply(1, Change::Succeed { id: AT_NODE, local: key(NODE), remote: public(NEXT_CONTROLLER) });
+    let handshake = std::mem::take(&mut net.wire);
+    talk(&mut net, "the node begins");
+    net.wire = handshake;
+    net.run();
+    talk(&mut net, "after");
+    assert_eq!(net.hosts[1].engine.keys(&AT_NODE), Some((public(NODE), public(NEXT_CONTROLLER))));
+    let local = net.hosts[0].engine.local_key(address_of_node(&pool(), &device()).into());
+    assert_eq!(local, Some(public(NEXT_CONTROLLER)), "for this node");
+    // The old key ends; whoever still uses it meets silence.
+    net.apply(0, Change::ControlKeys(vec![key(NEXT_CONTROLLER)]));
+    net.apply(0, follows());
+    net.advance(SUCCEEDED_KEEP * 2);
+    assert!(!net.deliver(0, addr(NODE), &initiation(NODE)), "the old key is gone");
+    talk(&mut net, "when the old key is gone");
+}
+
+#[test]
+fn both_ends_change_their_keys_at_once_and_whichever_pair_is_used_first_is_the_one() {
+    for used in [(CONTROLLER, NEXT), (NEXT_CONTROLLER, NODE), (NEXT_CONTROLLER, NEXT)] {
+        let mut net = pair();
+        talk(&mut net, "before");
+        net.apply(0, Change::ControlKeys(vec![key(CONTROLLER), key(NEXT_CONTROLLER)]));
+        let all = [(CONTROLLER, NEXT), (NEXT_CONTROLLER, NODE), (NEXT_CONTROLLER, NEXT)];
+        let follow = || Change::Successors { id: at_controller(), keys: both_ends(&all) };
+        net.apply(0, follow());
+        net.apply(0, follow());
+        net.apply(1, Change::Succeed { id: AT_NODE, local: key(used.1), remote: public(used.0) });
+        net.run();
+        talk(&mut net, "after");
+        assert_eq!(net.hosts[0].engine.keys(&at_controller()), Some((public(used.0), public(used.1))));
+        assert_eq!((succeeded(&mut net, 0), net.counter(0, "peers")), (1, 1));
+        // None of the others is left.
+        net.advance(SUCCEEDED_KEEP * 2);
+        for other in [NODE, NEXT] {
+            assert!(!net.deliver(0, addr(NODE), &initiation(other)) || used == (CONTROLLER, other), "{other}");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_tries_all_at_once_settles_on_one() {
+    let mut net = pair();
+    net.apply(0, Change::ControlKeys(vec![key(CONTROLLER), key(NEXT_CONTROLLER)]));
+    net.apply(0, Change::Successors { id: at_controller(), keys: both_ends(&[(NEXT_CONTROLLER, NODE)]) });
+    let all = [(NEXT, CONTROLLER), (NODE, NEXT_CONTROLLER), (NEXT, NEXT_CONTROLLER)];
+    net.apply(1, Change::Successors { id: AT_NODE, keys: both_ends(&all) });
+    net.run();
+    talk(&mut net, "after");
+    assert_eq!(net.hosts[1].engine.keys(&AT_NODE), Some((public(NODE), public(NEXT_CONTROLLER))));
+    assert_eq!(succeeded(&mut net, 1), 1);
+    let too_many = [&all[..], &[(7, CONTROLLER)]].concat();
+    net.apply(1, Change::Successors { id: AT_NODE, keys: both_ends(&too_many) });
+    assert_eq!(net.counter(1, "peer_unknown"), 1, "there is a bound");
+}
+
+#[test]
+fn strangers_knock_under_each_key_of_the_controller_and_under_no_former_one() {
+    let mut net = pair();
+    let heard = |net: &mut Net, under: u8| {
+        net.hosts[0].events.clear();
+        net.deliver(0, addr(77), &knock_under(under));
+        net.hosts[0].events.iter().any(|e| matches!(e, Event::Knock { local, .. } if *local == public(under)))
+    };
+    assert!(heard(&mut net, CONTROLLER) && !heard(&mut net, NEXT_CONTROLLER));
+    net.apply(0, Change::ControlKeys(vec![key(CONTROLLER), key(NEXT_CONTROLLER)]));
+    assert!(heard(&mut net, CONTROLLER) && heard(&mut net, NEXT_CONTROLLER));
+    net.apply(0, Change::ControlKeys(vec![key(NEXT_CONTROLLER)]));
+    assert!(!heard(&mut net, CONTROLLER) && heard(&mut net, NEXT_CONTROLLER));
+    // Its tunnels are there as long as they are not told to go: this is about strangers.
+    talk(&mut net, "at the end");
+}
