@@ -123,6 +123,8 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
             "ListAudit",
             "VerifyAudit",
             "ExportAudit",
+            "ShowKeys",
+            "SucceedKeys",
             "Backup",
             "ListRestored",
             "ConfirmRestored",

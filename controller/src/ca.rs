@@ -140,6 +140,11 @@ impl Ca {
         &self.certificate
     }
 
+    /// Its private key (PKCS #8, DER), to be sealed in another place.
+    pub fn private_key(&self) -> Secret<Vec<u8>> {
+        Secret::new(self.issuer.key().serialize_der())
+    }
+
     /// Signs a text that is no certificate and does not begin like one: the head of the audit trail.
     pub fn sign_text(&self, text: &str) -> Result<Vec<u8>, CaError> {
         Ok(self.issuer.key().sign(text.as_bytes())?)

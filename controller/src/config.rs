@@ -1,6 +1,6 @@
 //! Where does the controller keep things, and how long do they last?
 
-use model::limits::{REVIEW_EVERY, SESSION_LIFE, SVID_LIFE};
+use model::limits::{AUTHORITY_LIFE, AUTHORITY_OVERLAP, REVIEW_EVERY, SESSION_LIFE, SVID_LIFE};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,11 +18,21 @@ pub struct Timing {
     pub svid: Duration,
     /// Every live grant is decided again after this, without a reason.
     pub review: Duration,
+    /// The controller's key and CA.
+    pub authority: Duration,
+    /// How long these and the next ones are both good.
+    pub overlap: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { session: SESSION_LIFE, svid: SVID_LIFE, review: REVIEW_EVERY }
+        Self {
+            session: SESSION_LIFE,
+            svid: SVID_LIFE,
+            review: REVIEW_EVERY,
+            authority: AUTHORITY_LIFE,
+            overlap: AUTHORITY_OVERLAP,
+        }
     }
 }
 

@@ -2,7 +2,10 @@
 //! inside the overlay.
 
 use crate::arrange::Arrangements;
+use crate::authority::Pair;
+use crate::directory::encode;
 use crate::directory::{Device, Directory, Gateway, JoinKey, JoinKeyState, NodeState, Recovery};
+use crate::guise::Guises;
 use crate::organisation::Organisation;
 use crate::refused::{Reason, Refused};
 use crate::rpc::accept::{self, Connections};
@@ -14,7 +17,7 @@ use crate::store::{Commit, Record};
 use crate::turnover;
 use host::nft;
 use model::ids::NodeId;
-use model::key::PublicKey;
+use model::key::{PrivateKey, PublicKey};
 use model::limits::{LAST_WORDS, PROVISIONAL_LIFE, PROVISIONAL_MAX, RPC_MESSAGE_MAX};
 use model::pool::{CONTROL_PORT, ENROL_PORT, Pool};
 use model::secret::Secret;
@@ -22,19 +25,17 @@ use model::time::{Instant, WallMs};
 use node::dark::Wish;
 use node::overlay::{Overlay, OverlayError};
 use node::runtime::{Inbox, Runtime};
-use node::svid::SvidKey;
-use node::tls::{self, SvidSlot};
 use proto::v1::devices_server::DevicesServer;
 use proto::v1::enrolment_server::EnrolmentServer;
 use proto::v1::gateways_server::GatewaysServer;
 use proto::v1::nodes_server::NodesServer;
-use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Notify;
 use tonic::service::Routes;
 use tunnel::knock::{Knocker, Knocks};
 use tunnel::{Change, Config, Engine, Event, Peer, PeerId, PeerKind, Role};
@@ -101,6 +102,9 @@ pub enum FrontError {
 pub struct LastEndpoint {
     /// The outside address.
     pub endpoint: SocketAddr,
+    /// Our key that it used.
+    #[serde(default, with = "encode::next_key", skip_serializing_if = "Option::is_none")]
+    pub key: Option<PublicKey>,
 }
 impl Record for LastEndpoint {
     const KIND: &'static str = "endpoint";
@@ -113,6 +117,8 @@ pub struct Newcomers {
     knocks: Mutex<Knocks>,
     refused: Arc<Refused>,
     known: Mutex<BTreeMap<Ipv6Addr, (PublicKey, Knocker, Instant)>>,
+    /// A tunnel was replaced by one under other keys: what follows it now has to be told anew.
+    replaced: Notify,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -133,11 +139,20 @@ impl Newcomers {
         self.runtime.apply(Change::Promote { key: *key, node, address });
         lock(&self.knocks).gone(key);
         if let Some(endpoint) = self.runtime.engine.peer(&PeerId::Node(node)).and_then(|status| status.endpoint) {
-            keep_endpoint(organisation, node, endpoint).await;
+            keep_endpoint(organisation, node, LastEndpoint { endpoint, key: self.key_of(node) }).await;
         }
+        self.replaced.notify_one();
     }
 
-    fn admit(&self, organisation: &Organisation, pool: &Pool, bytes: &[u8], from: SocketAddr) {
+    /// Our key that a node's tunnel uses.
+    fn key_of(&self, node: NodeId) -> Option<PublicKey> {
+        self.runtime.engine.keys(&PeerId::Node(node)).map(|(local, _)| local)
+    }
+
+    /// A stranger knocked, under this key of ours.
+    fn admit(&self, organisation: &Organisation, pool: &Pool, bytes: &[u8], from: SocketAddr, local: &PublicKey) {
+        let held = organisation.keyring.held();
+        let Some(pair) = held.by_age().into_iter().find(|pair| pair.public.key == *local) else { return };
         let (now, wall) = (self.runtime.now(), organisation.wall());
         let (knocker, key) = match lock(&self.knocks).open(now, wall, bytes) {
             Ok(opened) => opened,
@@ -161,7 +176,7 @@ impl Newcomers {
         self.runtime.apply(Change::AddPeer(Peer {
             id: PeerId::Provisional(key),
             kind: PeerKind::Provisional,
-            local: Arc::clone(&organisation.key),
+            local: Arc::clone(&pair.key),
             remote: key,
             addresses: vec![IpAddr::V6(address)],
             endpoints: Vec::new(),
@@ -211,7 +226,8 @@ impl Front {
         for net in [pool.node_net(), pool.provisional_net()] {
             overlay.add_route(net, Some(IpAddr::V6(pool.controller()))).await?;
         }
-        let key = Arc::clone(&organisation.key);
+        let held = organisation.keyring.held();
+        let key = Arc::clone(&held.used.key);
         // A controller has no pairings.
         let pairing_key = Arc::clone(&key);
         let config = Config { role: Role::Controller, pool, key, pairing_key, seed: host::entropy::random()? };
@@ -219,7 +235,8 @@ impl Front {
         let clock = Arc::new(host::clock::SystemClock::new());
         let (runtime, inbox) = Runtime::start(Engine::new(config), tun, udp, clock).map_err(FrontError::Threads)?;
         let knocks = Mutex::new(Knocks::new(organisation.wall()));
-        let newcomers = Arc::new(Newcomers { runtime: Arc::clone(&runtime), knocks, refused, known: Mutex::default() });
+        let (known, replaced) = (Mutex::default(), Notify::new());
+        let newcomers = Arc::new(Newcomers { runtime: Arc::clone(&runtime), knocks, refused, known, replaced });
         let domain = org.trust_domain.to_string();
         Ok((Self { organisation, runtime, newcomers, overlay, pool, domain }, inbox))
     }
@@ -237,11 +254,8 @@ impl Front {
         connections: Arc<Connections>,
     ) -> Result<(), FrontError> {
         let Self { organisation, runtime, newcomers, overlay, pool, domain } = self;
-        let (slot, key_life) = own_svid(&organisation)?;
-        let ca = CertificateDer::from(organisation.org().map_err(|e| FrontError::Tls(e.to_string()))?.ca);
-        let tls = |e: tls::TlsError| FrontError::Tls(e.to_string());
-        let control_tls = tls::control_server_config(&ca, Arc::clone(&slot)).map_err(tls)?;
-        let enrol_tls = tls::enrolment_server_config(Arc::clone(&slot)).map_err(tls)?;
+        let guises = Guises::new(&organisation, Arc::clone(&runtime.engine));
+        let guises = Arc::new(guises.map_err(|e| FrontError::Tls(e.to_string()))?);
         let control = listen(&overlay, pool.controller(), CONTROL_PORT).await?;
         let enrol = listen(&overlay, pool.controller(), ENROL_PORT).await?;
 
@@ -256,44 +270,13 @@ impl Front {
             .max_decoding_message_size(model::limits::ENROL_BYTES_MAX);
         let routes = Routes::new(devices).add_service(gateways).add_service(nodes).prepare();
         let refused = Arc::clone(&connections.refused);
-        tokio::spawn(accept::serve_control(control, control_tls, domain, pool, connections, routes));
-        tokio::spawn(accept::serve_enrolment(
-            enrol,
-            enrol_tls,
-            Arc::clone(&newcomers),
-            refused,
-            Routes::new(enrolment).prepare(),
-        ));
-        tokio::spawn(keep_own_svid(organisation.clone(), slot, key_life));
+        tokio::spawn(accept::serve_control(control, Arc::clone(&guises), domain, pool, connections, routes));
+        let enrolment = Routes::new(enrolment).prepare();
+        tokio::spawn(accept::serve_enrolment(enrol, Arc::clone(&guises), Arc::clone(&newcomers), refused, enrolment));
+        tokio::spawn(guises.keep_forever(organisation.clone()));
         tokio::spawn(follow_events(organisation.clone(), Arc::clone(&newcomers), pool, inbox));
         follow_directory(organisation, newcomers, overlay).await;
         Ok(())
-    }
-}
-
-fn own_svid(organisation: &Organisation) -> Result<(Arc<SvidSlot>, Duration), FrontError> {
-    let (chain, key) = fresh_svid(organisation)?;
-    let slot = SvidSlot::new(chain, &key).map_err(|e| FrontError::Tls(e.to_string()))?;
-    Ok((Arc::new(slot), organisation.timing.svid / 2))
-}
-
-fn fresh_svid(organisation: &Organisation) -> Result<(Vec<CertificateDer<'static>>, SvidKey), FrontError> {
-    let own = organisation
-        .ca
-        .issue_own(organisation.wall(), organisation.timing.svid)
-        .map_err(|e| FrontError::Tls(e.to_string()))?;
-    let key = SvidKey::from_pkcs8(own.key.expose()).map_err(|e| FrontError::Tls(e.to_string()))?;
-    Ok((own.svid.chain.into_iter().map(CertificateDer::from).collect(), key))
-}
-
-async fn keep_own_svid(organisation: Organisation, slot: Arc<SvidSlot>, every: Duration) {
-    loop {
-        tokio::time::sleep(every).await;
-        let renewed = fresh_svid(&organisation)
-            .and_then(|(chain, key)| slot.replace(chain, &key).map_err(|e| FrontError::Tls(e.to_string())));
-        if let Err(error) = renewed {
-            tracing::error!(%error, "the controller's own certificate could not be renewed");
-        }
     }
 }
 
@@ -318,16 +301,24 @@ async fn listen(overlay: &Overlay, address: Ipv6Addr, port: u16) -> Result<TcpLi
 }
 
 async fn follow_events(organisation: Organisation, newcomers: Arc<Newcomers>, pool: Pool, mut inbox: Inbox) {
-    let mut heard: BTreeMap<NodeId, SocketAddr> = BTreeMap::new();
+    let mut heard: BTreeMap<NodeId, LastEndpoint> = BTreeMap::new();
     while let Some(event) = inbox.events.recv().await {
         match event {
-            Event::Knock { bytes, from } => newcomers.admit(&organisation, &pool, &bytes, from),
-            Event::Handshake { peer: PeerId::Node(node), endpoint, .. }
-                if heard.insert(node, endpoint) != Some(endpoint) =>
-            {
-                keep_endpoint(&organisation, node, endpoint).await;
+            Event::Knock { bytes, from, local } => newcomers.admit(&organisation, &pool, &bytes, from, &local),
+            Event::Handshake { peer: PeerId::Node(node), endpoint, .. } => {
+                let last = LastEndpoint { endpoint, key: newcomers.key_of(node) };
+                if heard.insert(node, last.clone()).as_ref() != Some(&last) {
+                    keep_endpoint(&organisation, node, last).await;
+                }
             }
             Event::Succeeded { peer: PeerId::Node(node), remote } => {
+                newcomers.replaced.notify_one();
+                let status = newcomers.runtime.engine.peer(&PeerId::Node(node));
+                if let Some(endpoint) = status.and_then(|status| status.endpoint) {
+                    let last = LastEndpoint { endpoint, key: newcomers.key_of(node) };
+                    heard.insert(node, last.clone());
+                    keep_endpoint(&organisation, node, last).await;
+                }
                 if let Err(error) = turnover::used(&organisation, node, remote).await {
                     tracing::warn!(%error, %node, "that a node uses its next key could not be written down; it will be at its next start");
                 }
@@ -337,8 +328,8 @@ async fn follow_events(organisation: Organisation, newcomers: Arc<Newcomers>, po
     }
 }
 
-async fn keep_endpoint(organisation: &Organisation, node: NodeId, endpoint: SocketAddr) {
-    let commit = Commit::default().put_record(node.to_string().as_str(), &LastEndpoint { endpoint });
+async fn keep_endpoint(organisation: &Organisation, node: NodeId, last: LastEndpoint) {
+    let commit = Commit::default().put_record(node.to_string().as_str(), &last);
     let kept = match commit {
         Ok(commit) => organisation.store.commit(commit).await.map(|_| ()),
         Err(error) => Err(error),
@@ -348,10 +339,10 @@ async fn keep_endpoint(organisation: &Organisation, node: NodeId, endpoint: Sock
     }
 }
 
-async fn last_endpoint(organisation: &Organisation, node: NodeId) -> Option<SocketAddr> {
+async fn last_endpoint(organisation: &Organisation, node: NodeId) -> Option<LastEndpoint> {
     let key = crate::store::Key::of(LastEndpoint::KIND, node).ok()?;
     let item = organisation.store.get(&key).await.ok()??;
-    serde_json::from_slice::<LastEndpoint>(&item.value).ok().map(|l| l.endpoint)
+    serde_json::from_slice::<LastEndpoint>(&item.value).ok()
 }
 
 /// A node that may have a tunnel.
@@ -374,21 +365,41 @@ fn admitted(directory: &Directory) -> BTreeMap<NodeId, Admitted> {
 /// Keeps the engine's peers and the knocks equal to the directory. It holds the overlay: the device lives as long.
 async fn follow_directory(organisation: Organisation, newcomers: Arc<Newcomers>, overlay: Overlay) {
     let mut reader = organisation.directory.clone();
-    let mut peers: BTreeSet<NodeId> = BTreeSet::new();
+    // Who has a tunnel, and whether others may follow it.
+    let mut peers: BTreeMap<NodeId, bool> = BTreeMap::new();
     let mut keys: BTreeSet<Knocker> = BTreeSet::new();
     let mut directory = organisation.now();
     let mut heads = None;
+    let mut authorities = organisation.keyring.watch();
+    let mut anew = true;
     loop {
+        if std::mem::take(&mut anew) {
+            let keys = organisation.keyring.held().by_age().iter().map(|pair| Arc::clone(&pair.key)).collect();
+            newcomers.runtime.apply(Change::ControlKeys(keys));
+            heads = None;
+        }
         let now = [Device::KIND, Gateway::KIND, JoinKey::KIND, Recovery::KIND].map(|s| directory.head(s));
         if heads != Some(now) {
             heads = Some(now);
             follow_nodes(&organisation, &newcomers.runtime, &directory, &mut peers).await;
             follow_keys(&organisation, &newcomers, &directory, &mut keys);
         }
-        match tokio::time::timeout(KEYS_EVERY, reader.next()).await {
-            Ok(Some(fresh)) => directory = fresh,
-            Ok(None) => break,
-            Err(_) => {
+        let next = tokio::select! {
+            next = reader.next() => Some(next),
+            _ = authorities.changed() => {
+                anew = true;
+                continue;
+            }
+            () = newcomers.replaced.notified() => {
+                heads = None;
+                continue;
+            }
+            () = tokio::time::sleep(KEYS_EVERY) => None,
+        };
+        match next {
+            Some(Some(fresh)) => directory = fresh,
+            Some(None) => break,
+            None => {
                 let wall = organisation.wall();
                 let lives = |knocker: &Knocker| match knocker {
                     Knocker::JoinKey(id) => directory.join_keys.find(id).is_some_and(|k| opens(&k.record, wall)),
@@ -405,12 +416,12 @@ async fn follow_nodes(
     organisation: &Organisation,
     runtime: &Arc<Runtime>,
     directory: &Directory,
-    peers: &mut BTreeSet<NodeId>,
+    peers: &mut BTreeMap<NodeId, bool>,
 ) {
     let wanted = admitted(directory);
-    let gone: Vec<NodeId> = peers.iter().filter(|node| !wanted.contains_key(node)).copied().collect();
+    let gone: Vec<NodeId> = peers.keys().filter(|node| !wanted.contains_key(node)).copied().collect();
     if !gone.is_empty() {
-        peers.retain(|node| wanted.contains_key(node));
+        peers.retain(|node, _| wanted.contains_key(node));
         let runtime = Arc::clone(runtime);
         tokio::spawn(async move {
             tokio::time::sleep(LAST_WORDS).await;
@@ -419,30 +430,71 @@ async fn follow_nodes(
             }
         });
     }
-    for (node, Admitted { key, next_key, address }) in wanted {
-        if peers.insert(node) && runtime.engine.peer(&PeerId::Node(node)).is_none() {
-            let endpoints: Vec<SocketAddr> = last_endpoint(organisation, node).await.into_iter().collect();
-            let known = !endpoints.is_empty();
-            runtime.apply(Change::AddPeer(Peer {
-                id: PeerId::Node(node),
-                kind: PeerKind::Control,
-                local: Arc::clone(&organisation.key),
-                remote: key,
-                addresses: vec![IpAddr::V6(address)],
-                endpoints,
-                keepalive: None,
-            }));
-            if known {
-                // After a restart: call it back, so that it notices at once.
-                runtime.apply(Change::ForceHandshake(PeerId::Node(node)));
+    let held = organisation.keyring.held();
+    let pairs = held.by_age();
+    let (Some(oldest), Some(newest)) = (pairs.first(), pairs.last()) else { return };
+    for (node, admitted) in wanted {
+        let id = PeerId::Node(node);
+        let used = runtime.engine.keys(&id).map(|(local, _)| local);
+        let known = |key: Option<PublicKey>| pairs.iter().find(|pair| Some(pair.public.key) == key);
+        let mut pair = known(used);
+        if pair.is_none() {
+            // After a restart, or the key that it used is gone by now. Who was not heard since it knew of another uses the oldest.
+            let last = last_endpoint(organisation, node).await;
+            let local =
+                known(last.as_ref().and_then(|last| last.key)).unwrap_or(if used.is_some() { newest } else { oldest });
+            meet(runtime, id, local, &admitted, last.map(|last| last.endpoint));
+            pair = Some(local);
+        }
+        if let Some(pair) = pair {
+            let keys = following(runtime, id, [pair, newest], &admitted);
+            let followed = peers.insert(node, !keys.is_empty());
+            // The same again changes nothing.
+            if followed == Some(true) || !keys.is_empty() {
+                runtime.apply(Change::Successors { id, keys });
             }
         }
-        // The same again changes nothing.
-        if let Some(remote) = next_key {
-            let local = Arc::clone(&organisation.key);
-            runtime.apply(Change::Succeed { id: PeerId::Node(node), local, remote });
+    }
+}
+
+/// A node that is to have a tunnel, under this key of ours.
+fn meet(runtime: &Runtime, id: PeerId, pair: &Pair, admitted: &Admitted, endpoint: Option<SocketAddr>) {
+    runtime.apply(Change::AddPeer(Peer {
+        id,
+        kind: PeerKind::Control,
+        local: Arc::clone(&pair.key),
+        remote: admitted.key,
+        addresses: vec![IpAddr::V6(admitted.address)],
+        endpoints: endpoint.into_iter().collect(),
+        keepalive: None,
+    }));
+    if endpoint.is_some() {
+        // After a restart: call it back, so that it notices at once.
+        runtime.apply(Change::ForceHandshake(id));
+    }
+}
+
+/// The pairs of keys to which a node may change from the ones that its tunnel uses: to a later one of ours, to its own next one.
+fn following(
+    runtime: &Runtime,
+    id: PeerId,
+    ours: [&Pair; 2],
+    admitted: &Admitted,
+) -> Vec<(Arc<PrivateKey>, PublicKey)> {
+    let in_use = runtime.engine.keys(&id);
+    // One that was used already is not followed by the one before it.
+    let begun = in_use.is_some_and(|(_, remote)| Some(remote) == admitted.next_key);
+    let theirs: Vec<PublicKey> = (!begun).then_some(admitted.key).into_iter().chain(admitted.next_key).collect();
+    let mut keys: Vec<(Arc<PrivateKey>, PublicKey)> = Vec::new();
+    let mut seen: BTreeSet<(PublicKey, PublicKey)> = in_use.into_iter().collect();
+    for pair in ours {
+        for remote in &theirs {
+            if seen.insert((pair.public.key, *remote)) {
+                keys.push((Arc::clone(&pair.key), *remote));
+            }
         }
     }
+    keys
 }
 
 /// A used key still opens a repeated request of its own nodes.

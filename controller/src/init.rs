@@ -174,6 +174,8 @@ pub async fn init(paths: &StatePaths, wish: Wish, options: Options, now: &BothCl
         private_zones: wish.private_zones,
         key: public_key(&control_key),
         ca: ca.certificate().to_vec(),
+        since: None,
+        succession: None,
     };
     let (owner_token, token_record) = owner::make(now)?;
 
@@ -322,12 +324,12 @@ pub(crate) mod tests {
         let (organisation, token) = made(&folder).await;
         let now = organisation.now();
         let org = &now.org.as_ref().unwrap().record;
-        assert_eq!(org.key, public_key(&organisation.key));
+        assert_eq!(org.key, public_key(&organisation.keyring.held().used.key));
         assert_eq!(org.zones, ["corp.example".parse().unwrap(), "corp.internal".parse().unwrap()]);
         assert!(now.users.is_empty(), "a fresh organisation has no account");
-        organisation.ca.issue_own(organisation.wall(), organisation.timing.svid).unwrap();
+        organisation.ca().issue_own(organisation.wall(), organisation.timing.svid).unwrap();
         assert_eq!(organisation.store.verify_audit().await.unwrap().last, 1);
-        let key = *organisation.key.expose();
+        let key = *organisation.keyring.held().used.key.expose();
         drop(organisation);
         let mut files = vec![folder.path().to_owned()];
         let mut seen = 0;

@@ -3,6 +3,7 @@
 pub mod arrange;
 pub mod audit;
 pub mod authn;
+pub mod authority;
 pub mod authz;
 pub mod backup;
 pub mod ca;
@@ -11,6 +12,7 @@ pub mod config;
 pub mod directory;
 pub mod flows;
 pub mod front;
+pub mod guise;
 pub mod init;
 pub mod judge;
 pub mod local;

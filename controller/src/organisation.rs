@@ -2,6 +2,7 @@
 
 use crate::audit::{Entry, Outcome};
 use crate::authn::SharedFailures;
+use crate::authority::Keyring;
 use crate::authz::Caller;
 use crate::ca::{Ca, CaError};
 use crate::config::{StatePaths, Timing};
@@ -13,7 +14,6 @@ use crate::seal::{SealError, Sealer};
 use crate::store::{OpenError, Options, ReadError, Reading, SledStore, Store};
 use host::keyfile::{self, KeyFileError};
 use model::ids::NodeId;
-use model::key::PrivateKey;
 use model::limits::SEAL_KEY_LEN;
 use model::revision::Revision;
 use model::secret::Secret;
@@ -32,10 +32,8 @@ pub struct Organisation {
     pub sealer: Arc<Sealer>,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Issues certificates.
-    pub ca: Arc<Ca>,
-    /// The controller's WireGuard key.
-    pub key: Arc<PrivateKey>,
+    /// With which keys the controller speaks for it.
+    pub keyring: Arc<Keyring>,
     /// Failed log-ins.
     pub failures: SharedFailures,
     /// How often nodes change what is kept on disk.
@@ -113,7 +111,7 @@ fn there(read: Result<Secret<Vec<u8>>, KeyFileError>) -> Result<Option<Secret<Ve
     }
 }
 
-async fn secret(store: &dyn Store, sealer: &Sealer, id: &'static str) -> Result<Secret<Vec<u8>>, LoadError> {
+pub(crate) async fn secret(store: &dyn Store, sealer: &Sealer, id: &'static str) -> Result<Secret<Vec<u8>>, LoadError> {
     let held = Reading::new(store).get::<SealedSecret>(id).await?.ok_or(LoadError::Secret(id))?;
     Ok(sealer.open(&SealedSecret::place(id), &held.record.sealed)?)
 }
@@ -135,18 +133,13 @@ impl Organisation {
         let directory = Reader::start(Arc::clone(&store)).await?;
         let now = directory.now();
         let org = now.org.as_ref().ok_or(StartError::NoOrganisation)?;
-        let ca_key = secret(store.as_ref(), &sealer, SealedSecret::CA_KEY).await?;
-        let ca = Ca::load(&org.record.trust_domain, &org.record.ca, &ca_key)?;
-        let key = secret(store.as_ref(), &sealer, SealedSecret::CONTROL_KEY).await?;
-        let key: [u8; 32] =
-            key.expose().as_slice().try_into().map_err(|_| LoadError::Secret(SealedSecret::CONTROL_KEY))?;
+        let keyring = Keyring::load(store.as_ref(), &sealer, &org.record).await?;
         Ok(Self {
             store,
             directory,
             sealer: Arc::new(sealer),
             clock,
-            ca: Arc::new(ca),
-            key: Arc::new(Secret::new(key)),
+            keyring: Arc::new(keyring),
             failures: SharedFailures::default(),
             rates: SharedRates::default(),
             timing: Timing::default(),
@@ -157,6 +150,10 @@ impl Organisation {
     /// The newest facts.
     pub fn now(&self) -> Arc<Directory> {
         self.directory.now()
+    }
+    /// The CA in use.
+    pub fn ca(&self) -> Arc<Ca> {
+        Arc::clone(&self.keyring.held().used.ca)
     }
     /// The wall clock.
     pub fn wall(&self) -> WallMs {

@@ -42,6 +42,9 @@ pub enum ServeError {
     /// The network side does not start.
     #[error(transparent)]
     Front(#[from] FrontError),
+    /// Its keys would turn over too fast.
+    #[error("--controller-key-life and --controller-key-overlap: {0}")]
+    Keys(#[from] crate::directory::Refusal),
     /// It may do more than it needs.
     #[error(transparent)]
     Privilege(#[from] PrivilegeError),
@@ -54,7 +57,14 @@ pub enum ServeError {
 pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<(), ServeError> {
     let mut manager = Manager::start(crate::front::PROGRAM)?;
     let mut organisation = Organisation::open(paths, Options::default(), Arc::new(SystemClock::new())).await?;
-    organisation.timing = Timing { session: args.session_life, svid: args.svid_life, review: args.review_every };
+    organisation.timing = Timing {
+        session: args.session_life,
+        svid: args.svid_life,
+        review: args.review_every,
+        authority: args.controller_key_life,
+        overlap: args.controller_key_overlap,
+    };
+    crate::authority::check_timing(&organisation)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let farewell = manager.farewell();
     let stop = async move {
@@ -76,6 +86,7 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
     // All that takes more is open. The listeners inside the overlay have ports that anybody may open.
     node::confine(Left::default())?;
     tracing::info!(socket = %socket.display(), revision = %organisation.now().revision, "the controller runs");
+    tokio::spawn(crate::authority::keep_forever(organisation.clone()));
     let store = Arc::clone(&organisation.store);
     let counted = runtime.clone();
     let counters = move || {
@@ -121,7 +132,7 @@ async fn serve_network(
     tracing::info!(port = front.runtime().udp.local_port(), dark = options.dark, "listening");
     let runtime = Arc::clone(front.runtime());
     tokio::spawn(Arc::clone(&arrangements).review_forever(organisation.timing.review));
-    tokio::spawn(Arc::clone(&arrangements).sign_heads_forever(Arc::clone(&organisation.ca)));
+    tokio::spawn(Arc::clone(&arrangements).sign_heads_forever(Arc::clone(&organisation.keyring)));
     let served = Arc::clone(&arrangements);
     tokio::spawn(async move {
         if let Err(error) = front.serve(inbox, served, connections).await {

@@ -426,9 +426,11 @@ impl Gate {
         let (connected, confirmed) = (self.stream.is_some(), self.standing.confirmed);
         let (revision, grants) = (self.follower.table().revision().to_string(), self.follower.table().len());
         let head = self.witness.kept();
+        let organisation = self.link.trust.all().first().map(|now| now.fingerprint(&self.identity.trust_domain));
         self.status.send_modify(|s| {
+            s.organisation_fingerprint = organisation.unwrap_or_default();
             if s.witness.as_ref().map(|shown| &shown.head) != head.as_ref() {
-                s.witness = head.map(|head| witness::give_out(&self.identity, head));
+                s.witness = head.map(|head| witness::give_out(&self.identity, &self.link.trust, head));
             }
             s.connected = connected;
             s.confirmed = confirmed;

@@ -259,7 +259,7 @@ fn forwarding_before(file: &Path) -> Option<Forwarding> {
 
 async fn serve(options: &Up, node: Node, nat: NatPool, manager: &mut Manager, stop: [&mut Signal; 2]) -> Result<()> {
     let seen = Seen::load(&options.state)?;
-    let witness = Keeper::load(&options.state, node.identity.ca.clone())?;
+    let witness = Keeper::load(&options.state, Arc::clone(&node.link.trust))?;
     let scope = Scope { pool: node.identity.pool, nat, site: Vec::new(), own: Vec::new() };
     let boot = u64::from_be_bytes(entropy::random()?);
     let Node { identity, runtime, inbox, overlay, link, keeping } = node;

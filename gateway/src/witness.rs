@@ -7,14 +7,21 @@ use host::keyfile;
 use host::slots::{Slots, SlotsError};
 use model::audit::{SignedHead, Then};
 use node::Identity;
-use node::witness::{Witness, check};
+use node::successor::Trust;
+use node::witness::{Witness, WitnessError, check};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 const FILE: &str = "witness";
 /// The first head that was refused, beside the one that was kept then.
 const EVIDENCE: &str = "witness-refused";
+
+/// How often, and how many times, a head is looked at again that nobody signed who is trusted: one of the controller's next CA
+/// may come a moment before that is announced here.
+const LOOK_AGAIN: (Duration, usize) = (Duration::from_millis(500), 30);
 
 /// Why the witness cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +38,7 @@ pub enum KeepError {
 #[derive(Debug)]
 pub struct Keeper {
     folder: PathBuf,
-    ca: Vec<u8>,
+    trust: Arc<Trust>,
     slots: Option<Slots>,
     kept: Option<SignedHead>,
 }
@@ -46,7 +53,7 @@ struct Evidence<'a> {
 
 impl Keeper {
     /// Reads what was kept before.
-    pub fn load(folder: &Path, ca: Vec<u8>) -> Result<Self, KeepError> {
+    pub fn load(folder: &Path, trust: Arc<Trust>) -> Result<Self, KeepError> {
         let path = folder.join(FILE);
         let (slots, kept) = match Slots::open(&path) {
             Ok((slots, value)) => {
@@ -57,7 +64,7 @@ impl Keeper {
             Err(SlotsError::Damaged(path)) => return Err(KeepError::Damaged(path)),
             Err(error) => return Err(error.into()),
         };
-        Ok(Self { folder: folder.to_owned(), ca, slots, kept })
+        Ok(Self { folder: folder.to_owned(), trust, slots, kept })
     }
 
     /// What is kept.
@@ -68,7 +75,8 @@ impl Keeper {
     /// Takes what the controller says now. What does not follow on what is kept is refused, and kept as evidence. It waits
     /// for the disk.
     pub fn take(&mut self, told: SignedHead) -> Result<Then, KeepError> {
-        if let Err(error) = check(&self.ca, &told) {
+        if self.trust.signer(&told).is_none() {
+            let error = WitnessError::Signature;
             tracing::error!(%error, "the controller showed a head of its audit trail that is not believed");
             return Ok(Then::Same);
         }
@@ -125,6 +133,12 @@ impl Watch {
         tokio::spawn(async move {
             while news.changed().await.is_ok() {
                 let Some(head) = news.borrow_and_update().clone() else { continue };
+                for _ in 0..LOOK_AGAIN.1 {
+                    if keeper.trust.signer(&head).is_some() {
+                        break;
+                    }
+                    tokio::time::sleep(LOOK_AGAIN.0).await;
+                }
                 let taking = tokio::task::spawn_blocking(move || {
                     let taken = keeper.take(head);
                     (keeper, taken)
@@ -151,17 +165,21 @@ impl Watch {
     }
 }
 
-/// As it is given out.
-pub fn give_out(identity: &Identity, head: SignedHead) -> Witness {
-    Witness::new(identity.node.to_string(), identity.trust_domain.clone(), &identity.controller_key, &identity.ca, head)
+/// As it is given out: with the CA that signed it, whether that is still trusted or was once.
+pub fn give_out(identity: &Identity, trust: &Trust, head: SignedHead) -> Witness {
+    let once = || identity.known_authorities().into_iter().find(|one| check(&one.ca, &head).is_ok());
+    let signer = trust.signer(&head).or_else(once).unwrap_or_else(|| identity.authority());
+    Witness::new(identity.node.to_string(), identity.trust_domain.clone(), &signer.key, &signer.ca, head)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use model::audit::AuditHead;
+    use model::key::PublicKey;
     use model::revision::Revision;
     use model::time::WallMs;
+    use node::successor::Authority;
     use rcgen::SigningKey as _;
 
     struct Folder(PathBuf);
@@ -179,10 +197,15 @@ mod tests {
         }
     }
 
-    fn authority() -> (rcgen::KeyPair, Vec<u8>) {
+    fn one() -> (rcgen::KeyPair, Authority) {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap().der().to_vec();
-        (key, certificate)
+        let ca = rcgen::CertificateParams::default().self_signed(&key).unwrap().der().to_vec();
+        (key, Authority { key: PublicKey([1; 32]), ca })
+    }
+
+    fn authority() -> (rcgen::KeyPair, Arc<Trust>) {
+        let (key, authority) = one();
+        (key, Arc::new(Trust::new(vec![authority])))
     }
 
     fn signed(key: &rcgen::KeyPair, incarnation: u64, seq: u64, byte: u8) -> SignedHead {
@@ -236,6 +259,25 @@ mod tests {
         keeper.take(signed(&key, 1, 5, 1)).unwrap();
         assert!(keeper.kept().is_some());
         std::fs::write(folder.0.join(FILE), "{}").unwrap();
-        assert!(Keeper::load(&folder.0, Vec::new()).unwrap_err().to_string().contains("move it away"));
+        assert!(Keeper::load(&folder.0, Arc::default()).unwrap_err().to_string().contains("move it away"));
+    }
+
+    #[test]
+    fn heads_of_the_next_authority_follow_on_those_of_the_one_before() {
+        let folder = Folder::new("next");
+        let ((old_key, old), (new_key, new)) = (one(), one());
+        let trust = Arc::new(Trust::new(vec![old.clone()]));
+        let mut keeper = Keeper::load(&folder.0, Arc::clone(&trust)).unwrap();
+        keeper.take(signed(&old_key, 1, 5, 1)).unwrap();
+        keeper.take(signed(&new_key, 1, 6, 1)).unwrap();
+        assert_eq!(keeper.kept().unwrap().head.seq, 5, "nobody has announced it yet");
+        trust.set(vec![old.clone(), new.clone()]);
+        keeper.take(signed(&new_key, 1, 6, 1)).unwrap();
+        assert_eq!(keeper.take(signed(&old_key, 1, 6, 2)).unwrap(), Then::Fork, "they are one trail");
+        assert_eq!(keeper.take(signed(&old_key, 1, 7, 2)).unwrap(), Then::Newer);
+        trust.set(vec![new]);
+        keeper.take(signed(&old_key, 1, 8, 2)).unwrap();
+        assert_eq!(keeper.kept().unwrap().head.seq, 7, "its time is over");
+        assert!(!trust.set(trust.all()) && trust.set(vec![old]));
     }
 }

@@ -7,12 +7,14 @@ use crate::keep::Keeping;
 use crate::link::Link;
 use crate::overlay::{Overlay, OverlayError};
 use crate::runtime::{Inbox, Runtime};
+use crate::successor::Trust;
 use crate::tls::node_config;
 use host::clock::SystemClock;
 use host::udp::{Udp, UdpError};
 use model::key::PrivateKey;
 use model::net::Prefix;
 use model::pool::{CONTROL_PORT, Pool};
+use model::time::Clock as _;
 use proto::join::JoinFile;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -143,14 +145,22 @@ async fn finish(identity: Identity, packets: Packets, setup: &Setup) -> Result<N
     overlay.add_address(own).await?;
     overlay.add_route(Prefix::host(IpAddr::V6(identity.pool.controller())), Some(own)).await?;
     let svid = Arc::new(identity.svid_slot()?);
+    let trusted = identity.trusted(runtime.clock.wall());
     let target = Target {
         device: overlay.name().to_owned(),
         source: identity.v6,
         address: SocketAddr::new(IpAddr::V6(identity.pool.controller()), CONTROL_PORT),
         domain: identity.trust_domain.clone(),
-        tls: node_config(&identity.ca_der(), Arc::clone(&svid)).map_err(IdentityError::from)?,
+        tls: node_config(&trusted, Arc::clone(&svid)).map_err(IdentityError::from)?,
     };
-    let link = Link::new(Arc::clone(&runtime), target, identity.endpoints.clone(), setup.probe_every);
+    let link = Link::new(
+        Arc::clone(&runtime),
+        target,
+        Arc::new(Trust::new(trusted)),
+        identity.endpoints.clone(),
+        setup.probe_every,
+    );
+    link.keeps(identity.keeps());
     let keeping = Keeping {
         folder: setup.state.clone(),
         runtime: Arc::clone(&runtime),

@@ -5,6 +5,7 @@ use crate::identity::Identity;
 use crate::link::resolve_endpoints;
 use crate::rpc::{self, Admission, Application, NotAdmitted};
 use crate::runtime::Runtime;
+use crate::successor::Authority;
 use crate::svid::{SvidError, SvidKey, read_leaf};
 use crate::tls::{EXPORTER_LABEL, TlsError, enrolling_config};
 use model::ids::NodeId;
@@ -36,7 +37,7 @@ pub enum EnrolError {
     NoEndpoint(String),
     /// Silence, the only answer that an outsider ever gets.
     #[error(
-        "the controller did not answer within {ENROL_SECS} s. It never answers strangers, so one of these holds: the join file was used, revoked or has expired; UDP to {port} is blocked; the controller is down (tried {tried})"
+        "the controller did not answer within {ENROL_SECS} s. It never answers strangers, so one of these holds: the join file was used, revoked or has expired, or is from before the controller's key changed (ask for a new one); UDP to {port} is blocked; the controller is down (tried {tried})"
     )]
     Silence {
         /// Every endpoint that was tried.
@@ -122,13 +123,13 @@ impl Provisional<'_> {
             return Err(EnrolError::NoEndpoint(names.join(", ")));
         }
         let (_, _) = self.runtime.apply(Change::AddPeer(self.controller_peer(endpoints.clone())));
-        let ca = CertificateDer::from(self.join.ca.clone());
+        let authority = Authority { key: self.join.controller_key, ca: self.join.ca.clone() };
         let target = Target {
             device: self.runtime.tun.name().to_owned(),
             source: self.source,
             address: SocketAddr::new(IpAddr::V6(self.join.pool.controller()), ENROL_PORT),
             domain: self.join.trust_domain.clone(),
-            tls: enrolling_config(&ca)?,
+            tls: enrolling_config(&[authority])?,
         };
         let svid_key = SvidKey::generate()?;
         let attempt = async {
@@ -228,6 +229,8 @@ impl Provisional<'_> {
                 controller_key: self.join.controller_key,
                 endpoints: self.join.endpoints.clone(),
                 ca: self.join.ca.clone(),
+                next: None,
+                former: None,
                 pool: self.join.pool,
                 control_key: Arc::clone(&self.key),
                 control_key_since: self.runtime.clock.wall(),

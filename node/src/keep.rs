@@ -3,18 +3,20 @@
 //! - its certificate, at half of what is left of it;
 //! - its control key, after `key_life`: the next one is on disk before the controller hears of it, both are answered until the
 //!   new one is used, and the connection inside goes on. Whoever restarts in between uses the one that the other knows;
+//! - whom it trusts: the controller's next key and CA, once those in use have announced them, are on its disk beside these. It
+//!   moves on when the controller says that it did, or where the old ones are answered no more;
 //! - itself: where no key of ours is answered (the controller was restored from an old backup, our clock was years ahead), a
 //!   knock with the recovery secret has a fresh one admitted. The link goes on trying with the old ones meanwhile.
 
 use crate::channel::{ChannelError, Target, channel_over};
 use crate::enrol::{exporter, fresh_key, knock};
-use crate::identity::Identity;
-use crate::link::{Link, resolve_endpoints};
+use crate::identity::{Identity, Next};
+use crate::link::{Link, Succession, resolve_endpoints};
 use crate::overlay::Overlay;
 use crate::rpc::{self, NotAdmitted, Reapplication};
 use crate::runtime::Runtime;
 use crate::svid::{SvidKey, read_leaf};
-use crate::tls::{SvidSlot, enrolling_config};
+use crate::tls::{SvidSlot, enrolling_config, node_config};
 use model::ids::NodeId;
 use model::key::PrivateKey;
 use model::limits::{KEY_PROOF_MAX, RECOVER_AFTER, RECOVER_EVERY, RECOVER_MAX, TLS_HANDSHAKE_MAX};
@@ -41,6 +43,10 @@ const KNOCK_EVERY: Duration = Duration::from_secs(2);
 /// Of the control tunnel: often enough for every NAT.
 const KEEPALIVE: Duration = Duration::from_secs(25);
 
+/// What a person should know where not even the recovery secret is answered.
+const LOST: &str = "if other machines reach it, it has a new key by now that this machine missed (it was away for too long), or \
+     this machine was revoked: ask an administrator for a new join file, leave the organisation and join again";
+
 const CONTROLLER: PeerId = PeerId::Node(NodeId::Controller);
 
 /// With what a node's keys are renewed.
@@ -59,7 +65,7 @@ pub struct Keeping {
     pub key_life: Duration,
 }
 
-/// Admits the controller's tunnel under our key; where another one follows, under both.
+/// Admits the controller's tunnel under our key and its; where others follow, under these, too.
 pub async fn meet_controller(runtime: &Runtime, identity: &Identity) {
     runtime.apply(Change::AddPeer(Peer {
         id: CONTROLLER,
@@ -70,21 +76,28 @@ pub async fn meet_controller(runtime: &Runtime, identity: &Identity) {
         endpoints: resolve_endpoints(&identity.endpoints).await,
         keepalive: Some(KEEPALIVE),
     }));
-    follow(runtime, identity, identity.next_control_key.as_ref());
+    let next = identity.next.as_ref();
+    let moving = next.is_some_and(|next| next.switched || next.announcement.switches <= runtime.clock.wall());
+    follow(runtime, identity, identity.next_control_key.as_ref(), moving);
 }
 
-/// The tunnel's next key; without one it has none.
-fn follow(runtime: &Runtime, identity: &Identity, next: Option<&Arc<PrivateKey>>) {
-    runtime.apply(match next {
-        Some(next) => Change::Succeed { id: CONTROLLER, local: Arc::clone(next), remote: identity.controller_key },
-        None => Change::AbandonSuccessor(CONTROLLER),
-    });
+/// Which pairs of keys follow the one in use: with the next one of ours, if there is one, and with the controller's next one,
+/// where that may be the one in use by now.
+fn follow(runtime: &Runtime, identity: &Identity, next: Option<&Arc<PrivateKey>>, moving: bool) {
+    let theirs = identity.next.as_ref().filter(|_| moving).map(|next| next.announcement.next.key);
+    let locals = || std::iter::once(&identity.control_key).chain(next);
+    let remotes = std::iter::once(identity.controller_key).chain(theirs);
+    let all = remotes.flat_map(|remote| locals().map(move |local| (Arc::clone(local), remote)));
+    // The first of them is the pair in use.
+    runtime.apply(Change::Successors { id: CONTROLLER, keys: all.skip(1).collect() });
 }
 
 /// What is due when; elapsed time counts by the wall clock, for a machine may sleep.
 struct Dues {
     svid: i64,
     key: i64,
+    /// When to move on to the controller's next key may be tried again.
+    moving: i64,
     /// Since when there is no connection.
     lost: Option<Instant>,
     /// When recovering may be tried again.
@@ -97,14 +110,32 @@ pub async fn keep(mut identity: Identity, keeping: Keeping) {
     let mut dues = Dues {
         svid: svid_due(&identity, now().0),
         key: identity.control_key_since.plus(keeping.key_life).0,
+        moving: 0,
         lost: None,
         recover: Instant(0),
     };
+    let mut succession = keeping.link.succession();
+    let mut heard = None;
     loop {
         let next = u64::try_from(dues.svid.min(dues.key).saturating_sub(now().0)).unwrap_or(0);
-        sleep(Duration::from_millis(next).clamp(PROOF_EVERY, LOOK_EVERY)).await;
+        let pause = Duration::from_millis(next).clamp(PROOF_EVERY, LOOK_EVERY);
+        // A word of the controller, or the time.
+        if let Ok(Ok(())) = timeout(pause, succession.changed()).await {
+            heard = succession.borrow_and_update().clone();
+        }
         if let Err(why) = settle(&mut identity, &keeping) {
-            tracing::warn!(%why, "the new control key could not be kept yet");
+            tracing::warn!(%why, "the new key could not be kept yet");
+        }
+        if let Some(said) = heard.take()
+            && let Err(why) = hear(&mut identity, &keeping, &said)
+        {
+            tracing::warn!(%why, "the controller's next key and CA could not be kept yet");
+            heard = Some(said);
+        }
+        trust(&identity, &keeping);
+        if identity.next.as_ref().is_some_and(|next| next.switched) && dues.moving <= now().0 {
+            dues.moving = now().plus(RETRY).0;
+            follow(&keeping.runtime, &identity, identity.next_control_key.as_ref(), true);
         }
         if dues.svid <= now().0 {
             dues.svid = match renew_svid(&mut identity, &keeping).await {
@@ -124,14 +155,17 @@ pub async fn keep(mut identity: Identity, keeping: Keeping) {
                 }
             };
         }
-        if is_lost(&keeping, &mut dues) {
+        if is_lost(&identity, &keeping, &mut dues) {
             match recover(&mut identity, &keeping).await {
                 Ok(()) => {
                     tracing::info!("the controller knows this node again, under a new key");
                     dues.svid = svid_due(&identity, now().0);
                     dues.key = now().plus(keeping.key_life).0;
                 }
-                Err(why) => tracing::info!(%why, "no key of this node is answered; it goes on trying"),
+                Err(why) => {
+                    keeping.link.advise(LOST.to_owned());
+                    tracing::info!(%why, "no key of this node is answered; it goes on trying. {LOST}");
+                }
             }
             dues.recover = keeping.runtime.now().plus(jittered(RECOVER_EVERY));
         }
@@ -140,10 +174,15 @@ pub async fn keep(mut identity: Identity, keeping: Keeping) {
 
 /// When half of what is left is over, milliseconds since 1970: a fresh certificate is renewed at half of its life.
 fn svid_due(identity: &Identity, now: i64) -> i64 {
+    let left = svid_end(identity).saturating_sub(now).max(0);
+    now.saturating_add((left / 2).max(RENEW_MIN.as_millis() as i64))
+}
+
+/// When the certificate ends, milliseconds since 1970.
+fn svid_end(identity: &Identity) -> i64 {
     let leaf = identity.svid_chain.first().map(|l| CertificateDer::from(l.clone()));
     let end = leaf.and_then(|leaf| crate::svid::end_of(&leaf)).and_then(|s| i64::try_from(s).ok()).unwrap_or(0);
-    let left = end.saturating_mul(1_000).saturating_sub(now).max(0);
-    now.saturating_add((left / 2).max(RENEW_MIN.as_millis() as i64))
+    end.saturating_mul(1_000)
 }
 
 async fn renew_svid(identity: &mut Identity, keeping: &Keeping) -> Result<(), String> {
@@ -172,18 +211,69 @@ fn uses(keeping: &Keeping, key: &PrivateKey) -> bool {
     keeping.runtime.engine.keys(&CONTROLLER).is_some_and(|(local, _)| local == public_key(key))
 }
 
-/// The next key has proven itself: it is the key from now on, on the disk too.
+/// A next key, ours or the controller's, has proven itself: it is the key from now on, on the disk too.
 fn settle(identity: &mut Identity, keeping: &Keeping) -> Result<(), String> {
-    let Some(next) = identity.next_control_key.clone().filter(|next| uses(keeping, next)) else { return Ok(()) };
-    let settled = Identity {
-        control_key: next,
-        control_key_since: keeping.runtime.clock.wall(),
-        next_control_key: None,
-        ..identity.clone()
-    };
+    let Some((local, remote)) = keeping.runtime.engine.keys(&CONTROLLER) else { return Ok(()) };
+    let mut settled = None;
+    if let Some(next) = identity.next_control_key.clone().filter(|next| public_key(next) == local) {
+        let control_key_since = keeping.runtime.clock.wall();
+        settled = Some(Identity { control_key: next, control_key_since, next_control_key: None, ..identity.clone() });
+    }
+    if identity.next.as_ref().is_some_and(|next| next.announcement.next.key == remote) {
+        settled = settled.as_ref().unwrap_or(identity).moved_on();
+        tracing::info!(key = remote.short(), "this node goes on with the controller's next key and CA");
+    }
+    let Some(settled) = settled else { return Ok(()) };
     settled.save(&keeping.folder).map_err(|e| e.to_string())?;
     *identity = settled;
     Ok(())
+}
+
+/// Takes what the controller says about its next key and CA: on the disk first, trusted afterwards. What those in use did not
+/// sign is refused.
+fn hear(identity: &mut Identity, keeping: &Keeping, said: &Succession) -> Result<(), String> {
+    let mut told = None;
+    if let Some(announcement) = &said.announcement {
+        if announcement.next == identity.authority() {
+            // We joined under it.
+            keeping.link.keeps(Some(announcement.digest()));
+            return Ok(());
+        }
+        told = match identity.told(announcement) {
+            Ok(told) => told,
+            Err(error) => {
+                tracing::error!(%error, "what the controller announces as its next key and CA is refused");
+                return Ok(());
+            }
+        };
+    }
+    let changed = told.as_ref().unwrap_or(identity);
+    if said.switched
+        && let Some(next) = changed.next.as_ref().filter(|next| !next.switched)
+    {
+        let next = Some(Next { switched: true, ..next.clone() });
+        told = Some(Identity { next, ..changed.clone() });
+    }
+    let Some(told) = told else { return Ok(()) };
+    told.save(&keeping.folder).map_err(|e| e.to_string())?;
+    *identity = told;
+    keeping.link.keeps(identity.keeps());
+    tracing::info!(switched = said.switched, "the controller's next key and CA are known");
+    // Told at once: an administrator counts who knows.
+    keeping.link.nudge();
+    Ok(())
+}
+
+/// Trusts whom the identity names at this moment.
+fn trust(identity: &Identity, keeping: &Keeping) {
+    let trusted = identity.trusted(keeping.runtime.clock.wall());
+    if !keeping.link.trust.set(trusted.clone()) {
+        return;
+    }
+    match node_config(&trusted, Arc::clone(&keeping.svid)) {
+        Ok(tls) => keeping.link.secure(tls),
+        Err(error) => tracing::error!(%error, "the controller's certificates could not be taken"),
+    }
 }
 
 /// Changes the control key, or goes on with a change that was begun.
@@ -200,7 +290,8 @@ async fn turn_key(identity: &mut Identity, keeping: &Keeping) -> Result<(), Stri
         }
     };
     rpc::rotate_key(keeping.link.channel_within(LOOK_EVERY).await?, &public_key(&next)).await?;
-    follow(&keeping.runtime, identity, Some(&next));
+    let moving = identity.next.as_ref().is_some_and(|next| next.switched);
+    follow(&keeping.runtime, identity, Some(&next), moving);
     if !proven(keeping, &next, KEY_PROOF_MAX).await {
         return Err("the controller does not answer the new key yet".to_owned());
     }
@@ -217,16 +308,20 @@ async fn proven(keeping: &Keeping, key: &PrivateKey, limit: Duration) -> bool {
     timeout(limit, wait).await.is_ok()
 }
 
-/// No connection for a while, and not even a handshake?
-fn is_lost(keeping: &Keeping, dues: &mut Dues) -> bool {
+/// No connection for a while, and not even a handshake, or none that could help any more?
+fn is_lost(identity: &Identity, keeping: &Keeping, dues: &mut Dues) -> bool {
     let now = keeping.runtime.now();
-    if keeping.link.state().channel.is_some() {
+    let state = keeping.link.state();
+    // A certificate that has ended may be of a CA that is gone: such connections are made, and refused before the first answer.
+    let ended = svid_end(identity) <= keeping.runtime.clock.wall().0;
+    if state.channel.is_some() && (!ended || state.answered > dues.lost) {
         dues.lost = None;
         return false;
     }
     let since = *dues.lost.get_or_insert(now);
     let shaken = keeping.runtime.engine.peer(&CONTROLLER).and_then(|status| status.last_handshake);
-    now.since(since) >= RECOVER_AFTER && shaken.is_none_or(|at| now.since(at) >= RECOVER_AFTER) && now >= dues.recover
+    let silent = shaken.is_none_or(|at| now.since(at) >= RECOVER_AFTER);
+    now.since(since) >= RECOVER_AFTER && (silent || ended) && now >= dues.recover
 }
 
 /// Has a fresh key admitted by the recovery secret.
@@ -234,7 +329,7 @@ async fn recover(identity: &mut Identity, keeping: &Keeping) -> Result<(), Strin
     let key = Arc::new(fresh_key().map_err(|e| e.to_string())?);
     let endpoints = resolve_endpoints(&identity.endpoints).await;
     if !let_in(identity, keeping, &key, &endpoints).await? {
-        follow(&keeping.runtime, identity, identity.next_control_key.as_ref());
+        follow(&keeping.runtime, identity, identity.next_control_key.as_ref(), true);
         return Err("no answer to a knock with the recovery secret either".to_owned());
     }
     let source = tunnel::address::address_of_key(&identity.pool, &public_key(&key));
@@ -263,17 +358,20 @@ async fn let_in(
     key: &Arc<PrivateKey>,
     endpoints: &[SocketAddr],
 ) -> Result<bool, String> {
-    let until = keeping.runtime.now().plus(RECOVER_MAX);
+    let began = keeping.runtime.now();
+    let until = began.plus(RECOVER_MAX);
     let public = public_key(key);
     while keeping.runtime.now() < until {
-        knock(&keeping.runtime, &identity.recovery, &identity.controller_key, &public, endpoints)
-            .map_err(|e| e.to_string())?;
-        follow(&keeping.runtime, identity, Some(key));
+        for authority in identity.trusted(keeping.runtime.clock.wall()) {
+            knock(&keeping.runtime, &identity.recovery, &authority.key, &public, endpoints)
+                .map_err(|e| e.to_string())?;
+        }
+        follow(&keeping.runtime, identity, Some(key), true);
         if proven(keeping, key, KNOCK_EVERY).await {
             return Ok(true);
         }
         // The old keys are answered again: nothing to recover.
-        if keeping.link.state().channel.is_some() {
+        if keeping.link.state().answered.is_some_and(|at| at > began) {
             return Ok(false);
         }
     }
@@ -292,7 +390,7 @@ async fn ask(
         source,
         address: SocketAddr::new(IpAddr::V6(identity.pool.controller()), ENROL_PORT),
         domain: identity.trust_domain.clone(),
-        tls: enrolling_config(&identity.ca_der()).map_err(|e| e.to_string())?,
+        tls: enrolling_config(&identity.trusted(keeping.runtime.clock.wall())).map_err(|e| e.to_string())?,
     };
     let stream = loop {
         match target.connect().await {
@@ -318,11 +416,14 @@ async fn ask(
     if admission.node != identity.node.to_string() || admission.v6 != identity.v6 {
         return Err("the controller's answer is for somebody else".to_owned());
     }
+    // Whichever key of the controller the fresh one was admitted under.
+    let remote = keeping.runtime.engine.keys(&CONTROLLER).map(|(_, remote)| remote);
+    let moved = identity.moved_on().filter(|moved| Some(moved.controller_key) == remote);
     let mut back = Identity {
         control_key: Arc::clone(key),
         control_key_since: keeping.runtime.clock.wall(),
         next_control_key: None,
-        ..identity.clone()
+        ..moved.unwrap_or_else(|| identity.clone())
     };
     take_svid(&mut back, keeping, &svid_key, admission.chain)?;
     back.save(&keeping.folder).map_err(|e| e.to_string())?;

@@ -17,6 +17,7 @@ pub mod rpc;
 pub mod runtime;
 pub mod seen;
 pub mod settings;
+pub mod successor;
 pub mod svid;
 pub mod tls;
 pub mod witness;

@@ -9,13 +9,14 @@ mod pace;
 use crate::channel::{Target, channel_over};
 use crate::rpc;
 use crate::runtime::Runtime;
+use crate::successor::{Announcement, Trust};
 use model::ids::NodeId;
 use model::limits::{ENDPOINTS_MAX, SILENCE_MAX};
 use model::time::Instant;
 use pace::Far;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tonic::transport::Channel;
@@ -30,18 +31,37 @@ pub struct LinkState {
     pub generation: u64,
     /// The controller's last word.
     pub last_word: Option<Instant>,
+    /// When it last answered a probe or sent something: a connection alone may be one that it is about to refuse.
+    pub answered: Option<Instant>,
     /// Why there is none.
     pub trouble: Option<String>,
 }
 
+/// What the controller says about what follows its key and CA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Succession {
+    /// The announcement; absent where the node has said that it knows it. Nobody has checked it yet.
+    pub announcement: Option<Announcement>,
+    /// The controller uses them by now.
+    pub switched: bool,
+}
+
 /// The control link of one node.
 pub struct Link {
+    /// By which authorities the controller is known here.
+    pub trust: Arc<Trust>,
     runtime: Arc<Runtime>,
     target: RwLock<Target>,
     endpoints: Vec<String>,
     probe_every: Duration,
     state: watch::Sender<LinkState>,
     nudge: Notify,
+    /// The controller's last word about what follows its key and CA.
+    succession: watch::Sender<Option<Succession>>,
+    /// Which announcement the node keeps.
+    keeps: RwLock<Option<[u8; 32]>>,
+    /// What else a person should know while there is no connection.
+    advice: RwLock<Option<String>>,
     /// Handshakes with the controller, and how many there were at the last failure.
     handshakes: AtomicU64,
     tried: AtomicU64,
@@ -50,15 +70,25 @@ pub struct Link {
 impl Link {
     /// A link to `target`, through the tunnel whose far end is at one of `endpoints` (`HOST:PORT`).
     /// It is probed each `probe_every`.
-    pub fn new(runtime: Arc<Runtime>, target: Target, endpoints: Vec<String>, probe_every: Duration) -> Arc<Self> {
+    pub fn new(
+        runtime: Arc<Runtime>,
+        target: Target,
+        trust: Arc<Trust>,
+        endpoints: Vec<String>,
+        probe_every: Duration,
+    ) -> Arc<Self> {
         let (state, _) = watch::channel(LinkState::default());
         Arc::new(Self {
+            trust,
             runtime,
             target: RwLock::new(target),
             endpoints,
             probe_every,
             state,
             nudge: Notify::new(),
+            succession: watch::channel(None).0,
+            keeps: RwLock::new(None),
+            advice: RwLock::new(None),
             handshakes: AtomicU64::new(0),
             tried: AtomicU64::new(0),
         })
@@ -91,6 +121,26 @@ impl Link {
         self.channel()
     }
 
+    /// Follows what the controller says about what follows its key and CA.
+    pub fn succession(&self) -> watch::Receiver<Option<Succession>> {
+        self.succession.subscribe()
+    }
+
+    /// From now on the controller is told that the node keeps this announcement.
+    pub fn keeps(&self, digest: Option<[u8; 32]>) {
+        *self.keeps.write().unwrap_or_else(PoisonError::into_inner) = digest;
+    }
+
+    /// From the next connection on the controller has to prove itself to this.
+    pub fn secure(&self, tls: Arc<rustls::ClientConfig>) {
+        self.target.write().unwrap_or_else(PoisonError::into_inner).tls = tls;
+    }
+
+    /// What else a person should know for as long as there is no connection.
+    pub fn advise(&self, advice: String) {
+        *self.advice.write().unwrap_or_else(PoisonError::into_inner) = Some(advice);
+    }
+
     /// Something changed (a handshake from the controller, a new network): probe now.
     pub fn nudge(&self) {
         self.nudge.notify_one();
@@ -99,7 +149,7 @@ impl Link {
     /// A stream from the controller carried something.
     pub fn heard(&self) {
         let now = self.runtime.now();
-        self.state.send_modify(|s| s.last_word = Some(now));
+        self.state.send_modify(|s| (s.last_word, s.answered) = (Some(now), Some(now)));
     }
 
     /// A handshake with the controller completed. When it began it, it restarted or we roamed: see whether the connection
@@ -132,7 +182,7 @@ impl Far for Link {
     }
 
     fn connect(&self) -> impl Future<Output = Result<Channel, String>> + Send + 'static {
-        let target = self.target.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let target = self.target.read().unwrap_or_else(PoisonError::into_inner).clone();
         async move {
             let stream = target.connect().await.map_err(|e| e.to_string())?;
             channel_over(stream).await.map_err(|e| e.to_string())
@@ -140,13 +190,20 @@ impl Far for Link {
     }
 
     async fn probe(&self, channel: &Channel) -> Result<(), String> {
-        rpc::probe(channel.clone()).await?;
+        let keeps = *self.keeps.read().unwrap_or_else(PoisonError::into_inner);
+        let said = rpc::probe(channel.clone(), keeps).await?;
         self.heard();
+        self.succession.send_if_modified(|known| {
+            let differs = *known != said;
+            *known = said;
+            differs
+        });
         Ok(())
     }
 
     fn up(&self, channel: &Channel) {
         let now = self.runtime.now();
+        *self.advice.write().unwrap_or_else(PoisonError::into_inner) = None;
         self.state.send_modify(|s| {
             s.channel = Some(channel.clone());
             s.generation += 1;
@@ -167,7 +224,9 @@ impl Far for Link {
 
     async fn failed(&self, why: String) {
         tracing::warn!(%why, "the controller cannot be reached");
-        self.state.send_modify(|s| s.trouble = Some(why));
+        let advice = self.advice.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let trouble = advice.map_or_else(|| why.clone(), |advice| format!("{why}; {advice}"));
+        self.state.send_modify(|s| s.trouble = Some(trouble));
         // A handshake since the last failure: the endpoint in use is the right one.
         let handshakes = self.handshakes.load(Ordering::Relaxed);
         if self.tried.swap(handshakes, Ordering::Relaxed) != handshakes {

@@ -1,7 +1,10 @@
 //! What does every node say to the controller? The only place of this crate that knows the wire's messages.
 
 use crate::channel::MESSAGE_MAX;
+use crate::link::Succession;
+use crate::successor::{Announcement, Authority};
 use model::key::PublicKey;
+use model::time::WallMs;
 use proto::convert;
 use proto::join::JoinKind;
 use proto::v1;
@@ -10,10 +13,25 @@ use proto::v1::nodes_client::NodesClient;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use tonic::transport::Channel;
 
-/// A sign of life; an error says why there is none.
-pub(crate) async fn probe(channel: Channel) -> Result<(), String> {
+/// A sign of life, which also says which announcement the node keeps; an error says why there is none. The answer says what
+/// follows the controller's key and CA, where something does.
+pub(crate) async fn probe(channel: Channel, keeps: Option<[u8; 32]>) -> Result<Option<Succession>, String> {
     let mut client = NodesClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
-    client.probe(v1::ProbeRequest {}).await.map(|_| ()).map_err(|status| status.message().to_owned())
+    let keeps = keeps.map(|digest| digest.to_vec()).unwrap_or_default();
+    let reply = client.probe(v1::ProbeRequest { keeps }).await.map_err(|status| status.message().to_owned())?;
+    match reply.into_inner().succession {
+        None => Ok(None),
+        Some(said) => {
+            let announcement = said.announcement.map(announcement).transpose().map_err(|e| e.to_string())?;
+            Ok(Some(Succession { announcement, switched: said.switched }))
+        }
+    }
+}
+
+fn announcement(said: v1::Announcement) -> Result<Announcement, convert::WireError> {
+    let next = Authority { key: PublicKey(convert::array("key", &said.key)?), ca: said.ca };
+    let (announced, switches, ends) = (WallMs(said.announced_ms), WallMs(said.switches_ms), WallMs(said.ends_ms));
+    Ok(Announcement { next, announced, switches, ends, signature: said.signature })
 }
 
 /// A fresh certificate chain for this certificate request (DER, leaf first).

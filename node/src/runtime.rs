@@ -221,7 +221,8 @@ mod tests {
         let (outbox, mut inbox) = Outbox::new();
         let put = |events: usize, packets: usize| {
             let mut out = Out::default();
-            let knock = || Event::Knock { bytes: vec![1], from: ([192, 0, 2, 1], 443).into() };
+            let (from, local) = (([192, 0, 2, 1], 443).into(), model::key::PublicKey([9; 32]));
+            let knock = || Event::Knock { bytes: vec![1], from, local };
             out.events.extend((0..events).map(|_| knock()));
             out.local.extend((0..packets).map(|_| Frame::packet(vec![0x45])));
             outbox.put(&mut out);

@@ -3,6 +3,7 @@
 //! X25519MLKEM768 (draft-ietf-tls-ecdhe-mlkem) is the only group offered, so that pre-shared keys that travel here stay
 //! safe from a recording that is broken later. Certificates are replaced while the program runs.
 
+use crate::successor::Authority;
 use crate::svid::{SvidError, SvidFacts, SvidKey, read_leaf};
 use model::ids::NodeId;
 use model::limits::SVID_LATE_MAX;
@@ -48,9 +49,11 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-fn roots(ca: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, TlsError> {
+fn roots(trusted: &[Authority]) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
-    roots.add(ca.clone()).map_err(setup)?;
+    for authority in trusted {
+        roots.add(authority.ca_der()).map_err(setup)?;
+    }
     Ok(Arc::new(roots))
 }
 
@@ -100,24 +103,24 @@ impl ResolvesServerCert for SvidSlot {
     }
 }
 
-/// For a node's control link: shows its SVID, accepts only a certificate of this CA for the controller.
-pub fn node_config(ca: &CertificateDer<'static>, svid: Arc<SvidSlot>) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut config = client_builder(ca)?.with_client_cert_resolver(svid);
+/// For a node's control link: shows its SVID, accepts only a certificate of one of these authorities for the controller.
+pub fn node_config(trusted: &[Authority], svid: Arc<SvidSlot>) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = client_builder(trusted)?.with_client_cert_resolver(svid);
     finish_client(&mut config);
     Ok(Arc::new(config))
 }
 
 /// For enrolment: no certificate of our own yet.
-pub fn enrolling_config(ca: &CertificateDer<'static>) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut config = client_builder(ca)?.with_no_client_auth();
+pub fn enrolling_config(trusted: &[Authority]) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = client_builder(trusted)?.with_no_client_auth();
     finish_client(&mut config);
     Ok(Arc::new(config))
 }
 
 fn client_builder(
-    ca: &CertificateDer<'static>,
+    trusted: &[Authority],
 ) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, TlsError> {
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots(ca)?, provider()).build().map_err(setup)?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots(trusted)?, provider()).build().map_err(setup)?;
     Ok(ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(setup)?
@@ -186,10 +189,10 @@ impl ClientCertVerifier for LateToo {
     }
 }
 
-/// For the controller's control port: a client certificate of this CA is required. It may have ended at most
+/// For the controller's control port: a client certificate of one of these authorities is required. It may have ended at most
 /// [`SVID_LATE_MAX`] ago.
-pub fn control_server_config(ca: &CertificateDer<'static>, svid: Arc<SvidSlot>) -> Result<Arc<ServerConfig>, TlsError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider()).build().map_err(setup)?;
+pub fn control_server_config(trusted: &[Authority], svid: Arc<SvidSlot>) -> Result<Arc<ServerConfig>, TlsError> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(trusted)?, provider()).build().map_err(setup)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(setup)?

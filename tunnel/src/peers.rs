@@ -261,12 +261,7 @@ impl Peers {
         peer.id == *id && self.is_successor(peer)
     }
 
-    fn follow_with(
-        &mut self,
-        current: &Peer,
-        door: &Arc<dyn Door>,
-        remote: PublicKey,
-    ) -> Result<Arc<Peer>, Silence> {
+    fn follow_with(&mut self, current: &Peer, door: &Arc<dyn Door>, remote: PublicKey) -> Result<Arc<Peer>, Silence> {
         if let Some(known) = self.by_keys(door.public(), remote).cloned() {
             // The one in use may have found another way meanwhile.
             known.follow(current);

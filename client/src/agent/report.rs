@@ -150,7 +150,12 @@ impl Agent {
             revision: self.catalogue.revision().to_string(),
             resources: self.catalogue.len() as u64,
             fingerprint: identity.fingerprint.clone(),
-            organisation_fingerprint: identity.organisation_fingerprint(),
+            organisation_fingerprint: self
+                .link
+                .trust
+                .all()
+                .first()
+                .map_or_else(|| identity.organisation_fingerprint(), |now| now.fingerprint(&identity.trust_domain)),
         }
     }
 

@@ -6,6 +6,7 @@ use super::gateways::HelloError;
 use super::lines::GatewayNews;
 use super::state::Arrangements;
 use crate::audit::{Chain, Entry, Hash, Outcome};
+use crate::authority::Keyring;
 use crate::backup::Restored;
 use crate::ca::{Ca, CaError};
 use crate::store::{Commit, Reading, Record};
@@ -14,6 +15,7 @@ use model::ids::GatewayId;
 use model::limits::AUDIT_HEAD_EVERY;
 use model::revision::Revision;
 use model::time::WallMs;
+use node::witness::WitnessError;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -38,13 +40,14 @@ pub fn sign(ca: &Ca, (revision, chain): (Revision, Chain), at: WallMs) -> Result
 }
 
 impl Arrangements {
-    /// Signs the head whenever it has moved, at most once in [`AUDIT_HEAD_EVERY`], and tells every gateway.
-    pub async fn sign_heads_forever(self: Arc<Self>, ca: Arc<Ca>) {
+    /// Signs the head whenever it has moved, at most once in [`AUDIT_HEAD_EVERY`], and tells every gateway. It is always signed
+    /// by the CA in use.
+    pub async fn sign_heads_forever(self: Arc<Self>, keyring: Arc<Keyring>) {
         let mut signed = None;
         loop {
             let (revision, chain) = self.store.audit_head();
             if signed != Some((revision.incarnation, chain.seq)) && self.store.refused().is_none() {
-                match sign(&ca, (revision, chain), self.clock.wall()) {
+                match sign(&keyring.held().used.ca, (revision, chain), self.clock.wall()) {
                     Ok(head) => {
                         self.head.send_replace(Some(head.clone()));
                         self.lines.tell_head(&head, |id| self.is_confirmed(id));
@@ -77,9 +80,10 @@ impl Arrangements {
         }
         let Some(signed) = witness else { return Ok(()) };
         let directory = self.directory();
-        let ca = directory.org.as_ref().map(|org| org.record.ca.clone()).ok_or(HelloError::Unknown)?;
-        if let Err(error) = node::witness::check(&ca, signed) {
+        let trusted = directory.org.as_ref().map(|org| org.record.trusted()).ok_or(HelloError::Unknown)?;
+        if !trusted.iter().any(|one| node::witness::check(&one.ca, signed).is_ok()) {
             // Its word alone stops nobody.
+            let error = WitnessError::Signature;
             tracing::error!(gateway = name, %error, "a gateway's witness of the audit trail is not believed");
             return Ok(());
         }
@@ -231,14 +235,14 @@ mod tests {
     }
 
     fn head_of(organisation: &Organisation) -> SignedHead {
-        sign(&organisation.ca, organisation.store.audit_head(), WallMs(1)).unwrap()
+        sign(&organisation.ca(), organisation.store.audit_head(), WallMs(1)).unwrap()
     }
 
     /// As if the controller had signed it once.
     fn other(organisation: &Organisation, change: impl FnOnce(&mut AuditHead)) -> SignedHead {
         let mut head = head_of(organisation).head;
         change(&mut head);
-        SignedHead { signature: organisation.ca.sign_text(&head.text()).unwrap(), head }
+        SignedHead { signature: organisation.ca().sign_text(&head.text()).unwrap(), head }
     }
 
     #[tokio::test]

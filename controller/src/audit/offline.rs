@@ -1,15 +1,19 @@
 //! Is a trail whole that lies in files, without the controller that wrote it? And does it go as far as witnesses say?
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use node::successor::{Announcement, Authority};
 use node::witness::{Witness, WitnessError};
 use serde_json::Value;
 
 use super::segment::Lines;
 use super::verify::new_life;
 use super::{Hash, Record, Verified, Verifier, VerifyError};
+
+/// The action of a record that tells what follows the organisation's key and CA.
+pub const ANNOUNCED: &str = "authority.announce";
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +26,42 @@ pub struct Found {
     pub witnessed: usize,
     /// Fingerprints of the organisations whose CA signed them: one, or the files are not what they seem.
     pub fingerprints: BTreeSet<String>,
+    /// Which of them named which other one as its successor, proven by its signature.
+    pub successions: Vec<Succeeded>,
+    /// How far the newest head of each of them goes that is in the trail.
+    heads: BTreeMap<String, u64>,
     /// What is no fault and has to be known.
     pub notes: Vec<String>,
+}
+
+/// One authority of the organisation named the next one, in a record of the trail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Succeeded {
+    /// The fingerprint before.
+    pub before: String,
+    /// The fingerprint of the next one.
+    pub next: String,
+    /// The record.
+    pub record: u64,
+}
+
+impl Found {
+    /// Is `other` the fingerprint of the organisation that has the fingerprint `known`, at another time? Forwards the signature of
+    /// the one before proves it; backwards the trail does, where a head of the later one covers the record.
+    pub fn is_same(&self, known: &str, other: &str) -> bool {
+        let mut same = BTreeSet::from([known]);
+        // At most one more with each step.
+        for _ in 0..=self.successions.len() {
+            for Succeeded { before, next, record } in &self.successions {
+                if same.contains(before.as_str()) {
+                    same.insert(next);
+                } else if same.contains(next.as_str()) && self.heads.get(next).is_some_and(|head| head >= record) {
+                    same.insert(before);
+                }
+            }
+        }
+        same.contains(other)
+    }
 }
 
 /// Why a trail in files does not hold.
@@ -102,6 +140,8 @@ pub enum OfflineError {
 /// A head to be looked for.
 struct Wanted {
     witness: Witness,
+    /// Of the organisation, under the CA that signed it.
+    fingerprint: String,
     /// The hash of the record at its place, once that was seen.
     found: Option<Hash>,
 }
@@ -116,6 +156,8 @@ pub fn verify(files: &[PathBuf], witnesses: &[PathBuf]) -> Result<Found, Offline
         files: sorted.len(),
         witnessed: 0,
         fingerprints: BTreeSet::new(),
+        successions: Vec::new(),
+        heads: BTreeMap::new(),
         notes: Vec::new(),
     };
     let mut wanted = Vec::new();
@@ -147,6 +189,9 @@ pub fn verify(files: &[PathBuf], witnesses: &[PathBuf]) -> Result<Found, Offline
                 one.found = Some(super::hash(&line));
             }
             lives.extend(new_life(&record));
+            if let Some(domain) = wanted.first().map(|one| one.witness.trust_domain.clone()) {
+                succeeded(&record, &domain, &mut found);
+            }
         }
     }
     found.verified = verifier.end()?;
@@ -171,7 +216,11 @@ fn compare(wanted: &Wanted, lives: &[(u64, u64)], found: &mut Found) -> Result<(
         return Ok(());
     }
     match wanted.found {
-        Some(hash) if hash.0 == head.hash => found.witnessed = found.witnessed.saturating_add(1),
+        Some(hash) if hash.0 == head.hash => {
+            found.witnessed = found.witnessed.saturating_add(1);
+            let newest = found.heads.entry(wanted.fingerprint.clone()).or_default();
+            *newest = seq.max(*newest);
+        }
         Some(_) => return Err(OfflineError::Rewritten { seq, witness, at }),
         None if seq > found.verified.last => {
             return Err(OfflineError::Cut { last: found.verified.last, seq, witness, at });
@@ -200,8 +249,29 @@ fn witness(path: &Path, line: &[u8], found: &mut Found) -> Result<Wanted, Offlin
         witness: witness.witness.chars().flat_map(char::escape_default).take(64).collect(),
         error,
     })?;
-    found.fingerprints.insert(fingerprint);
-    Ok(Wanted { witness, found: None })
+    found.fingerprints.insert(fingerprint.clone());
+    Ok(Wanted { witness, fingerprint, found: None })
+}
+
+/// A record that tells what follows the organisation's key and CA.
+fn succeeded(record: &Record, domain: &str, found: &mut Found) {
+    if record.action != ANNOUNCED {
+        return;
+    }
+    let part = |name: &str| record.detail.get(name).cloned().unwrap_or_default();
+    let read = serde_json::from_value::<Authority>(part("before"))
+        .and_then(|before| Ok((before, serde_json::from_value::<Announcement>(part("announcement"))?)));
+    match read {
+        Ok((before, said)) if said.check(domain, &before).is_ok() => found.successions.push(Succeeded {
+            before: before.fingerprint(domain),
+            next: said.next.fingerprint(domain),
+            record: record.seq,
+        }),
+        _ => found.notes.push(format!(
+            "record {} says that another key and CA follow, and is not signed by the ones before: it proves nothing",
+            record.seq
+        )),
+    }
 }
 
 fn read_failed(path: &Path) -> impl FnOnce(io::Error) -> OfflineError + '_ {

@@ -110,7 +110,7 @@ async fn an_organisation_begins_again_as_a_new_incarnation_in_which_nobody_has_a
     let folder = Folder::new();
     let (organisation, _) = made(&folder).await;
     populate(&organisation).await;
-    let (before, ca) = (organisation.org().unwrap(), organisation.ca.certificate().to_vec());
+    let (before, ca) = (organisation.org().unwrap(), organisation.ca().certificate().to_vec());
     let (file, unlock) = back_up(&organisation).await;
     let at = organisation.store.revision();
     assert!(!file.windows(5).any(|w| w == b"clerk"), "a backup is never plain");
@@ -119,8 +119,12 @@ async fn an_organisation_begins_again_as_a_new_incarnation_in_which_nobody_has_a
     assert_eq!((made.revision.incarnation, made.restored.revision, made.restored.policy), (5_000, at, Some(7)));
     assert_eq!(made.waiting, [1, 0, 0]);
     let again = open(&folder).await;
-    assert_eq!((again.org().unwrap(), again.ca.certificate()), (before, ca.as_slice()));
-    assert_eq!(again.key.expose(), organisation.key.expose(), "nodes have pinned this key");
+    assert_eq!((again.org().unwrap(), again.ca().certificate()), (before, ca.as_slice()));
+    assert_eq!(
+        again.keyring.held().used.key.expose(),
+        organisation.keyring.held().used.key.expose(),
+        "nodes have pinned this key"
+    );
     let now = again.now();
     assert!(now.revision > at, "every node takes this for the newer state");
     let user = |id| now.users.find(&id).unwrap().record.clone();

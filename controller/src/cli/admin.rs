@@ -4,7 +4,7 @@ mod policy;
 mod show;
 
 use super::args::{
-    AdminCommand, DeviceCommand, GatewayCommand, GroupCommand, JoinKeyArgs, JoinKeyCommand, ResourceArgs,
+    AdminCommand, DeviceCommand, GatewayCommand, GroupCommand, JoinKeyArgs, JoinKeyCommand, KeysCommand, ResourceArgs,
     ResourceCommand, SessionCommand, SiteCommand, UserCommand,
 };
 use super::{audit, backup};
@@ -62,6 +62,13 @@ pub(super) async fn run(client: &mut Client, command: AdminCommand, output: &mut
         AdminCommand::Device(command) => device(client, command, output).await,
         AdminCommand::Session(command) => session(client, command, output).await,
         AdminCommand::Audit(command) => audit::run(client, command, output).await,
+        AdminCommand::Keys(KeysCommand::List) => {
+            show::keys(&client.show_keys(wire::ShowKeysRequest {}).await?.into_inner(), wall(), output)
+        }
+        AdminCommand::Keys(KeysCommand::Succeed { overlap }) => {
+            let request = wire::SucceedKeysRequest { overlap_ms: overlap.map_or(0, millis) };
+            show::keys(&client.succeed_keys(request).await?.into_inner(), wall(), output)
+        }
         AdminCommand::Backup(command) => backup::create(client, command, output).await,
         AdminCommand::Restored(command) => backup::restored(client, command, output).await,
     }

@@ -3,7 +3,7 @@
 use crate::config;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use host::nft::AllowIn;
-use model::limits::{INTERVAL_MIN, SESSION_LIFE_MAX, SVID_LIFE};
+use model::limits::{CA_LIFE, INTERVAL_MIN, SESSION_LIFE_MAX, SVID_LIFE};
 use model::net::{HostName, Prefix};
 use node::cli::{duration, duration_within, interval};
 use std::path::PathBuf;
@@ -104,6 +104,13 @@ pub struct ServeArgs {
     /// How long a node's certificate lasts, from 1s to 1h; it is renewed at half of that.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = svid_life)]
     pub svid_life: Duration,
+    /// How long the controller uses one key and CA, to 10y; the next ones are announced so early that these end at that age.
+    #[arg(long, env = "UMBRA_CONTROLLER_KEY_LIFE", value_name = "DURATION", default_value = "365d", value_parser = authority_life)]
+    pub controller_key_life: Duration,
+    /// How long the controller's old and new key and CA are both good; it is shorter than the life, and at least twice that of
+    /// certificates.
+    #[arg(long, env = "UMBRA_CONTROLLER_KEY_OVERLAP", value_name = "DURATION", default_value = "90d", value_parser = authority_life)]
+    pub controller_key_overlap: Duration,
     /// How often every live grant is decided again without a reason, from 1s to 60s.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = interval)]
     pub review_every: Duration,
@@ -157,12 +164,28 @@ pub(super) enum AdminCommand {
     /// The audit trail.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// The controller's key and certificate authority.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Everything that makes the organisation, as one encrypted file.
     #[command(subcommand)]
     Backup(BackupCommand),
     /// What waits for you after a restore.
     #[command(subcommand)]
     Restored(RestoredCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeysCommand {
+    /// Show which are in use and since when, what follows them, and who does not know that yet.
+    List,
+    /// Make the next key and CA and announce them to every node. In the middle of the overlap they become the ones in use; at
+    /// its end the old ones are destroyed.
+    Succeed {
+        /// How long both are good; as `serve` was started with, where it is left out.
+        #[arg(long, value_name = "DURATION", value_parser = authority_life)]
+        overlap: Option<Duration>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -483,6 +506,10 @@ pub(super) struct VerifyArgs {
 
 fn session_life(text: &str) -> Result<Duration, String> {
     duration_within(text, INTERVAL_MIN, SESSION_LIFE_MAX)
+}
+
+fn authority_life(text: &str) -> Result<Duration, String> {
+    duration_within(text, INTERVAL_MIN, CA_LIFE)
 }
 
 fn svid_life(text: &str) -> Result<Duration, String> {

@@ -83,16 +83,19 @@ async fn export(client: &mut Client, out: &Path, output: &mut Output) -> Result<
 pub(super) fn verify_offline(args: &VerifyArgs, output: &mut Output) -> Result<(), Failure> {
     let found = offline::verify(&args.offline, &args.witness).map_err(Failure::failed)?;
     if let Some(known) = &args.fingerprint
-        && let Some(other) = found.fingerprints.iter().find(|found| *found != known)
+        && let Some(other) = found.fingerprints.iter().find(|other| !found.is_same(known, other))
     {
         return Err(Failure::failed(format!(
             "a head was signed for the organisation with fingerprint {other}, not {known}"
         )));
     }
     let (verified, files) = (found.verified, found.files);
+    let succession =
+        |one: &offline::Succeeded| serde_json::json!({ "before": one.before, "next": one.next, "record": one.record });
+    let successions: Vec<_> = found.successions.iter().map(succession).collect();
     let reply = serde_json::json!({
         "whole": true, "first": verified.first, "last": verified.last, "head": verified.head.to_string(),
-        "witnessed": found.witnessed, "fingerprints": found.fingerprints, "notes": found.notes,
+        "witnessed": found.witnessed, "fingerprints": found.fingerprints, "successions": successions, "notes": found.notes,
     });
     if output.json(&reply)? {
         return Ok(());
@@ -110,6 +113,9 @@ pub(super) fn verify_offline(args: &VerifyArgs, output: &mut Output) -> Result<(
     }
     for fingerprint in &found.fingerprints {
         output.line(format!("signed for the organisation with fingerprint {fingerprint}; compare it"))?;
+    }
+    for one in &found.successions {
+        output.line(format!("{} named {} as what follows it (record {})", one.before, one.next, one.record))?;
     }
     found.notes.iter().try_for_each(|note| output.line(note))
 }

@@ -30,7 +30,7 @@ pub use group::Group;
 pub use index::{Counted, Counter, Unique};
 pub use join_key::{JoinKey, JoinKeyState, Redeemed};
 pub use name::{Name, NameError};
-pub use org::{Org, OwnerToken, SealedSecret};
+pub use org::{Org, OwnerToken, SealedSecret, Succession};
 pub use policy::{Compiler, PastPolicy, PastPolicyHead, PolicyChanges, PolicyFile, PolicyRevision};
 pub use reader::{Reader, StartError};
 pub use recovery::Recovery;

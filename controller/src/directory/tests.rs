@@ -34,6 +34,8 @@ fn org() -> Org {
         private_zones: Vec::new(),
         key: model::key::PublicKey([1; 32]),
         ca: vec![1],
+        since: None,
+        succession: None,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use crate::authz::{Caller, Guard};
 use crate::front::Newcomers;
+use crate::guise::Guises;
 use crate::refused::{Reason, Refused};
 use host::clock::SystemClock;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -156,13 +157,12 @@ impl EnrolmentPlaces {
 /// Serves the control port for as long as the program runs.
 pub async fn serve_control(
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    guises: Arc<Guises>,
     domain: String,
     pool: Pool,
     connections: Arc<Connections>,
     routes: Routes,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
     let handshakes = Places::new();
     loop {
         let Some((stream, from)) = accept(&listener).await else { continue };
@@ -170,8 +170,9 @@ pub async fn serve_control(
             connections.refused.count(Reason::Handshakes);
             continue;
         };
+        let Some(acceptor) = guises.control(from.ip()).map(TlsAcceptor::from) else { continue };
         let (acceptor, connections, routes, domain) =
-            (acceptor.clone(), Arc::clone(&connections), routes.clone(), domain.clone());
+            (acceptor, Arc::clone(&connections), routes.clone(), domain.clone());
         tokio::spawn(async move {
             let Some(tls) = shake_hands(acceptor, stream, &connections.refused).await else { return };
             drop(handshake);
@@ -195,19 +196,19 @@ pub async fn serve_control(
 /// Serves the enrolment port. Connections are few, small and short.
 pub async fn serve_enrolment(
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    guises: Arc<Guises>,
     newcomers: Arc<Newcomers>,
     refused: Arc<Refused>,
     routes: Routes,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
     let places = EnrolmentPlaces::new(Arc::clone(&refused));
     loop {
         let Some((stream, from)) = accept(&listener).await else { continue };
         let IpAddr::V6(address) = from.ip() else { continue };
         let Some((_, knocker)) = newcomers.find(address) else { continue };
         let Some(place) = places.enter(address, knocker) else { continue };
-        let (acceptor, routes, refused) = (acceptor.clone(), routes.clone(), Arc::clone(&refused));
+        let Some(acceptor) = guises.enrolment(from.ip()).map(TlsAcceptor::from) else { continue };
+        let (routes, refused) = (routes.clone(), Arc::clone(&refused));
         tokio::spawn(async move {
             let _place = place;
             let Some(tls) = shake_hands(acceptor, stream, &refused).await else { return };

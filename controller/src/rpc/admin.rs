@@ -10,6 +10,7 @@ mod device;
 mod gateway;
 mod group;
 mod join_key;
+mod keys;
 mod policy;
 pub mod resource;
 mod session;
@@ -185,6 +186,8 @@ calls! {
     list_audit(ListAuditRequest) -> ListAuditReply,
     verify_audit(VerifyAuditRequest) -> VerifyAuditReply,
     export_audit(ExportAuditRequest) -> ExportAuditReply,
+    show_keys(ShowKeysRequest) -> ShowKeysReply,
+    succeed_keys(SucceedKeysRequest) -> ShowKeysReply,
     list_restored(ListRestoredRequest) -> ListRestoredReply,
     confirm_restored(ConfirmRestoredRequest) -> ConfirmRestoredReply,
 }

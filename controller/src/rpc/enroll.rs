@@ -104,7 +104,7 @@ impl EnrolmentRpc {
         enrolled: Enrolled,
     ) -> Result<v1::EnrollReply, Status> {
         let organisation = &self.organisation;
-        let svid = organisation.ca.issue(enrolled.node, request, organisation.wall(), organisation.timing.svid);
+        let svid = organisation.ca().issue(enrolled.node, request, organisation.wall(), organisation.timing.svid);
         let svid = svid.map_err(|e| Status::internal(e.to_string()))?;
         let pool = organisation.org().map_err(|e| Status::internal(e.to_string()))?.pool;
         self.newcomers.promote(organisation, &key, enrolled.node, enrolled.address).await;

@@ -7,6 +7,7 @@ use crate::organisation::Organisation;
 use crate::turnover;
 use model::ids::NodeId;
 use model::key::PublicKey;
+use node::successor::Announcement;
 use proto::v1;
 use proto::v1::nodes_server::Nodes;
 use tonic::{Request, Response, Status};
@@ -20,6 +21,26 @@ impl NodesRpc {
     /// Over this organisation.
     pub const fn new(organisation: Organisation) -> Self {
         Self { organisation }
+    }
+
+    /// What follows the controller's key and CA, or followed them not long ago; whole only where the node does not keep it.
+    fn succession(&self, node: NodeId, keeps: &[u8]) -> Option<v1::Succession> {
+        let said = self.organisation.org().ok()?.succession?;
+        let Announcement { next, announced, switches, ends, signature } = &said.announcement;
+        let announcement = || v1::Announcement {
+            key: next.key.0.to_vec(),
+            ca: next.ca.clone(),
+            announced_ms: announced.0,
+            switches_ms: switches.0,
+            ends_ms: ends.0,
+            signature: signature.clone(),
+        };
+        let digest = said.announcement.digest();
+        let known = keeps == digest;
+        if known {
+            self.organisation.keyring.hear(node, digest);
+        }
+        Some(v1::Succession { announcement: (!known).then(announcement), switched: said.switched })
     }
 
     fn enrolled(&self, caller: &Caller) -> Result<NodeId, Status> {
@@ -47,16 +68,17 @@ pub fn caller_of<T>(request: &Request<T>) -> Result<Caller, Status> {
 #[tonic::async_trait]
 impl Nodes for NodesRpc {
     async fn probe(&self, request: Request<v1::ProbeRequest>) -> Result<Response<v1::ProbeReply>, Status> {
-        self.enrolled(&caller_of(&request)?)?;
+        let node = self.enrolled(&caller_of(&request)?)?;
         let revision = self.organisation.store.revision();
-        Ok(Response::new(v1::ProbeReply { revision: Some(revision.into()) }))
+        let succession = self.succession(node, &request.into_inner().keeps);
+        Ok(Response::new(v1::ProbeReply { revision: Some(revision.into()), succession }))
     }
 
     async fn renew_svid(&self, request: Request<v1::RenewSvidRequest>) -> Result<Response<v1::RenewSvidReply>, Status> {
         let node = self.enrolled(&caller_of(&request)?)?;
         let csr = request.into_inner().csr;
         let key = ca::request_key(&csr).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let svid = self.organisation.ca.issue(node, &key, self.organisation.wall(), self.organisation.timing.svid);
+        let svid = self.organisation.ca().issue(node, &key, self.organisation.wall(), self.organisation.timing.svid);
         let svid = svid.map_err(|e| Status::internal(e.to_string()))?;
         Ok(Response::new(v1::RenewSvidReply { chain: svid.chain }))
     }

@@ -11,10 +11,10 @@ use model::pool::ENROL_PORT;
 use model::time::Clock as _;
 use node::channel::Target;
 use node::overlay::Overlay;
+use node::successor::Authority;
 use node::tls::enrolling_config;
 use proto::join::JoinFile;
 use proto::v1;
-use rustls::pki_types::CertificateDer;
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -183,7 +183,7 @@ fn target(join: &JoinFile, source: Ipv6Addr) -> anyhow::Result<Target> {
         source,
         address: SocketAddr::new(IpAddr::V6(join.pool.controller()), ENROL_PORT),
         domain: join.trust_domain.clone(),
-        tls: enrolling_config(&CertificateDer::from(join.ca.clone()))?,
+        tls: enrolling_config(&[Authority { key: join.controller_key, ca: join.ca.clone() }])?,
     })
 }
 

@@ -62,7 +62,7 @@ pub(super) fn node_target(state: &Path) -> anyhow::Result<Target> {
         source: identity.v6,
         address: SocketAddr::new(IpAddr::V6(identity.pool.controller()), CONTROL_PORT),
         domain: identity.trust_domain.clone(),
-        tls: node_config(&identity.ca_der(), Arc::new(identity.svid_slot()?))?,
+        tls: node_config(&[identity.authority()], Arc::new(identity.svid_slot()?))?,
     })
 }
 

@@ -333,7 +333,9 @@ fn knocks_reach_the_controller_at_a_bounded_rate_and_nobody_else() {
     }
     let events = &net.hosts[0].events;
     assert_eq!(events.len() as u64, KNOCKS_PER_SECOND);
-    assert!(matches!(&events[0], Event::Knock { bytes, from, .. } if *from == addr(STRANGER) && bytes[..] == knock(1, 0)));
+    assert!(
+        matches!(&events[0], Event::Knock { bytes, from, .. } if *from == addr(STRANGER) && bytes[..] == knock(1, 0))
+    );
     assert_eq!(net.counter(0, "udp_knock_rate"), KNOCKS_PER_SECOND);
     assert!(!net.deliver(1, addr(STRANGER), &knock(2, 0)));
     assert!(net.log.is_empty(), "a knock is never answered");

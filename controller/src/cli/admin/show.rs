@@ -39,10 +39,46 @@ pub(super) fn status(reply: &wire::StatusReply, output: &mut Output) -> Result<(
     rows.iter().try_for_each(|(what, value)| output.line(format!("{what:14} {value}")))?;
     let drops = reply.drops.iter();
     drops.into_iter().try_for_each(|drop| output.line(format!("{:14} {} {}", "dropped", drop.reason, drop.count)))?;
+    if !reply.keys_warning.is_empty() {
+        output.line(format!("{:14} {}", "warning", reply.keys_warning))?;
+    }
     if reply.refuses.is_empty() {
         return Ok(());
     }
     output.line(format!("{:14} every change, and serves no gateway: {}", "refuses", reply.refuses))
+}
+
+pub(super) fn keys(reply: &wire::ShowKeysReply, now: i64, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let mut row = |what: &str, value: String| output.line(format!("{what:14} {value}"));
+    let keys = |keys: &Option<wire::ControllerKeys>| {
+        let keys = keys.clone().unwrap_or_default();
+        format!("{}, fingerprint {}", keys.key, keys.fingerprint)
+    };
+    row("in use", keys(&reply.used))?;
+    row("since", moment(now, reply.since_ms))?;
+    match reply.state.as_str() {
+        "announced" => {
+            row("next", keys(&reply.other))?;
+            row("used from", moment(now, reply.switches_ms))?;
+            row("old ones end", moment(now, reply.ends_ms))?;
+        }
+        "switched" => {
+            row("former", keys(&reply.other))?;
+            row("destroyed", moment(now, reply.ends_ms))?;
+        }
+        _ => return row("next", format!("announced {}, or by `keys succeed`", moment(now, reply.announces_ms))),
+    }
+    row(
+        "known to",
+        format!("{} of {} nodes, as they said since this controller started", reply.nodes_that_know, reply.nodes),
+    )?;
+    if reply.unaware.is_empty() {
+        return Ok(());
+    }
+    row("not yet to", list(&reply.unaware))
 }
 
 pub(super) fn users(reply: &wire::ListUsersReply, output: &mut Output) -> Result<(), Failure> {

@@ -77,7 +77,7 @@ impl AdminRpc {
     fn signed_head(&self) -> Result<String, Refusal> {
         let (organisation, failed) = (&self.organisation, |e: &dyn std::fmt::Display| Refusal::Failed(e.to_string()));
         let org = organisation.org()?;
-        let signed = sign(&organisation.ca, organisation.store.audit_head(), organisation.wall());
+        let signed = sign(&organisation.ca(), organisation.store.audit_head(), organisation.wall());
         let signed = signed.map_err(|e| failed(&e))?;
         let (domain, ca) = (org.trust_domain.to_string(), &org.ca);
         let witness = Witness::new("controller".to_owned(), domain, &org.key, ca, signed);

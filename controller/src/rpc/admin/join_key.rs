@@ -62,6 +62,22 @@ fn has_room(directory: &Directory, now: WallMs) -> Result<(), Refusal> {
 }
 
 impl AdminRpc {
+    /// A join file holds the controller's key and CA in use: it must not promise more than they can hold.
+    fn outlives_nothing(&self, expires: WallMs) -> Result<(), Refusal> {
+        let org = self.organisation.org()?;
+        let Some(succession) = org.succession.filter(|succession| !succession.switched) else { return Ok(()) };
+        let (switches, ends) = (succession.announcement.switches, succession.announcement.ends);
+        if expires <= ends {
+            return Ok(());
+        }
+        Err(Refusal::Invalid(format!(
+            "the join file would name the controller's key that ends on {}: choose a shorter --life, or make it after {}, when \
+             the next key is used",
+            crate::audit::utc(ends),
+            crate::audit::utc(switches)
+        )))
+    }
+
     pub(super) async fn create_join_key(
         &self,
         caller: &Caller,
@@ -83,6 +99,7 @@ impl AdminRpc {
             .seal(&JoinKey::place(id), knock_key.expose())
             .map_err(|e| Refusal::Failed(e.to_string()))?;
         let created = self.organisation.wall();
+        self.outlives_nothing(created.plus(life))?;
         let make = |directory: &Directory, draft: &mut Draft| {
             has_room(directory, created)?;
             let site = site(directory, draft, kind, &message.site)?;

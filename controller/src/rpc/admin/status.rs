@@ -17,6 +17,7 @@ impl AdminRpc {
         let devices = |state| count(now.devices.values().filter(|d| d.record.state == state));
         let gateways = |state| count(now.gateways.values().filter(|g| g.record.state == state));
         Ok(wire::StatusReply {
+            keys_warning: self.keys_warning(&org),
             fingerprint: org.fingerprint(),
             trust_domain: org.trust_domain.to_string(),
             incarnation: now.revision.incarnation,

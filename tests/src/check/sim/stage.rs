@@ -197,6 +197,8 @@ pub fn set(seed: u64, traced: bool) -> Option<(World, Facts)> {
         private_zones: Vec::new(),
         key: public_of(&PrivateKey::new([1; 32])),
         ca: Vec::new(),
+        since: None,
+        succession: None,
     };
     world.controller.put(Org::ID, &org);
     let mut facts = Facts {
