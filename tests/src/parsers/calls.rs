@@ -104,6 +104,8 @@ calls! {
     backup(BackupRequest),
     list_restored(ListRestoredRequest),
     confirm_restored(ConfirmRestoredRequest),
+    show_keys(ShowKeysRequest),
+    succeed_keys(SucceedKeysRequest),
     delete_resource(DeleteResourceRequest),
     delete_group(DeleteGroupRequest),
     delete_user(DeleteUserRequest),

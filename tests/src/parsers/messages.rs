@@ -119,6 +119,7 @@ const ADMIN: &[Row] = table!("umbra.admin.v1", admin:
     RevokeSessionRequest => |m| m.session.parse::<SessionId>().is_ok(),
     ListAuditRequest, ListAuditReply, VerifyAuditRequest, VerifyAuditReply, ExportAuditRequest, ExportAuditReply,
     BackupRequest, BackupPiece, ListRestoredRequest, ListRestoredReply, ConfirmRestoredRequest, ConfirmRestoredReply,
+    ShowKeysRequest, SucceedKeysRequest, ShowKeysReply,
 );
 
 const LOCAL: &[Row] = table!("umbra.local.v1", local:

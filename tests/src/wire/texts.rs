@@ -66,8 +66,11 @@ pub const TEXTS: &[(&str, Fate, &str)] = &[
     (
         "umbra.admin.v1.StatusReply",
         Told,
-        "trust_domain pool_v4 pool_v6 controller_key endpoints zones private_zones version fingerprint refuses",
+        "trust_domain pool_v4 pool_v6 controller_key endpoints zones private_zones version fingerprint refuses \
+         keys_warning",
     ),
+    ("umbra.admin.v1.ShowKeysReply", Told, "state unaware"),
+    ("umbra.admin.v1.ControllerKeys", Told, "key fingerprint"),
     ("umbra.admin.v1.Count", Told, "reason"),
     ("umbra.admin.v1.ClaimOwnerRequest", Secret, "token password"),
     ("umbra.admin.v1.ClaimOwnerRequest", Word, "name"),

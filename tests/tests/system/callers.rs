@@ -33,7 +33,7 @@ const ROWS: &[(&str, &str, &[Who])] = &[
          AddSite ListSites DeleteSite ListGateways ConfirmGateway RevokeGateway AddResource ListResources DeleteResource \
          CheckPolicy ApplyPolicy ShowPolicy ListPolicyRevisions RollbackPolicy ListAccess CreateJoinKey ListJoinKeys \
          RevokeJoinKey ListDevices ConfirmDevice RevokeDevice ListSessions ShowSession RevokeSession ListAudit VerifyAudit \
-         ExportAudit Backup ListRestored ConfirmRestored",
+         ExportAudit Backup ListRestored ConfirmRestored ShowKeys SucceedKeys",
         &[Administrator],
     ),
     ("/umbra.v1.Enrolment/", "Enroll Recover", &[Newcomer]),

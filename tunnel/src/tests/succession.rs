@@ -4,7 +4,7 @@ use super::control::{device, pair, request, to_controller, to_node};
 use super::*;
 use crate::address::address_of_node;
 use model::ids::NodeId;
-use model::limits::SUCCEEDED_KEEP;
+use model::limits::{SUCCEEDED_KEEP, SUCCESSORS_MAX};
 use model::pool::CONTROL_PORT;
 
 const CONTROLLER: u8 = 1;
@@ -268,6 +268,7 @@ fn a_node_that_tries_all_at_once_settles_on_one() {
     talk(&mut net, "after");
     assert_eq!(net.hosts[1].engine.keys(&AT_NODE), Some((public(NODE), public(NEXT_CONTROLLER))));
     assert_eq!(succeeded(&mut net, 1), 1);
+    assert_eq!(all.len(), SUCCESSORS_MAX);
     let too_many = [&all[..], &[(7, CONTROLLER)]].concat();
     net.apply(1, Change::Successors { id: AT_NODE, keys: both_ends(&too_many) });
     assert_eq!(net.counter(1, "peer_unknown"), 1, "there is a bound");
