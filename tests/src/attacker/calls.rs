@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
+/// How long a connection may take to be there.
+const OPEN_MAX: Duration = Duration::from_secs(5);
 /// How long one answer may take: a refused log-in hashes a password, a revoke waits for gateways.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// How long more of a stream is waited for, once something of it came.
@@ -117,7 +119,8 @@ async fn call(
     let mut said = None;
     for _ in 0..3 {
         if held.is_none() {
-            *held = Some(open(door, knocked).await?);
+            // Whoever meets silence has no connection, and says so.
+            *held = Some(tokio::time::timeout(OPEN_MAX, open(door, knocked)).await??);
         }
         let Some(connection) = held.as_mut() else { break };
         match tokio::time::timeout(ANSWER_MAX, ask(connection.sender.clone(), path, messages)).await {
