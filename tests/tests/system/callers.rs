@@ -236,8 +236,9 @@ fn nobody_calls_what_is_not_theirs_and_nobodys_word_touches_anothers() {
     admin(&world, &["device", "revoke", revoked.as_str().unwrap()]).unwrap();
     let file = umbra_tests::perimeter::write_file(&world, Name::Laptop2, "calls", b"/umbra.v1.Nodes/Probe ").unwrap();
     // For the moment in which it is still heard, it hears that it is refused.
-    until("silence towards who is revoked", SOON, || {
-        let done = world.host(Name::Laptop2).run(&["umbra-lab", "__attack", "calls", &file], SOON).unwrap();
+    until("silence towards who is revoked", SOON * 4, || {
+        // Longer than the caller itself waits for an answer: silence ends it.
+        let done = world.host(Name::Laptop2).run(&["umbra-lab", "__attack", "calls", &file], SOON * 3).unwrap();
         assert!(done.stdout.is_empty() || done.stdout.starts_with("7 "), "{}", done.stdout);
         !done.success() && done.stdout.is_empty()
     });
