@@ -559,6 +559,30 @@ async fn so_many_join_keys_are_alive_and_one_more_when_one_is_revoked() {
 }
 
 #[tokio::test]
+async fn a_join_file_that_no_machine_would_read_is_refused_and_no_key_is_made() {
+    use crate::directory::{Draft, Site};
+    use model::ids::SiteId;
+    use model::limits::JOIN_BYTES_MAX;
+    let site = start().await;
+    let fill = |_: &crate::directory::Directory, draft: &mut Draft| {
+        for n in 0..64_u8 {
+            let prefixes = (0..64).map(|m| format!("fd00:{n}:{m}::/64").parse().unwrap()).collect();
+            let (id, name) = (SiteId::from_bytes([n; 10]), format!("s{n}").parse().unwrap());
+            draft.create(&id, &Site { id, name, prefixes, created: model::time::WallMs(1) })?;
+        }
+        let at = model::time::WallMs(0);
+        Ok(((), crate::audit::Entry::new(at, "test", "fill", "sites", crate::audit::Outcome::Done)))
+    };
+    site.organisation.change(fill).await.unwrap();
+    let before = site.organisation.store.revision();
+    let refused = site.fail("join-key create --device").await;
+    assert!(refused.text.contains(&format!("nodes read {JOIN_BYTES_MAX}")), "{refused:?}");
+    assert!(refused.text.contains("fewer prefixes"), "{refused:?}");
+    assert!(site.organisation.now().join_keys.is_empty());
+    assert_eq!(site.organisation.store.revision(), before);
+}
+
+#[tokio::test]
 async fn what_a_revision_changes_is_listed_and_compared_up_to_bounds() {
     use crate::directory::{Draft, Resource, User};
     use model::ids::{ResourceId, UserId};

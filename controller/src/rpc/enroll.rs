@@ -223,6 +223,20 @@ fn decide(
     Ok((enrolled, entry))
 }
 
+/// Key, address and name are one machine's; answers the name, made unique.
+fn become_one(
+    directory: &Directory,
+    draft: &mut Draft,
+    wish: &Wish,
+    address: Ipv6Addr,
+    owner: &str,
+) -> Result<Name, Refusal> {
+    draft.claim(directory, Unique::NodeKey, key_id(&wish.key), owner, || "this machine's key".to_owned())?;
+    draft.claim(directory, Unique::NodeAddress, address_key(address), owner, || "this machine's address".to_owned())?;
+    let unique = if wish.kind == JoinKind::Device { Unique::DeviceName } else { Unique::GatewayName };
+    claim_name(directory, draft, unique, &wish.name, owner)
+}
+
 fn create(
     organisation: &Organisation,
     directory: &Directory,
@@ -239,11 +253,7 @@ fn create(
     let address = tunnel::address::address_of_node(&pool, &node);
     let fingerprint = node_fingerprint(&wish.key, &wish.request.spki);
     let owner = format!("{}/{node}", wish.kind);
-    draft.claim(directory, Unique::NodeKey, key_id(&wish.key), &owner, || "this machine's key".to_owned())?;
-    draft
-        .claim(directory, Unique::NodeAddress, address_key(address), &owner, || "this machine's address".to_owned())?;
-    let unique = if wish.kind == JoinKind::Device { Unique::DeviceName } else { Unique::GatewayName };
-    let name = claim_name(directory, draft, unique, &wish.name, &owner)?;
+    let name = become_one(directory, draft, wish, address, &owner)?;
     let created = organisation.wall();
     // A gateway always waits; so does a device whose key was made for many, because anybody may have copied it.
     let pending = wish.kind == JoinKind::Gateway || key.uses > 1;
@@ -296,6 +306,7 @@ fn create(
     draft.create(node.to_string().as_str(), &secret)?;
     Ok(Enrolled { node, address, v4, pending, fingerprint })
 }
+
 fn address_key(address: Ipv6Addr) -> String {
     address.octets().iter().map(|b| format!("{b:02x}")).collect()
 }

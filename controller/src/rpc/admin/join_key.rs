@@ -10,6 +10,7 @@ use model::secret::Secret;
 use model::time::WallMs;
 use proto::admin as wire;
 use proto::join::{JoinFile, JoinKind};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long a key may live, of what was asked for (0: the default).
@@ -59,6 +60,32 @@ fn has_room(directory: &Directory, now: WallMs) -> Result<(), Refusal> {
     }
     let why = format!("{JOIN_KEYS_MAX} join keys are alive, and no more are heard: revoke some, or wait for their end");
     Err(Refusal::InUse(why))
+}
+
+/// What the machine that joins is given, and the fingerprint that people compare. A file that no machine would read is refused.
+fn file(directory: &Directory, key: &JoinKey, secret: &Secret<[u8; 32]>) -> Result<(String, String), Refusal> {
+    let org = directory.org.as_ref().ok_or_else(|| Refusal::Failed("there is no organisation".to_owned()))?;
+    let org = org.record.clone();
+    let fingerprint = org.fingerprint();
+    let prefixes: BTreeSet<Prefix> = directory.sites.values().flat_map(|s| s.record.prefixes.iter().copied()).collect();
+    let file = JoinFile {
+        trust_domain: org.trust_domain.to_string(),
+        controller_key: org.key,
+        endpoints: org.endpoints,
+        ca: org.ca,
+        pool: org.pool,
+        zones: org.zones,
+        prefixes: prefixes.into_iter().collect(),
+        kind: key.kind,
+        expires: key.expires,
+        secret: Secret::new(*secret.expose()),
+    };
+    let text = file.to_text().map_err(|e| Refusal::Failed(e.to_string()))?;
+    if text.len() > JOIN_BYTES_MAX {
+        let why = format!("the join file would have {} bytes, and nodes read {JOIN_BYTES_MAX}", text.len());
+        return Err(Refusal::InUse(format!("{why}: let sites have fewer prefixes")));
+    }
+    Ok((text, fingerprint))
 }
 
 impl AdminRpc {
@@ -116,35 +143,13 @@ impl AdminRpc {
                 enrol_hash: sha256(enrol_token.expose()),
                 redeemed: Vec::new(),
             };
+            let made = file(directory, &key, &secret)?;
             draft.create(&id, &key)?;
             sweep(directory, draft, created)?;
             let entry = self.organisation.entry(caller, "join-key.create", format!("join-key/{id}"));
-            let prefixes: Vec<Prefix> = directory.sites.values().flat_map(|s| s.record.prefixes.clone()).collect();
-            Ok(((key.expires, prefixes), entry.with("kind", kind.to_string()).with("uses", uses)))
+            Ok((made, entry.with("kind", kind.to_string()).with("uses", uses)))
         };
-        let (revision, (expires, mut prefixes)) = self.organisation.change(make).await?;
-        prefixes.sort_unstable();
-        prefixes.dedup();
-        let org = self.organisation.org()?;
-        let fingerprint = org.fingerprint();
-        let file = JoinFile {
-            trust_domain: org.trust_domain.to_string(),
-            controller_key: org.key,
-            endpoints: org.endpoints,
-            ca: org.ca,
-            pool: org.pool,
-            zones: org.zones,
-            prefixes,
-            kind,
-            expires,
-            secret,
-        };
-        let text = file.to_text().map_err(|e| Refusal::Failed(e.to_string()))?;
-        if text.len() > JOIN_BYTES_MAX {
-            // Nobody has its secret, so the key opens nothing.
-            let why = format!("the join file would have {} bytes, and nodes read {JOIN_BYTES_MAX}", text.len());
-            return Err(Refusal::InUse(format!("{why}: let sites have fewer prefixes")));
-        }
+        let (revision, (text, fingerprint)) = self.organisation.change(make).await?;
         Ok(wire::CreateJoinKeyReply {
             changed: Some(changed(revision, id, "")),
             join_file: text.into_bytes(),
