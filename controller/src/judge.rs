@@ -16,32 +16,31 @@ use model::time::WallMs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// Which families of a site's host name its gateways reach, by their own words; what none has reported is not in it.
+/// Which gateways reach a site's host name over IPv6, by their own words.
 #[derive(Debug, Clone, Default)]
-pub struct Reach(BTreeMap<(SiteId, HostName), BTreeMap<GatewayId, (bool, bool)>>);
+pub struct Reach(BTreeMap<(SiteId, HostName), BTreeSet<GatewayId>>);
 
 impl Reach {
-    /// Does some gateway reach it over IPv4, over IPv6?
-    pub fn of(&self, site: SiteId, host: &HostName) -> (bool, bool) {
-        let told = self.0.get(&(site, host.clone())).into_iter().flat_map(BTreeMap::values);
-        told.fold((false, false), |all, one| (all.0 || one.0, all.1 || one.1))
+    /// Does some gateway reach it?
+    pub fn has_v6(&self, site: SiteId, host: &HostName) -> bool {
+        self.0.contains_key(&(site, host.clone()))
     }
-    /// What this gateway said.
-    pub fn by(&self, gateway: GatewayId, site: SiteId, host: &HostName) -> (bool, bool) {
-        self.0.get(&(site, host.clone())).and_then(|told| told.get(&gateway)).copied().unwrap_or_default()
+    /// Did this gateway say so?
+    pub fn has_v6_by(&self, gateway: GatewayId, site: SiteId, host: &HostName) -> bool {
+        self.0.get(&(site, host.clone())).is_some_and(|told| told.contains(&gateway))
     }
-    /// Notes what a gateway says.
-    pub fn note(&mut self, gateway: GatewayId, site: SiteId, host: HostName, families: (bool, bool)) {
-        self.0.entry((site, host)).or_default().insert(gateway, families);
+    /// Notes that this gateway reaches it.
+    pub fn note(&mut self, gateway: GatewayId, site: SiteId, host: HostName) {
+        self.0.entry((site, host)).or_default().insert(gateway);
     }
     /// Who said something.
     pub fn gateways(&self) -> impl Iterator<Item = GatewayId> {
-        self.0.values().flat_map(BTreeMap::keys).copied()
+        self.0.values().flatten().copied()
     }
     /// Forgets what all others said.
     pub fn retain(&mut self, may: impl Fn(GatewayId) -> bool) {
         self.0.retain(|_, told| {
-            told.retain(|gateway, _| may(*gateway));
+            told.retain(|gateway| may(*gateway));
             !told.is_empty()
         });
     }
@@ -226,11 +225,10 @@ fn hosts(directory: &Directory, resource: &Resource) -> Vec<(HostName, u32)> {
 
 /// A host's addresses as a client sees them. IPv6 only where a gateway of the site reaches the target over it.
 pub fn host_address(pool: &Pool, site: SiteId, host: &HostName, number: u32, reach: &Reach) -> CatalogueAddress {
-    let (_, has_v6) = reach.of(site, host);
     CatalogueAddress {
         name: Some(host.clone()),
         v4: pool.virtual_v4(number).map(|a| Prefix::host(IpAddr::V4(a))),
-        v6: pool.virtual_v6(number).filter(|_| has_v6).map(|a| Prefix::host(IpAddr::V6(a))),
+        v6: pool.virtual_v6(number).filter(|_| reach.has_v6(site, host)).map(|a| Prefix::host(IpAddr::V6(a))),
     }
 }
 

@@ -65,15 +65,13 @@ impl World {
         organisation.store.commit(people(Commit::default())).await.unwrap();
         organisation.store.commit(places(Commit::default())).await.unwrap();
         organisation.directory.at_least(organisation.store.revision()).await;
-        let arrangements = Arrangements::restore(
-            Arc::clone(&organisation.store),
-            organisation.directory.clone(),
-            Arc::clone(&organisation.sealer),
-            Arc::clone(&organisation.clock),
-            Arc::new(Connections::default()),
-        );
-        let arrangements = arrangements.await.unwrap();
+        let arrangements = arrange(&organisation).await;
         Self { organisation, arrangements, _folder: folder }
+    }
+
+    /// What a controller that starts anew knows.
+    pub async fn again(&self) -> Arc<Arrangements> {
+        arrange(&self.organisation).await
     }
 
     /// Writes names of APPS with these numbers, as made by a device.
@@ -90,6 +88,17 @@ impl World {
     pub fn audited(&self) -> u64 {
         self.organisation.store.audit_head().1.seq
     }
+}
+
+async fn arrange(organisation: &Organisation) -> Arc<Arrangements> {
+    let arrangements = Arrangements::restore(
+        Arc::clone(&organisation.store),
+        organisation.directory.clone(),
+        Arc::clone(&organisation.sealer),
+        Arc::clone(&organisation.clock),
+        Arc::new(Connections::default()),
+    );
+    arrangements.await.unwrap()
 }
 
 fn word(text: &str, number: u8) -> Name {

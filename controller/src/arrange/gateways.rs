@@ -1,6 +1,6 @@
 //! What does the controller do with the words of a gateway? Hello, renewal, acknowledgement, report.
 
-use super::state::{Arrangements, StoredBoot, StoredGrant};
+use super::state::{Arrangements, StoredBoot, StoredGrant, StoredReach};
 use crate::audit::{Entry, Outcome};
 use crate::directory::{GatewaySeen, NodeState};
 use crate::flows::{FlowRecord, Told};
@@ -13,12 +13,13 @@ use model::audit::SignedHead;
 use model::grant::Ending;
 use model::ids::{GatewayId, GrantId, NodeId, SessionId};
 use model::key::PublicKey;
+use model::limits::COMMIT_KEYS_MAX;
 use model::net::HostName;
 use model::pool::NatPool;
 use model::revision::{Digest, Revision};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use super::Held;
 use super::lines::{DeviceNews, GatewayNews};
@@ -239,14 +240,33 @@ impl Arrangements {
         self.acks.send_modify(|n| *n += 1);
     }
 
-    /// Which families of a name the gateway reaches: it decides only whether a catalogue shows an IPv6 address.
-    pub fn report_name(&self, id: GatewayId, name: HostName, v4: bool, v6: bool) {
+    /// Names that the gateway reaches over IPv6: it decides only whether a catalogue shows an IPv6 address. What is new is written
+    /// down beside the gateway's stream, which waits for no disk.
+    pub fn report_v6_names(&self, id: GatewayId, names: impl IntoIterator<Item = HostName>) {
         let directory = self.directory();
         let confirmed = directory.gateways.find(&id).filter(|g| g.record.state == NodeState::Confirmed);
         let Some(site) = confirmed.map(|g| g.record.site) else { return };
-        if judge::is_name_of_site(&directory, site, &name) && self.set_reach(id, site, name, v4, v6) {
+        let known = names.into_iter().filter(|name| judge::is_name_of_site(&directory, site, name));
+        let news: Vec<_> = known.filter_map(|name| self.set_reach(id, site, name)).collect();
+        if news.iter().any(|(_, shows)| *shows) {
             self.lines.tell_all_devices();
         }
+        if news.is_empty() {
+            return;
+        }
+        let store = Arc::clone(&self.store);
+        tokio::spawn(async move {
+            for some in news.chunks(COMMIT_KEYS_MAX) {
+                let put = |commit: Commit, (told, _): &(StoredReach, bool)| commit.put_record(&*told.id(), told);
+                let kept = match some.iter().try_fold(Commit::default(), put) {
+                    Ok(commit) => store.commit(commit).await.map(drop),
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = kept {
+                    tracing::warn!(%error, "which names a gateway reaches over IPv6 is not kept; it says so again after the next start");
+                }
+            }
+        });
     }
 
     /// The gateway's standing, for its snapshot: site prefixes, whether it is confirmed, and, if so, the names to look up.

@@ -1,8 +1,9 @@
 //! How does the arranger come back after a restart? From the store's records; what does not fit is not alive.
 
-use super::state::{Arrangements, StoredGrant, StoredPairing, StoredTombstone, key};
+use super::state::{Arrangements, StoredGrant, StoredPairing, StoredReach, StoredTombstone, key};
 use crate::audit::DenyAggregator;
-use crate::directory::Reader;
+use crate::directory::{Directory, NodeState, Reader};
+use crate::judge::{Reach, is_name_of_site};
 use crate::rpc::accept::Connections;
 use crate::seal::Sealer;
 use crate::store::{Commit, CommitError, ReadError, Record, Store};
@@ -10,6 +11,7 @@ use grant::lease::Moment;
 use grant::ledger::Ledger;
 use grant::restore::{Lost, Records};
 use model::key::Psk;
+use model::limits::COMMIT_KEYS_MAX;
 use model::time::Clock;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, RwLock};
@@ -48,6 +50,7 @@ impl Arrangements {
         };
         let (ledger, lost) = Ledger::restore(at, store.revision(), records);
         forget(store.as_ref(), &lost).await?;
+        let reach = told_before(store.as_ref(), &directory).await?;
         let (acks, _) = watch::channel(0);
         let (reviewed, _) = watch::channel(directory.revision);
         Ok(Arc::new(Self {
@@ -58,7 +61,7 @@ impl Arrangements {
             connections,
             lines: super::lines::Lines::default(),
             ledger: tokio::sync::Mutex::new(ledger),
-            reach: RwLock::default(),
+            reach: RwLock::new(Arc::new(reach)),
             acks,
             reviewed,
             reviews: Mutex::new(VecDeque::new()),
@@ -76,6 +79,25 @@ async fn read<R: Record>(store: &dyn Store) -> Result<Vec<R>, ReadError> {
         serde_json::from_slice(&item.value).map_err(|e| ReadError::Decode { key, cause: e.to_string() })
     };
     scan.items.into_iter().map(decode).collect()
+}
+
+/// What gateways that still count said of the names that there still are; the rest goes.
+async fn told_before(store: &dyn Store, directory: &Directory) -> Result<Reach, RestoreError> {
+    let counts = |told: &StoredReach| {
+        let gateway = directory.gateways.find(&told.gateway).map(|g| &g.record);
+        gateway.is_some_and(|g| g.state == NodeState::Confirmed && g.site == told.site)
+            && is_name_of_site(directory, told.site, &told.host)
+    };
+    let (kept, gone): (Vec<_>, Vec<_>) = read::<StoredReach>(store).await?.into_iter().partition(counts);
+    for some in gone.chunks(COMMIT_KEYS_MAX) {
+        let delete = |commit: Commit, told: &StoredReach| commit.delete_record::<StoredReach>(&told.id());
+        store.commit(some.iter().try_fold(Commit::default(), delete)?).await?;
+    }
+    let mut reach = Reach::default();
+    for told in kept {
+        reach.note(told.gateway, told.site, told.host);
+    }
+    Ok(reach)
 }
 
 /// A tunnel whose key does not open is no tunnel; its grants wait for their clients.

@@ -4,6 +4,7 @@
 //! order of their revisions. A gateway hears of a change only when it is durable.
 
 use crate::audit::DenyAggregator;
+use crate::directory::index::host_id;
 use crate::directory::{Directory, NodeState, Reader};
 use crate::judge::Reach;
 use crate::rate::Rates;
@@ -68,6 +69,28 @@ impl Record for StoredBoot {
     type Id = GatewayId;
 }
 
+/// A gateway said that it reaches this name over IPv6. Kept, for a catalogue without IPv6 addresses after each start of the
+/// controller would reset what is open over them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoredReach {
+    /// Who said so.
+    pub gateway: GatewayId,
+    /// The site of both.
+    pub site: SiteId,
+    /// The name.
+    pub host: HostName,
+}
+impl Record for StoredReach {
+    const KIND: &'static str = "reach";
+    type Id = str;
+}
+impl StoredReach {
+    /// Its id in the store: a name may be longer than a key.
+    pub fn id(&self) -> String {
+        format!("{}.{}", self.gateway, host_id(self.host.as_str()))
+    }
+}
+
 /// One review of the live grants after a change of the facts.
 #[derive(Debug, Clone)]
 pub(super) struct Review {
@@ -112,17 +135,15 @@ impl Arrangements {
         Arc::clone(&self.reach.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A gateway says which families of a name it reaches; answers whether that is news.
-    pub(crate) fn set_reach(&self, gateway: GatewayId, site: SiteId, host: HostName, v4: bool, v6: bool) -> bool {
+    /// A gateway says that it reaches this name over IPv6; answers, if that is news, what to keep and whether a catalogue changes.
+    pub(super) fn set_reach(&self, gateway: GatewayId, site: SiteId, host: HostName) -> Option<(StoredReach, bool)> {
         let mut reach = self.reach.write().unwrap_or_else(PoisonError::into_inner);
-        let (all, before) = (reach.of(site, &host), reach.by(gateway, site, &host));
-        // One report speaks of one family; a gateway of the site that reaches it is enough.
-        let after = (before.0 || v4, before.1 || v6);
-        if before == after {
-            return false;
+        if reach.has_v6_by(gateway, site, &host) {
+            return None;
         }
-        Arc::make_mut(&mut reach).note(gateway, site, host, after);
-        all != (all.0 || v4, all.1 || v6)
+        let shows = !reach.has_v6(site, &host);
+        Arc::make_mut(&mut reach).note(gateway, site, host.clone());
+        Some((StoredReach { gateway, site, host }, shows))
     }
 
     /// What gateways said that may not speak any more.

@@ -2,9 +2,10 @@
 
 use super::Arrangements;
 use super::gateways::{Hello, HelloError};
+use super::state::StoredReach;
 use crate::directory::{Gateway, NodeState, SuffixName};
 use crate::judge;
-use crate::store::Commit;
+use crate::store::{Commit, Record as _};
 use crate::test_support::{APPS, HQ, World, app, device, gateway, session, user};
 use grant::ledger::Permit;
 use model::ids::{GrantId, PairingId, SiteId};
@@ -67,6 +68,27 @@ async fn set_state(world: &World, number: u8, state: NodeState) {
 }
 
 #[tokio::test]
+async fn which_names_have_ipv6_addresses_is_known_after_a_restart_too() {
+    let world = World::new().await;
+    world.name(0..2, None).await;
+    let before = world.organisation.store.revision();
+    world.arrangements.report_v6_names(gateway(1), [app(0)]);
+    // It is written beside the stream.
+    world.organisation.directory.at_least(Revision { number: before.number + 1, ..before }).await;
+    let again = world.again().await;
+    let has_v6 = |all: &Arrangements, n: usize| all.reach().has_v6(HQ, &app(n));
+    assert!(has_v6(&again, 0) && !has_v6(&again, 1));
+    // The same again is not written again.
+    let revision = world.organisation.store.revision();
+    again.report_v6_names(gateway(1), [app(0)]);
+    // What nobody says any more is not known, nor kept.
+    set_state(&world, 1, NodeState::Revoked).await;
+    assert_eq!(world.organisation.store.revision().number, revision.number + 1);
+    assert!(!has_v6(&*world.again().await, 0));
+    assert!(world.organisation.store.scan(StoredReach::KIND).await.unwrap().items.is_empty());
+}
+
+#[tokio::test]
 async fn an_answer_before_the_review_names_every_gateway_with_live_grants() {
     let world = World::new().await;
     let arrangements = &world.arrangements;
@@ -92,16 +114,16 @@ async fn a_gateway_that_nobody_confirmed_learns_no_name_and_its_word_on_one_coun
         Some((true, 3))
     );
     assert!(arrangements.is_confirmed(gateway(1)) && !arrangements.is_confirmed(gateway(2)));
-    let has_v6 = |n: usize| arrangements.reach().of(HQ, &app(n)).1;
-    arrangements.report_name(gateway(2), app(0), true, true);
+    let has_v6 = |n: usize| arrangements.reach().has_v6(HQ, &app(n));
+    arrangements.report_v6_names(gateway(2), [app(0)]);
     assert!(!has_v6(0));
-    arrangements.report_name(gateway(1), app(0), false, true);
-    arrangements.report_name(gateway(1), app(7), false, true);
+    arrangements.report_v6_names(gateway(1), [app(0)]);
+    arrangements.report_v6_names(gateway(1), [app(7)]);
     assert!(has_v6(0) && !has_v6(7), "and on a name that there is not, nobody's");
     // What it said goes with it, and what another says stays.
     set_state(&world, 2, NodeState::Confirmed).await;
-    arrangements.report_name(gateway(2), app(0), false, true);
-    arrangements.report_name(gateway(2), app(1), false, true);
+    arrangements.report_v6_names(gateway(2), [app(0)]);
+    arrangements.report_v6_names(gateway(2), [app(1)]);
     set_state(&world, 2, NodeState::Revoked).await;
     arrangements.forget_reach(&world.organisation.now());
     assert!(has_v6(0) && !has_v6(1));

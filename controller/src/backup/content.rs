@@ -6,7 +6,7 @@
 
 use super::Restored;
 use crate::arrange::heads::Lost;
-use crate::arrange::state::{StoredBoot, StoredGrant, StoredPairing, StoredTombstone};
+use crate::arrange::state::{StoredBoot, StoredGrant, StoredPairing, StoredReach, StoredTombstone};
 use crate::directory::{
     Counter, Device, Gateway, GatewaySeen, Group, JoinKey, NodeState, Org, OwnerToken, PastPolicy, PolicyRevision,
     Recovery, Resource, SealedSecret, Session, Site, SuffixName, Unique, User,
@@ -91,7 +91,7 @@ pub enum Fate {
 }
 
 /// THE table of what a backup holds; a set that is not in it is in no backup.
-pub const FATES: [(&str, Fate); 34] = [
+pub const FATES: [(&str, Fate); 35] = [
     (Org::KIND, Fate::Kept),
     (Group::KIND, Fate::Kept),
     (Site::KIND, Fate::Kept),
@@ -124,6 +124,7 @@ pub const FATES: [(&str, Fate); 34] = [
     (StoredPairing::KIND, Fate::Ended),
     (StoredTombstone::KIND, Fate::Ended),
     (StoredBoot::KIND, Fate::Ended),
+    (StoredReach::KIND, Fate::Ended),
     (OwnerToken::KIND, Fate::Ended),
     (Restored::KIND, Fate::Ended),
     (Lost::KIND, Fate::Ended),

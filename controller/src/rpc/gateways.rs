@@ -67,8 +67,8 @@ pub enum Up {
         /// Grants that did not pass the gateway's own checks.
         refused: Vec<model::ids::GrantId>,
     },
-    /// Names with their reachable families (IPv4, IPv6), and counters.
-    Report(Vec<(HostName, bool, bool)>, Vec<(String, u64)>),
+    /// Names that it reaches over IPv6, and counters.
+    Report(Vec<HostName>, Vec<(String, u64)>),
     /// Ended flows: see [`flows_of`].
     Flows {
         /// The number of the first.
@@ -109,9 +109,7 @@ impl GatewaysRpc {
                 }
                 Ok(Up::Ack { revision, refused }) => self.arrangements.acknowledge(gateway, revision, refused).await,
                 Ok(Up::Report(names, drops)) => {
-                    for (name, v4, v6) in names {
-                        self.arrangements.report_name(gateway, name, v4, v6);
-                    }
+                    self.arrangements.report_v6_names(gateway, names);
                     tracing::debug!(%gateway, ?drops, "the gateway's counters");
                 }
                 // Beside the stream: a renewal does not wait for this disk.
@@ -237,10 +235,12 @@ pub fn read(message: v1::GatewayUp) -> Result<Up, WireError> {
         }),
         UpWhat::Report(r) => {
             let names = bounded("names", r.names, LIST_MAX)?.into_iter();
-            let names = names.map(|n| Ok((n.name.parse().map_err(|e| wrong("names", e))?, n.v4, n.v6)));
+            let names = names.map(|n| Ok((n.name.parse().map_err(|e| wrong("names", e))?, n.v6)));
+            let names = names.collect::<Result<Vec<(HostName, bool)>, WireError>>()?.into_iter();
+            let v6 = names.filter_map(|(name, v6)| v6.then_some(name)).collect();
             let drops = bounded("drops", r.drops, LIST_MAX)?.into_iter();
             let drops = drops.map(|c| Ok((display_name("drops.reason", &c.reason)?, c.count)));
-            Ok(Up::Report(names.collect::<Result<_, WireError>>()?, drops.collect::<Result<_, WireError>>()?))
+            Ok(Up::Report(v6, drops.collect::<Result<_, WireError>>()?))
         }
     }
 }

@@ -1,18 +1,21 @@
 //! What stays, what comes back and what ends: gateways that die, leases that run out, rights that are taken away.
 
 use crate::support::{SOON, probe, within, world};
+use crate::talk::{Talk, json, until};
+use host::namespace::Signal;
 use serde_json::Value;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 use umbra_tests::lab::{Finished, Name, World};
 use umbra_tests::perimeter::{PASSWORD, POLICY, Perimeter, Plan, admin, admin_json, log_in, umbra, write_file};
 use umbra_tests::service::Services;
 
-/// The pace of a connection that is kept busy.
-const PACE: Duration = Duration::from_millis(50);
+/// The echo service.
+const ECHO: &str = "web.corp.example:7";
+
+/// The controller answers the laptop.
+fn asks(world: &World) -> bool {
+    world.host(Name::Laptop).run(&["umbra", "why", "web"], SOON).unwrap().success()
+}
 
 fn one_laptop() -> Plan {
     Plan { laptops: vec![Name::Laptop], ..Plan::default() }
@@ -28,15 +31,6 @@ fn page(world: &World, host: &str) -> Finished {
     probe(world, Name::Laptop, &["--patience=1000", "http", &format!("http://{host}/")])
 }
 
-/// Asks until it is so; says how long that took.
-fn until(what: &str, limit: Duration, mut so: impl FnMut() -> bool) -> Duration {
-    let started = Instant::now();
-    while !so() {
-        assert!(started.elapsed() < limit, "{what}: not within {limit:?}");
-    }
-    started.elapsed()
-}
-
 fn reached(world: &World) -> Duration {
     until("the page of web", SOON, || page(world, "web.corp.example").success())
 }
@@ -45,10 +39,6 @@ fn said(world: &World, host: Name, words: &[&str]) -> String {
     let finished = world.host(host).run(words, SOON).unwrap();
     assert!(finished.success(), "{words:?}: {finished:?}");
     finished.stdout
-}
-
-fn json(world: &World, host: Name, words: &[&str]) -> Value {
-    serde_json::from_str(&said(world, host, words)).unwrap()
 }
 
 /// What a program of ours might leave behind in its host.
@@ -64,51 +54,6 @@ pub fn state_of(world: &World, host: Name) -> Vec<String> {
     ]
     .map(|words| said(world, host, words))
     .to_vec()
-}
-
-/// A TCP connection to the echo service that stays open.
-struct Talk {
-    child: Child,
-    input: ChildStdin,
-    answers: Receiver<String>,
-}
-
-impl Talk {
-    fn open(world: &World) -> Self {
-        let mut command = world.host(Name::Laptop).command("umbra-lab");
-        command.args(["probe", "--patience=5000", "echo", "web.corp.example:7"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let (sender, answers) = channel();
-        thread::spawn(move || BufReader::new(output).lines().map_while(Result::ok).try_for_each(|l| sender.send(l)));
-        let mut talk = Self { child, input, answers };
-        assert!(talk.answers(), "the connection was never there");
-        talk
-    }
-
-    /// Sends a line; whether it came back.
-    fn answers(&mut self) -> bool {
-        writeln!(self.input, "a line").is_ok() && self.answers.recv_timeout(SOON).is_ok()
-    }
-
-    /// Keeps it busy; true: it still answers after that time.
-    fn lives_for(&mut self, time: Duration) -> bool {
-        let started = Instant::now();
-        while started.elapsed() < time {
-            // The pause ends early where the connection does.
-            if self.answers.recv_timeout(PACE) != Err(RecvTimeoutError::Timeout) || !self.answers() {
-                return false;
-            }
-        }
-        true
-    }
-}
-
-impl Drop for Talk {
-    fn drop(&mut self) {
-        let _gone_already = self.child.kill();
-        let _ended = self.child.wait();
-    }
 }
 
 /// The gateway through which the laptop has its tunnel.
@@ -138,7 +83,7 @@ fn the_other_gateway_takes_over_when_one_is_killed() {
     assert!(page.success(), "{page:?}");
     // Promised are 2 s; a third SYN of a connection that nobody moved would come after 3 s.
     assert!(took < limit, "{took:?}");
-    let mut talk = Talk::open(&world);
+    let mut talk = Talk::open(&world, Name::Laptop, ECHO);
     assert!(talk.lives_for(Duration::from_secs(1)));
     let second = gateway_in_use(&world);
     assert_ne!(first, second);
@@ -201,7 +146,7 @@ fn a_lease_is_renewed_as_long_as_the_controller_lives() {
     let world = world();
     let (_services, _perimeter) = start(&world, &leased("4s"));
     reached(&world);
-    let mut talk = Talk::open(&world);
+    let mut talk = Talk::open(&world, Name::Laptop, ECHO);
     assert!(talk.lives_for(Duration::from_secs(12)), "a connection lives through renewals");
 }
 
@@ -210,7 +155,7 @@ fn a_lease_ends_with_the_controller() {
     let world = world();
     let (_services, perimeter) = start(&world, &leased("2s"));
     reached(&world);
-    let mut talk = Talk::open(&world);
+    let mut talk = Talk::open(&world, Name::Laptop, ECHO);
     perimeter.controller.kill9().unwrap();
     // Nobody sends anything, and the grant ends all the same.
     let took = until("the end of the grant", within(&world, Duration::from_secs(4)), || {
@@ -222,17 +167,46 @@ fn a_lease_ends_with_the_controller() {
     assert!(!page(&world, "web.corp.example").success(), "a new connection");
 }
 
+/// The addresses of `web`, IPv4 and IPv6, once it has both.
+fn addresses(world: &World) -> [String; 2] {
+    let mut found = None;
+    until("an IPv6 address", SOON, || {
+        let names = probe(world, Name::Laptop, &["name", "web.corp.example"]).stdout;
+        let (v6, v4): (Vec<_>, Vec<_>) = names.lines().map(str::to_owned).partition(|line| line.contains(':'));
+        found = v4.into_iter().next().zip(v6.into_iter().next()).map(<[String; 2]>::from);
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+#[test]
+fn connections_of_both_families_live_through_a_killed_controller() {
+    let world = world();
+    let (_services, mut perimeter) = start(&world, &one_laptop());
+    let [v4, v6] = addresses(&world);
+    let mut talks = [format!("{v4}:7"), format!("[{v6}]:7")].map(|to| Talk::open(&world, Name::Laptop, &to));
+    for _ in 0..3 {
+        let (gateway, client) = (&perimeter.gateways[&Name::Gateway], &perimeter.clients[&Name::Laptop]);
+        let marks = (gateway.mark(), client.mark());
+        // The laptop is back first, before a gateway could say what it reaches.
+        gateway.signal(Signal::Stop);
+        perimeter.controller.kill9().unwrap();
+        perimeter.controller.restart().unwrap();
+        client.wait_for_line_after(marks.1, "connected to the controller", SOON).unwrap();
+        until("an answer of the controller", SOON, || asks(&world));
+        gateway.signal(Signal::Continue);
+        gateway.wait_for_line_after(marks.0, "connected to the controller", SOON).unwrap();
+        for talk in &mut talks {
+            assert!(talk.answers(), "{}", talk.last_words());
+        }
+    }
+}
+
 #[test]
 fn ipv6_works_inside_like_ipv4() {
     let world = world();
     let (_services, _perimeter) = start(&world, &one_laptop());
-    let mut found = None;
-    until("an IPv6 address", SOON, || {
-        let names = probe(&world, Name::Laptop, &["name", "web.corp.example"]).stdout;
-        found = names.lines().find(|line| line.contains(':')).map(str::to_owned);
-        found.is_some() && names.lines().count() == 2
-    });
-    let address = found.unwrap();
+    let [_, address] = addresses(&world);
     let page = page(&world, &format!("[{address}]"));
     assert!(page.success() && page.stdout.contains("web"), "{page:?}");
     let (echo, udp) = (format!("[{address}]:7"), format!("[{address}]:9000"));
@@ -245,7 +219,7 @@ fn ipv6_works_inside_like_ipv4() {
 /// Access is there; `take` takes it away, at once and from what runs, too.
 fn is_cut(world: &World, take: impl FnOnce()) {
     reached(world);
-    let mut talk = Talk::open(world);
+    let mut talk = Talk::open(world, Name::Laptop, ECHO);
     take();
     let refused = page(world, "web.corp.example");
     assert!(!refused.success(), "a new connection: {refused:?}");

@@ -6,10 +6,13 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::{Child, ChildStdin, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 use umbra_tests::lab::{Name, World};
+
+/// The pace of a connection that is kept busy.
+const PACE: Duration = Duration::from_millis(50);
 
 /// A program that is spoken to line by line.
 pub struct Talk {
@@ -50,6 +53,18 @@ impl Talk {
     /// Sends a line; whether it came back.
     pub fn answers(&mut self) -> bool {
         writeln!(self.input, "a line").is_ok() && self.hear(SOON).is_some()
+    }
+
+    /// Keeps it busy; true: it still answers after that time.
+    pub fn lives_for(&mut self, time: Duration) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < time {
+            // The pause ends early where the connection does.
+            if self.answers.recv_timeout(PACE) != Err(RecvTimeoutError::Timeout) || !self.answers() {
+                return false;
+            }
+        }
+        true
     }
 
     /// What it complained before it ended; it is ended if it has not.

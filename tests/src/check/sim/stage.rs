@@ -183,7 +183,7 @@ pub fn set(seed: u64, traced: bool) -> Option<(World, Facts)> {
     let hosts: Vec<HostName> = [0, 2].into_iter().filter_map(|n| host(n).parse().ok()).collect();
     let mut reach = Reach::default();
     for (site, host) in sites.iter().flat_map(|site| hosts.iter().map(|host| (*site, host.clone()))) {
-        reach.note(GatewayId::from_bytes(id(4, 0)), site, host, (true, true));
+        reach.note(GatewayId::from_bytes(id(4, 0)), site, host);
     }
     let mut reference = Reference::default();
     reference.clocks_true = true;
