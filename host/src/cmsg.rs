@@ -1,11 +1,13 @@
-//! How does a UDP socket speak of local addresses and ECN? Control messages beside the datagram (ip(7), ipv6(7)).
+//! How does a UDP socket speak of local addresses, ECN and segments? Control messages beside the datagram (ip(7),
+//! ipv6(7), udp(7)).
 #![allow(unsafe_code)]
 
 use model::packet::Local;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Room for the two messages that are used, with their headers and padding.
-const CONTROL_BYTES: usize = 128;
+/// Room for all messages that are used, with their headers and padding: a dual-stack socket tells of an IPv4 datagram in
+/// the words of both families, and of its segments, in 144 bytes.
+const CONTROL_BYTES: usize = 192;
 /// The two bits of the traffic class that are ECN (RFC 3168).
 const ECN_MASK: u8 = 0b11;
 
@@ -20,6 +22,8 @@ pub struct About {
     pub local: Local,
     /// Its ECN bits.
     pub ecn: u8,
+    /// Bytes of each datagram but the last, where several came together.
+    pub segment: Option<usize>,
 }
 
 /// Room for control messages of `recvmsg`.
@@ -45,7 +49,8 @@ impl Reader {
         while !header.is_null() {
             // SAFETY: not null, so it names a whole header inside the buffer.
             let (level, kind) = unsafe { ((*header).cmsg_level, (*header).cmsg_type) };
-            // SAFETY: CMSG_DATA is the payload of that header; each kind has the type that ip(7) and ipv6(7) give.
+            // SAFETY: CMSG_DATA is the payload of that header; each kind has the type that ip(7), ipv6(7) and
+            // udp(7) give.
             unsafe {
                 let data = libc::CMSG_DATA(header);
                 match (level, kind) {
@@ -64,6 +69,9 @@ impl Reader {
                     (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                         let class = data.cast::<i32>().read_unaligned();
                         about.ecn = class.to_le_bytes()[0] & ECN_MASK;
+                    }
+                    (libc::SOL_UDP, libc::UDP_GRO) => {
+                        about.segment = usize::try_from(data.cast::<i32>().read_unaligned()).ok();
                     }
                     _ => {}
                 }
@@ -114,6 +122,11 @@ impl Writer {
             IpAddr::V4(_) => self.push(libc::IPPROTO_IP, libc::IP_TOS, bits),
             IpAddr::V6(_) => self.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, bits),
         }
+    }
+
+    /// The message is cut into datagrams of this many bytes.
+    pub fn segment(&mut self, bytes: u16) {
+        self.push(libc::SOL_UDP, libc::UDP_SEGMENT, bytes);
     }
 
     /// Points the message at what was written; nothing when that is nothing.

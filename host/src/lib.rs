@@ -16,6 +16,7 @@ pub mod namespace;
 pub mod netlink;
 pub mod nft;
 pub mod notify;
+pub mod offload;
 pub mod privilege;
 pub mod resolv;
 pub mod resolved;

@@ -1,6 +1,35 @@
 //! How do tests get a network of their own? A thread that leaves for a fresh network namespace; needs CAP_SYS_ADMIN.
 #![allow(unsafe_code)]
 
+/// The system's allocator, which counts what each thread asks of it.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every request is the system allocator's, unchanged; counting allocates nothing.
+unsafe impl std::alloc::GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promises are those that the system's allocator asks for.
+        unsafe { std::alloc::System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: std::alloc::Layout) {
+        // SAFETY: as above.
+        unsafe { std::alloc::System.dealloc(place, layout) }
+    }
+}
+
+/// How often the calling thread has asked for memory, or for more of it.
+pub fn allocations() -> usize {
+    ALLOCATIONS.with(std::cell::Cell::get)
+}
+
 /// Whether this process may make namespaces and change networks; says "skipped" when not.
 pub fn privileged() -> bool {
     // SAFETY: geteuid has no preconditions.

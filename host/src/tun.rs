@@ -1,10 +1,18 @@
-//! How do packets get between the kernel and us? A TUN device, one packet a call, without packet information.
+//! How do packets get between the kernel and us? A TUN device: super-packets where the kernel has them, else one packet a
+//! call, without packet information.
 #![allow(unsafe_code)]
 
-use crate::checks::{self, CheckError};
+mod device;
+mod header;
+#[cfg(test)]
+mod tests;
+
+use crate::checks::CheckError;
+use crate::offload::Steps;
+use device::Device;
+use header::HEADER_BYTES;
 use model::limits::DATAGRAM_MAX;
-use model::packet::{Frame, Gso};
-use std::ffi::CString;
+use model::packet::{Frame, Gso, GsoKind, Offloads};
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -46,196 +54,151 @@ pub enum TunError {
     },
 }
 
+/// Room that a read needs: no packet is larger, and one more byte shows one that was cut.
+const ROOM_BYTES: usize = DATAGRAM_MAX + 1;
+
 /// A TUN device. It vanishes, with its addresses and routes, when this is dropped or the process ends.
 ///
 /// Shared by reference: any number of threads may read and write, the kernel hands each packet to one of them.
 pub struct Tun {
-    device: tun_tap::Iface,
-    index: u32,
+    device: Device,
+    name: String,
 }
 
 impl Tun {
-    /// Makes the device with this MTU (bytes). It has no address and is down: see [`crate::netlink`].
+    /// Makes the device with this MTU (bytes), for one plain packet a call. It has no address and is down: see
+    /// [`crate::netlink`].
     pub fn open(name: &str, mtu: u16) -> Result<Self, TunError> {
-        let label = label(name)?;
-        checks::tun_device()?;
-        let device = tun_tap::Iface::without_packet_info(name, tun_tap::Mode::Tun).map_err(|source| {
-            match source.raw_os_error() {
-                Some(libc::EPERM | libc::EACCES) => TunError::Machine(CheckError::NoNetAdmin),
-                // EINVAL: the name belongs to a device that is no TUN.
-                Some(libc::EBUSY | libc::EINVAL | libc::EEXIST) => TunError::NameTaken(name.to_owned()),
-                _ => TunError::Open { name: name.to_owned(), source },
-            }
-        })?;
-        // SAFETY: `label` is a zero-terminated string that outlives the call.
-        let index = unsafe { libc::if_nametoindex(label.as_ptr()) };
-        if index == 0 {
-            return Err(TunError::Open { name: name.to_owned(), source: io::Error::last_os_error() });
-        }
-        set_mtu(&label, mtu).map_err(|source| TunError::Mtu { name: name.to_owned(), mtu, source })?;
-        Ok(Self { device, index })
+        Self::open_with(name, mtu, Steps::ONE_BY_ONE)
+    }
+
+    /// Makes the device with those of the wanted offloads that the kernel has.
+    pub fn open_with(name: &str, mtu: u16, steps: Steps) -> Result<Self, TunError> {
+        Ok(Self { device: device::open(name, mtu, steps)?, name: name.to_owned() })
     }
 
     /// The interface's name.
     pub fn name(&self) -> &str {
-        self.device.name()
+        &self.name
     }
 
     /// The interface's index.
     pub const fn index(&self) -> u32 {
-        self.index
+        self.device.index
     }
 
-    /// Waits for one packet that the kernel routed into the device. The frame's buffer is reused.
+    /// What the device carries, in both directions.
+    pub const fn offloads(&self) -> Offloads {
+        self.device.offloads
+    }
+
+    /// Waits for one frame that the kernel routed into the device. The frame's buffer is reused.
+    ///
+    /// InvalidData: this one cannot be used, and is gone; the next read is as good as any.
     pub fn read(&self, frame: &mut Frame) -> io::Result<()> {
+        while !self.try_read(frame)? {
+            self.wait(libc::POLLIN)?;
+        }
+        Ok(())
+    }
+
+    /// Reads one frame if one is there, and says whether. Else as [`Tun::read`].
+    pub fn try_read(&self, frame: &mut Frame) -> io::Result<bool> {
         frame.gso = Gso::NONE;
         frame.bytes.clear();
-        frame.bytes.reserve(DATAGRAM_MAX);
+        frame.bytes.reserve(ROOM_BYTES);
+        let mut header = [0; HEADER_BYTES];
         let room = frame.bytes.spare_capacity_mut();
-        loop {
-            // SAFETY: `room` is writable memory of that many bytes, borrowed for the call.
-            let read = unsafe { libc::read(self.device.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
-            match usize::try_from(read) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(len) => {
-                    // SAFETY: the kernel wrote `len` bytes, and `len` is at most the room that was reserved.
-                    unsafe { frame.bytes.set_len(len) };
-                    return Ok(());
-                }
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
-            }
+        let parts = [part(header.as_mut_ptr(), header.len()), part(room.as_mut_ptr().cast(), room.len())];
+        let (parts, header_len) = self.with_header(&parts);
+        let Some(read) = self.retried(|fd| {
+            // SAFETY: each part names writable memory of its length, borrowed until after the call.
+            unsafe { libc::readv(fd, parts.as_ptr(), count(parts)) }
+        })?
+        else {
+            return Ok(false);
+        };
+        let len = read.checked_sub(header_len).filter(|len| *len > 0).ok_or(io::ErrorKind::UnexpectedEof)?;
+        if len > DATAGRAM_MAX {
+            let what = format!("the TUN device gave a packet of more than {DATAGRAM_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
+        frame.gso = header::decode(header)?;
+        // SAFETY: the kernel wrote `len` bytes behind the header, at most the room that was given.
+        unsafe { frame.bytes.set_len(len) };
+        Ok(true)
     }
 
-    /// Hands one packet to the kernel, as if it had come in on this device. EIO while the device is down, EINVAL for
-    /// what is no IP packet.
+    /// Hands one frame to the kernel, as if it had come in on this device. EIO while the device is down, EINVAL for what
+    /// is no IP packet or disagrees with its note, Unsupported for what [`Tun::offloads`] lacks.
     pub fn write(&self, frame: &Frame) -> io::Result<()> {
-        if frame.gso != Gso::NONE {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "this TUN device takes one plain packet a call"));
+        if !self.carries(&frame.gso) {
+            let what = "this TUN device does not take such a frame: segment it, and complete its checksum";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, what));
         }
+        let header = header::encode(&frame.gso);
+        let parts =
+            [part(header.as_ptr().cast_mut(), header.len()), part(frame.bytes.as_ptr().cast_mut(), frame.bytes.len())];
+        let (parts, header_len) = self.with_header(&parts);
         loop {
-            match self.device.send(&frame.bytes) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-                Ok(len) if len == frame.bytes.len() => return Ok(()),
-                Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
+            let written = self.retried(|fd| {
+                // SAFETY: each part names memory of its length, borrowed until after the call; writev only reads it.
+                unsafe { libc::writev(fd, parts.as_ptr(), count(parts)) }
+            })?;
+            match written {
+                Some(len) if len == frame.bytes.len().saturating_add(header_len) => return Ok(()),
+                Some(_) => return Err(io::ErrorKind::WriteZero.into()),
+                None => self.wait(libc::POLLOUT)?,
             }
         }
     }
-}
 
-/// The name for system calls, or a refusal.
-fn label(name: &str) -> Result<CString, TunError> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let good = !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(plain);
-    if !good || matches!(name, "." | ".." | "all" | "default") {
-        return Err(TunError::Name(name.to_owned()));
-    }
-    CString::new(name).map_err(|_| TunError::Name(name.to_owned()))
-}
-
-/// SIOCSIFMTU (netdevice(7)).
-fn set_mtu(label: &CString, mtu: u16) -> io::Result<()> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
-    // SAFETY: an ifreq of zeros is valid: integers, and a union of such.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(label.as_bytes()) {
-        *to = libc::c_char::from_ne_bytes([*from]);
-    }
-    request.ifr_ifru.ifru_mtu = i32::from(mtu);
-    // SAFETY: SIOCSIFMTU reads one ifreq, which outlives the call.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, &raw const request) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::test_support::{enter_fresh_namespace, ip, privileged};
-    use std::sync::Arc;
-
-    #[test]
-    fn bad_names_are_refused_before_the_driver_cuts_them() {
-        for name in ["", "a-name-of-16-xxx", "a b", "a/b", "..", "tun%d", "all"] {
-            assert!(matches!(Tun::open(name, 1420), Err(TunError::Name(_))), "{name}");
-        }
-        assert!(label("a-name-of-15-xx").is_ok());
+    const fn carries(&self, gso: &Gso) -> bool {
+        let Offloads { vnet, tso, uso } = self.device.offloads;
+        let kind = match gso.kind {
+            GsoKind::None => true,
+            GsoKind::TcpV4 | GsoKind::TcpV6 => tso,
+            GsoKind::Udp => uso,
+        };
+        kind && (vnet || gso.checksum.is_none())
     }
 
-    #[test]
-    fn packets_cross_in_both_directions_from_several_threads() {
-        if !privileged() {
-            return;
-        }
-        std::thread::spawn(|| {
-            enter_fresh_namespace();
-            let tun = Arc::new(Tun::open("umbra-test0", 1380).expect("open"));
-            assert_eq!(tun.name(), "umbra-test0");
-            assert!(tun.index() > 0);
-            ip("addr add 192.0.2.1/24 dev umbra-test0");
-            ip("link set umbra-test0 up");
-            let mtu = std::fs::read_to_string("/proc/thread-self/net/dev").expect("dev");
-            assert!(mtu.contains("umbra-test0"));
+    /// The parts that this device uses, and how many bytes its header has.
+    fn with_header<'p>(&self, parts: &'p [libc::iovec; 2]) -> (&'p [libc::iovec], usize) {
+        let [_, packet] = parts;
+        if self.device.offloads.vnet { (parts, HEADER_BYTES) } else { (std::slice::from_ref(packet), 0) }
+    }
 
-            // Two readers; each datagram reaches exactly one of them.
-            let (found, all) = std::sync::mpsc::channel();
-            for _ in 0..2 {
-                let (tun, found) = (Arc::clone(&tun), found.clone());
-                std::thread::spawn(move || {
-                    let mut frame = Frame::default();
-                    while tun.read(&mut frame).is_ok() {
-                        // IPv4 and UDP; the kernel's own IPv6 multicasts pass by.
-                        if frame.bytes.first() == Some(&0x45) && frame.bytes.get(9) == Some(&17) {
-                            let _ = found.send(frame.bytes.clone());
-                        }
-                    }
-                });
+    /// Makes the call until no signal comes between; none where it would have to wait.
+    fn retried(&self, call: impl Fn(i32) -> isize) -> io::Result<Option<usize>> {
+        loop {
+            if let Ok(len) = usize::try_from(call(self.device.fd.as_raw_fd())) {
+                return Ok(Some(len));
             }
-            let socket = std::net::UdpSocket::bind("192.0.2.1:7000").expect("bind");
-            for number in 0..20u8 {
-                socket.send_to(&[number; 5], "192.0.2.9:7001").expect("send");
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock => return Ok(None),
+                _ => return Err(error),
             }
-            let mut numbers: Vec<u8> = (0..20).map(|_| *all.recv().expect("a packet").last().expect("byte")).collect();
-            numbers.sort_unstable();
-            assert_eq!(numbers, (0..20).collect::<Vec<_>>());
-
-            // And back: the same packet with its ends swapped reaches the socket.
-            socket.send_to(b"hello", "192.0.2.9:7001").expect("send");
-            let mut packet = all.recv().expect("a packet");
-            let source: Vec<u8> = packet.drain(12..16).collect();
-            packet.splice(16..16, source);
-            let port: Vec<u8> = packet.drain(20..22).collect();
-            packet.splice(22..22, port);
-            tun.write(&Frame::packet(packet)).expect("write");
-            let mut bytes = [0; 16];
-            let (len, from) = socket.recv_from(&mut bytes).expect("receive");
-            assert_eq!((&bytes[..len], from.to_string().as_str()), (&b"hello"[..], "192.0.2.9:7001"));
-        })
-        .join()
-        .expect("test thread");
-    }
-
-    #[test]
-    fn a_taken_name_and_a_bad_mtu_are_told() {
-        if !privileged() {
-            return;
         }
-        std::thread::spawn(|| {
-            enter_fresh_namespace();
-            let _first = Tun::open("umbra-test1", 1420).expect("open");
-            let second = Tun::open("umbra-test1", 1420).err().expect("taken");
-            assert!(matches!(second, TunError::NameTaken(_)), "{second}");
-            assert!(matches!(Tun::open("lo", 1420), Err(TunError::NameTaken(_))));
-            assert!(matches!(Tun::open("umbra-test2", 20), Err(TunError::Mtu { .. })));
-        })
-        .join()
-        .expect("test thread");
     }
+
+    fn wait(&self, events: libc::c_short) -> io::Result<()> {
+        let mut entry = libc::pollfd { fd: self.device.fd.as_raw_fd(), events, revents: 0 };
+        // SAFETY: one entry, which outlives the call.
+        if unsafe { libc::poll(&raw mut entry, 1, -1) } >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
+    }
+}
+
+const fn part(start: *mut u8, len: usize) -> libc::iovec {
+    libc::iovec { iov_base: start.cast(), iov_len: len }
+}
+
+fn count(parts: &[libc::iovec]) -> libc::c_int {
+    libc::c_int::try_from(parts.len()).unwrap_or_default()
 }

@@ -7,6 +7,20 @@ use std::time::Duration;
 pub const TUN_MTU: usize = 1420;
 /// Largest datagram or frame that is read, bytes.
 pub const DATAGRAM_MAX: usize = 65_535;
+/// Datagrams of one message with UDP segmentation: what every kernel that knows it takes (UDP_MAX_SEGMENTS of Linux 4.18).
+pub const SEGMENTS_MAX: usize = 64;
+/// Bytes of one such message: an IPv4 packet of 65,535 with its headers, rounded down.
+pub const SEGMENTED_BYTES_MAX: usize = 65_000;
+/// Messages that one system call sends. More save nothing that can be measured; each takes 400 bytes of stack.
+pub const SEND_MESSAGES_MAX: usize = 32;
+/// Times that one message is sent again because the socket told an error of an earlier one, or a signal came.
+pub const SEND_AGAIN_MAX: usize = 8;
+/// Destinations of which a socket remembers that they take no segmented messages of a size.
+pub const NARROW_PATHS_MAX: usize = 64;
+/// How long it remembers. A path that got wide again is slow for that long, one that is narrow costs one system call.
+pub const NARROW_PATH_LIFE: Duration = Duration::from_secs(60);
+/// Packets, or super-packets, that wait in a TUN device for us: txqueuelen. The driver's 500 overflow in a burst.
+pub const TUN_QUEUE: usize = 1_000;
 /// Bytes that WireGuard adds to a packet: 16 of header, 16 of tag (paper, section 5.4.6).
 pub const WIREGUARD_OVERHEAD: usize = 32;
 /// Packets that wait for a tunnel or a decision, for each resource or peer. A burst of a TCP opening, no more.

@@ -21,7 +21,8 @@ pub enum GsoKind {
 pub struct Gso {
     /// The kind of segments.
     pub kind: GsoKind,
-    /// Bytes of headers in front of the payload.
+    /// Bytes of headers in front of the payload. From a device it is a hint, and for a forwarded packet often more than
+    /// that: the headers themselves tell.
     pub header_len: u16,
     /// Payload bytes of each segment but the last.
     pub size: u16,
@@ -32,6 +33,26 @@ pub struct Gso {
 impl Gso {
     /// A plain packet.
     pub const NONE: Self = Self { kind: GsoKind::None, header_len: 0, size: 0, checksum: None };
+}
+
+/// What a TUN device carries besides plain packets with complete checksums. A frame that needs more is refused by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offloads {
+    /// Packets whose checksum is still to be completed (`Gso::checksum`), in both directions.
+    pub vnet: bool,
+    /// Super-packets of TCP, over IPv4 and IPv6, in both directions.
+    pub tso: bool,
+    /// Super-packets of UDP, over IPv4 and IPv6, in both directions.
+    pub uso: bool,
+}
+
+/// How a UDP socket carries trains. Without either, a train still crosses: one datagram at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UdpOffloads {
+    /// A train leaves as one message (UDP_SEGMENT).
+    pub gso: bool,
+    /// Neighbouring datagrams of one sender arrive as one train (UDP_GRO).
+    pub gro: bool,
 }
 
 /// One read from or write to a TUN device: an IP packet, or a super-packet that `gso` describes.
