@@ -24,12 +24,15 @@ const ACK_MIN: Duration = Duration::from_millis(300);
 /// The wait for the last gateway that is left: nothing is gained by giving up sooner.
 const LAST_ACK_MAX: Duration = Duration::from_secs(3);
 /// The wait for a gateway where none has a stream.
-const GATEWAY_WAIT_MAX: Duration = Duration::from_secs(3);
+pub(super) const GATEWAY_WAIT_MAX: Duration = Duration::from_secs(3);
 /// What a client that was refused for a passing reason waits: a gateway that starts is ready in less.
 const SOON: Duration = Duration::from_secs(1);
 
 /// What a client is told while the disk is full or fails; the administrator is told more.
 const NOT_WRITTEN: &str = "the controller cannot write to its store";
+
+/// What a client is told where no gateway of the site is confirmed.
+const NO_GATEWAY: &str = "its site has no gateway; tell your administrator";
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
@@ -123,6 +126,11 @@ impl Arrangements {
                 return Attempt::Done(Reply::Deny { reasons: vec![why], retry_after: DENY_HOLD, passing: false });
             }
         };
+        // None that could come: only an administrator can help.
+        if judge::gateways_of(directory, ground.site.record.id).next().is_none() {
+            let reasons = vec![NO_GATEWAY.to_owned()];
+            return Attempt::Done(Reply::Deny { reasons, retry_after: DENY_HOLD, passing: false });
+        }
         let mut candidates = self.awaited_candidates(directory, wish, ground).await.into_iter().peekable();
         while let Some(gateway) = candidates.next() {
             let patience = if candidates.peek().is_some() { self.patience(gateway) } else { LAST_ACK_MAX };

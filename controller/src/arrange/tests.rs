@@ -1,6 +1,7 @@
 //! What does one gateway's word count, and what does an answer say when nobody has looked yet?
 
 use super::Arrangements;
+use super::connect::{GATEWAY_WAIT_MAX, Reply, Wish};
 use super::gateways::{Hello, HelloError};
 use super::state::StoredReach;
 use crate::directory::{Gateway, NodeState, SuffixName};
@@ -98,6 +99,28 @@ async fn an_answer_before_the_review_names_every_gateway_with_live_grants() {
         Revision { number: world.organisation.store.revision().number + 1, ..world.organisation.store.revision() };
     let said = tokio::time::timeout(20 * REVOKE_WAIT_MAX, arrangements.settle(revision)).await.unwrap();
     assert_eq!(said, [(gateway(1), false, LEASE_DEFAULT)]);
+}
+
+#[tokio::test]
+async fn a_gateway_that_may_come_is_waited_for_and_one_that_was_revoked_is_not() {
+    let world = World::new().await;
+    let wish =
+        Wish { device: device(1), resource: APPS, data_key: PublicKey([7; 32]), held: Vec::new(), avoid: Vec::new() };
+    world.name(0..1, None).await;
+    let ask = async || {
+        let began = std::time::Instant::now();
+        match world.arrangements.connect(&wish).await {
+            Reply::Deny { reasons, passing, .. } => (reasons.concat(), passing, began.elapsed()),
+            permitted => panic!("{permitted:?}"),
+        }
+    };
+    let (why, passing, waited) = ask().await;
+    assert!(passing && why.contains("no gateway of its site is reachable"), "{why}");
+    assert!(waited >= GATEWAY_WAIT_MAX, "{waited:?}");
+    set_state(&world, 1, NodeState::Revoked).await;
+    let (why, passing, waited) = ask().await;
+    assert!(!passing && why.contains("its site has no gateway"), "{why}");
+    assert!(waited < GATEWAY_WAIT_MAX, "{waited:?}: one that waits to be confirmed serves nobody");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use crate::support::{SOON, options, probe};
 use crate::talk::{Talk, json, until};
 use model::net::Prefix;
+use std::time::Duration;
 use umbra_tests::lab::topology::INSIDE_LINK;
 use umbra_tests::lab::{Name, Options, World};
 use umbra_tests::leaks::{Protected, Watch};
@@ -12,6 +13,8 @@ use umbra_tests::service::Services;
 /// What the laptop's datagrams carry.
 const TEXT: &str = "a datagram of somebody's access";
 const MARKER: &str = "marker.test";
+/// Longer is as if it hung; some hundredths of a second are usual.
+const TOLD_MAX: Duration = Duration::from_secs(8);
 
 /// Why an access ends, and how it comes back where it can.
 struct Cause {
@@ -152,6 +155,7 @@ fn ends(world: &World, cause: &Cause) {
     // The laptop is told, too, but nobody waits for it: what it says of itself opens nothing.
     let told = until(name, SOON, || !connects("web").success());
     println!("{name}: the laptop says so after {told:?}");
+    assert!(told < TOLD_MAX, "{name}: somebody who asks waits for {told:?}");
     let status = json(world, Name::Gateway, &["umbra-gateway", "status", "--json"]);
     assert_eq!(status["grants"], cause.left, "{name}: {status}");
     let list = host.run(&["umbra", "ls"], SOON).unwrap();
