@@ -1,12 +1,13 @@
 //! The commands of `umbra-gateway`.
 
 use crate::gate::Status;
+use crate::leftovers;
 use clap::{Args, Parser, Subcommand};
 use host::nft::AllowIn;
 use model::net::Prefix;
 use node::cli::{ADMIN_GROUP, Exit, Failure, Output, interval, start_log};
 use node::local::Program;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
@@ -32,7 +33,12 @@ enum Command {
     /// Prints up to where the controller's audit trail went, as far as this gateway was told, as JSON for
     /// `umbra-controller audit verify --offline ... --witness FILE`.
     Witness(StatusArgs),
+    /// Undoes what a gateway that was killed left on this host, where none is to be started again.
+    Down(DownArgs),
 }
+
+const STATE: &str = "/var/lib/umbra/gateway";
+const DEVICE: &str = "umbra-gw";
 
 /// Options of `up`.
 #[derive(Debug, Args)]
@@ -50,7 +56,7 @@ pub struct Up {
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
     /// Where keys and state are kept.
-    #[arg(long, env = "UMBRA_GATEWAY_STATE", default_value = "/var/lib/umbra/gateway")]
+    #[arg(long, env = "UMBRA_GATEWAY_STATE", default_value = STATE)]
     pub state: PathBuf,
     /// The local socket for `status`.
     #[arg(long, env = "UMBRA_GATEWAY_SOCKET", default_value = "/run/umbra/gateway.sock")]
@@ -69,7 +75,7 @@ pub struct Up {
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = node::cli::key_life)]
     pub key_life: Duration,
     /// The TUN device's name.
-    #[arg(long, default_value = "umbra-gw")]
+    #[arg(long, default_value = DEVICE)]
     pub device: String,
     /// From which addresses grants speak to services, IPv4.
     #[arg(long, default_value = "198.18.0.0/15", value_name = "PREFIX")]
@@ -99,6 +105,21 @@ struct StatusArgs {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct DownArgs {
+    /// Without a gateway that runs: a signal stops one, and then it undoes all by itself.
+    #[arg(long, required = true)]
+    force: bool,
+    /// Where the gateway keeps keys and state.
+    #[arg(long, env = "UMBRA_GATEWAY_STATE", default_value = STATE, value_name = "FOLDER")]
+    state: PathBuf,
+    /// The gateway's TUN device.
+    #[arg(long, default_value = DEVICE)]
+    device: String,
+    #[command(flatten)]
+    status: StatusArgs,
+}
+
 fn endpoint(text: &str) -> Result<String, String> {
     if proto::join::endpoint_is_sound(text) {
         return Ok(text.to_owned());
@@ -114,7 +135,10 @@ pub fn main() -> ExitCode {
         Err(error) => return Output::usage(&error.render().to_string(), error.exit_code()),
     };
     host::keyfile::close_umask();
-    let json = matches!(&cli.command, Command::Status(status) | Command::Witness(status) if status.json);
+    let json = match &cli.command {
+        Command::Up(_) => false,
+        Command::Status(status) | Command::Witness(status) | Command::Down(DownArgs { status, .. }) => status.json,
+    };
     let mut output = Output::new("umbra-gateway", json);
     // Before there is a second thread.
     if let Command::Up(up) = &cli.command
@@ -141,12 +165,14 @@ async fn run(command: Command, output: &mut Output) -> Result<(), Failure> {
         }
         Command::Status(args) => status(&args, output).await,
         Command::Witness(args) => witness(&args, output).await,
+        Command::Down(args) => force_down(&args, output).await,
     }
 }
 
-async fn ask(args: &StatusArgs) -> Result<Status, Failure> {
-    let mut stream =
-        UnixStream::connect(&args.socket).await.map_err(|error| node::local::refused(&args.socket, DAEMON, &error))?;
+/// What a running gateway says of itself.
+pub async fn ask(socket: &Path) -> Result<Status, Failure> {
+    let refused = |error| node::local::refused(socket, DAEMON, &error);
+    let mut stream = UnixStream::connect(socket).await.map_err(refused)?;
     let mut document = Vec::new();
     stream.read_to_end(&mut document).await.map_err(Failure::failed)?;
     serde_json::from_slice(&document).map_err(|_| {
@@ -154,15 +180,24 @@ async fn ask(args: &StatusArgs) -> Result<Status, Failure> {
     })
 }
 
+/// Undoes what a dead gateway left. One that lives does that itself, and better: it also ends what it holds.
+async fn force_down(args: &DownArgs, output: &mut Output) -> Result<(), Failure> {
+    leftovers::refuse_if_alive(&args.status.socket).await?;
+    leftovers::refuse_if_begun(&args.device).await?;
+    host::checks::net_admin().map_err(Failure::failed)?;
+    let report = leftovers::clear(&args.state, true).await;
+    report.tell("`umbra-gateway up` serves again", output)
+}
+
 async fn witness(args: &StatusArgs, output: &mut Output) -> Result<(), Failure> {
-    let kept = ask(args).await?.witness;
+    let kept = ask(&args.socket).await?.witness;
     let kept =
         kept.ok_or_else(|| Failure::failed("the controller has not told this gateway of its audit trail yet"))?;
     output.line(serde_json::to_string(&kept).map_err(Failure::failed)?)
 }
 
 async fn status(args: &StatusArgs, output: &mut Output) -> Result<(), Failure> {
-    let s = ask(args).await?;
+    let s = ask(&args.socket).await?;
     if !output.json(&s)? {
         show(&s, output)?;
     }

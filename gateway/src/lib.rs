@@ -5,6 +5,7 @@ mod firewalls;
 mod flows;
 pub mod follow;
 mod gate;
+mod leftovers;
 pub mod resolve;
 pub mod rpc;
 mod service;

@@ -3,11 +3,12 @@
 use crate::cli::Up;
 use crate::firewalls;
 use crate::gate::{Gate, Place, Status};
+use crate::leftovers;
 use crate::witness::Keeper;
 use anyhow::{Context as _, Result, anyhow, bail};
 use grant::verified::Scope;
 use host::forwarding::Forwarding;
-use host::netlink::{Holder, hold_blackholes, remove_blackholes};
+use host::netlink::{Holder, hold_blackholes};
 use host::nft;
 use host::privilege::Left;
 use host::{entropy, keyfile};
@@ -23,7 +24,6 @@ use node::seen::Seen;
 use node::{Identity, Manager, Runtime};
 use proto::join::{JoinFile, JoinKind};
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
@@ -34,7 +34,6 @@ use tonic::transport::server::Connected as _;
 
 /// Whose firewall tables these are.
 pub const PROGRAM: &str = "gateway";
-const FORWARDING_FILE: &str = "forwarding";
 /// How long a command may take to read its answer.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
@@ -43,6 +42,8 @@ pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
     // First: who is told to stop from here on puts everything back.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut manager = Manager::start(PROGRAM)?;
+    // A start that fails undoes what it finds; that of one that runs is not to be touched.
+    leftovers::refuse_if_alive(&options.socket).await.map_err(|failure| anyhow!(failure.text))?;
     keyfile::create_folder(&options.state)?;
     let setup = Setup {
         role: tunnel::Role::Gateway,
@@ -57,7 +58,7 @@ pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
     };
-    let (node, nat, undo) = match prepared {
+    let (node, nat) = match prepared {
         Some(Ok(prepared)) => prepared,
         None => {
             forget_shield(options).await;
@@ -73,11 +74,13 @@ pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
         Ok(()) => serve(options, node, nat, &mut manager, [&mut terminate, &mut interrupt]).await,
         Err(error) => Err(error.into()),
     };
-    undo.give_back().await;
+    for what in leftovers::clear(&options.state, false).await.failed {
+        tracing::error!(what, "not all could be put back");
+    }
     result
 }
 
-async fn prepare(options: &Up, setup: &Setup, output: &mut Output) -> Result<(Node, NatPool, Undo)> {
+async fn prepare(options: &Up, setup: &Setup, output: &mut Output) -> Result<(Node, NatPool)> {
     let node = start(options, setup, output).await?;
     let NodeId::Gateway(id) = node.identity.node else {
         bail!("the identity in {} is no gateway's", options.state.display())
@@ -86,33 +89,16 @@ async fn prepare(options: &Up, setup: &Setup, output: &mut Output) -> Result<(No
     if let Some(local) = node.overlay.collisions(&[nat.v4, nat.v6]).await?.first() {
         bail!("the NAT pool {} overlaps {local}, a network of this host; choose another with --nat-v4", nat.v4);
     }
-    let undo = take_host(options, &node, nat).await?;
-    Ok((node, nat, undo))
+    take_host(options, &node, nat).await?;
+    Ok((node, nat))
 }
 
-/// A start that failed leaves nothing behind; only a gateway that has joined stays dark.
+/// A start that failed leaves nothing behind, also nothing of a predecessor that was killed; only a gateway that has joined stays
+/// dark.
 async fn forget_shield(options: &Up) {
-    // A predecessor that was killed left forwarding on: without the tables the host would be an open router.
-    let file = options.state.join(FORWARDING_FILE);
-    if let Some(before) = forwarding_before(&file) {
-        if let Err(error) = before.restore() {
-            tracing::error!(%error, "forwarding could not be put back; the firewall tables stay");
-            return;
-        }
-        let _ = std::fs::remove_file(&file);
-    }
-    if let Err(error) = nft::forget_exceptions().await {
-        tracing::debug!(%error, "no exceptions in other firewalls could be removed");
-    }
-    let mut removed = nft::remove(PROGRAM).await;
-    if Identity::load(&options.state).is_err() {
-        removed = removed.and(nft::remove_dark(PROGRAM).await);
-    }
-    if let Err(error) = removed {
-        tracing::debug!(%error, "no firewall tables could be removed");
-    }
-    if let Err(error) = remove_blackholes(Holder::Gateway).await {
-        tracing::debug!(%error, "no blackhole routes could be removed");
+    let dark = Identity::load(&options.state).is_err();
+    for what in leftovers::clear(&options.state, dark).await.failed {
+        tracing::debug!(what, "not all could be put back");
     }
 }
 
@@ -200,33 +186,7 @@ fn nat_pool(v4: Prefix, id: &[u8; model::ids::ID_LEN]) -> Result<NatPool> {
     Ok(NatPool { v4, v6 })
 }
 
-/// What was changed on the host, to be put back.
-struct Undo {
-    forwarding: Forwarding,
-    file: std::path::PathBuf,
-}
-
-impl Undo {
-    /// Forwarding first, then the tables: the other way round the host would be an open router for a moment.
-    async fn give_back(self) {
-        if let Err(error) = self.forwarding.restore() {
-            tracing::error!(%error, "forwarding could not be put back");
-        } else if let Err(error) = std::fs::remove_file(&self.file) {
-            tracing::warn!(%error, "the note on forwarding could not be removed");
-        }
-        if let Err(error) = nft::forget_exceptions().await {
-            tracing::warn!(%error, "the exceptions in other firewalls could not be removed");
-        }
-        if let Err(error) = nft::remove(PROGRAM).await {
-            tracing::error!(%error, "the firewall tables could not be removed");
-        }
-        if let Err(error) = remove_blackholes(Holder::Gateway).await {
-            tracing::error!(%error, "the blackhole routes could not be removed");
-        }
-    }
-}
-
-async fn take_host(options: &Up, node: &Node, nat: NatPool) -> Result<Undo> {
+async fn take_host(options: &Up, node: &Node, nat: NatPool) -> Result<()> {
     let tun = node.overlay.name().to_owned();
     let pool = node.identity.pool;
     stand_beneath(pool, Some(nat)).await?;
@@ -236,25 +196,15 @@ async fn take_host(options: &Up, node: &Node, nat: NatPool) -> Result<Undo> {
     if !options.dark {
         nft::remove_dark(PROGRAM).await?;
     }
-    let file = options.state.join(FORWARDING_FILE);
+    let file = leftovers::forwarding_file(&options.state);
     // After a kill forwarding is still on: what was there first is in the file, and was before anything was changed.
-    let forwarding = match forwarding_before(&file) {
-        Some(before) => before,
-        None => {
-            let now = Forwarding::now()?;
-            keyfile::replace(&file, now.to_line().as_bytes())?;
-            now
-        }
-    };
+    if leftovers::forwarding_before(&file).is_none() {
+        keyfile::replace(&file, Forwarding::now()?.to_line().as_bytes())?;
+    }
     Forwarding::enable()?;
     node.overlay.add_route(nat.v4, None).await?;
     node.overlay.add_route(nat.v6, None).await?;
-    Ok(Undo { forwarding, file })
-}
-
-fn forwarding_before(file: &Path) -> Option<Forwarding> {
-    let bytes = keyfile::read(file, 256).ok()?;
-    Forwarding::from_line(std::str::from_utf8(bytes.expose()).ok()?)
+    Ok(())
 }
 
 async fn serve(options: &Up, node: Node, nat: NatPool, manager: &mut Manager, stop: [&mut Signal; 2]) -> Result<()> {

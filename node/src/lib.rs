@@ -7,6 +7,7 @@ pub mod dark;
 pub mod enrol;
 pub mod identity;
 pub mod keep;
+pub mod leftovers;
 pub mod link;
 pub mod local;
 pub mod manager;

@@ -18,8 +18,6 @@ type Client = LocalClient<Channel>;
 
 /// How long `down` waits for the daemon to be there again.
 const BACK_MAX: Duration = Duration::from_secs(5);
-/// How long a daemon may take to say that it lives.
-const LIVES_MAX: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
     let socket = args.socket.as_path();
@@ -140,20 +138,12 @@ async fn down(socket: &Path, output: &mut Output) -> Result<(), Failure> {
 
 /// Undoes what a dead daemon left. One that lives does that itself, and better: it also ends what it holds.
 async fn force_down(socket: &Path, options: &DownArgs, output: &mut Output) -> Result<(), Failure> {
-    use tokio::net::UnixStream;
-    if let Ok(stream) = UnixStream::connect(socket).await {
-        let pid = stream.peer_cred().ok().and_then(|cred| cred.pid());
-        drop(stream);
-        let status = async { connect(socket).await?.status(wire::StatusRequest {}).await.map_err(Failure::from) };
-        let who = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
-        return Err(match tokio::time::timeout(LIVES_MAX, status).await {
-            Ok(_) => Failure::failed(format!("the daemon{who} runs and answers: `umbra down` takes this machine down")),
-            Err(_) => Failure::failed(format!(
-                "a daemon{who} holds {} and does not answer: end it with `kill -9`, then run this again",
-                socket.display()
-            )),
-        });
-    }
+    let status = async {
+        connect(socket).await?.status(wire::StatusRequest {}).await?;
+        Ok(())
+    };
+    let instead = "`umbra down` takes this machine down";
+    node::leftovers::refuse_if_alive(socket, "daemon", status, instead).await?;
     host::checks::net_admin().map_err(Failure::failed)?;
     let mut report = crate::leftovers::clear(&options.state, &options.resolv_conf, &options.device).await;
     if node::Identity::load(&options.state).is_ok()
@@ -161,7 +151,7 @@ async fn force_down(socket: &Path, options: &DownArgs, output: &mut Output) -> R
     {
         report.failed.push(format!("the note that this machine is to be down: {error:#}"));
     }
-    show::undone(&report, output)
+    report.tell("`umbra up` connects this machine again, once a daemon runs", output)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! How is each answer shown to a person, or to a program? And which exit code says it?
 
-use crate::leftovers::Report;
 use node::cli::output::{ago, span};
 use node::cli::{Exit, Failure, Output};
 use proto::local as wire;
@@ -29,21 +28,6 @@ pub(super) fn up(reply: &wire::UpReply, output: &mut Output) -> Result<(), Failu
         return output.line("an administrator must confirm this machine before anybody can log in on it");
     }
     if reply.joined { output.line("next: `umbra login`") } else { Ok(()) }
-}
-
-pub(super) fn undone(report: &Report, output: &mut Output) -> Result<(), Failure> {
-    if !output.json(report)? {
-        for undone in &report.undone {
-            output.line(format!("undone: {undone}"))?;
-        }
-        if report.undone.is_empty() && report.failed.is_empty() {
-            output.line("nothing was left behind")?;
-        }
-    }
-    if report.failed.is_empty() {
-        return output.line("down; `umbra up` connects this machine again, once a daemon runs");
-    }
-    Err(Failure::failed(format!("not everything could be undone: {}", report.failed.join("; "))))
 }
 
 pub(super) fn list(reply: &wire::ListReply, output: &mut Output) -> Result<(), Failure> {

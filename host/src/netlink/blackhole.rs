@@ -87,9 +87,12 @@ pub async fn add_blackholes(holder: Holder, prefixes: &[Prefix]) -> Result<(), N
     Netlink::open()?.add_blackholes(holder, prefixes).await
 }
 
-/// Removes all of the holder's blackholes. What is not there is no error.
-pub async fn remove_blackholes(holder: Holder) -> Result<(), NetlinkError> {
-    hold_blackholes(holder, &[]).await
+/// Removes all of the holder's blackholes, and answers which there were. What is not there is no error.
+pub async fn remove_blackholes(holder: Holder) -> Result<Vec<Prefix>, NetlinkError> {
+    let netlink = Netlink::open()?;
+    let held = netlink.blackholes(holder).await?;
+    netlink.hold_blackholes(holder, &[]).await?;
+    Ok(held)
 }
 
 fn blackhole_v4(address: std::net::Ipv4Addr, len: u8, holder: Holder) -> Ipv4Route {

@@ -145,17 +145,21 @@ pub async fn except(tun: &str) -> Result<Vec<String>, NftError> {
     Ok(changed)
 }
 
-/// Takes the exceptions away again.
-pub async fn forget_exceptions() -> Result<(), NftError> {
+/// Takes the exceptions away again, and answers from which chains.
+pub async fn forget_exceptions() -> Result<Vec<String>, NftError> {
     let connection = Connection::<Nftables>::new().map_err(|source| failed(OPEN_TABLE, source))?;
+    let mut changed = Vec::new();
     for (family, chain) in there(&connection).await? {
         let rules = connection.list_rules(OPEN_TABLE, family).await.map_err(|source| failed(OPEN_TABLE, source))?;
         for rule in rules.iter().filter(|rule| rule.chain == chain && rule.comment_text.as_deref() == Some(COMMENT)) {
             let gone = connection.del_rule_if_exists(OPEN_TABLE, chain, family, rule.handle).await;
             gone.map_err(|source| failed(OPEN_TABLE, source))?;
+            changed.push(chain.to_owned());
         }
     }
-    Ok(())
+    // Two rules in each.
+    changed.dedup();
+    Ok(changed)
 }
 
 async fn there(connection: &Connection<Nftables>) -> Result<Vec<(Family, &'static str)>, NftError> {

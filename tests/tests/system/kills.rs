@@ -120,6 +120,9 @@ fn a_gateway_is_dark_while_it_joins_and_waits() {
             touch(&world, Name::Neighbour, address, &[(1, 100), (440, 450)]);
         }
     };
+    // What it set up is not taken from it, although it has no socket yet.
+    let refused = world.host(Name::Gateway).run(&["umbra-gateway", "down", "--force"], SOON).unwrap();
+    assert!(!refused.success() && refused.stderr.contains("holds the device umbra-gw"), "{refused:?}");
     silent();
     assert!(gateway.is_running() && !gateway.lines().iter().any(|line| line.contains("joined as")));
     controller.restart().unwrap();
@@ -128,6 +131,55 @@ fn a_gateway_is_dark_while_it_joins_and_waits() {
     perimeter::confirm_gateway(&world, Name::Gateway).unwrap();
     gateway.wait_for_line("confirmed=true", SOON).unwrap();
     assert!(!reach(Name::Stranger).success());
+}
+
+#[test]
+fn what_a_dead_gateway_left_force_undoes_and_nothing_of_one_that_lives() {
+    let world = world();
+    let host = world.host(Name::Gateway);
+    // As Docker has it.
+    let docker = ["add table ip filter", "add chain ip filter DOCKER-USER"];
+    for line in docker {
+        let words: Vec<&str> = std::iter::once("nft").chain(line.split(' ')).collect();
+        assert!(host.run(&words, SOON).unwrap().success());
+    }
+    let state = || {
+        let rules = host.run(&["nft", "--stateless", "list", "ruleset"], SOON).unwrap().stdout;
+        state_of(&world, Name::Gateway).into_iter().chain([rules]).collect::<Vec<_>>()
+    };
+    let force = || host.run(&["umbra-gateway", "down", "--force"], SOON).unwrap();
+    let before = state();
+    let plan = Plan { laptops: Vec::new(), gateway_options: vec!["--pass-firewalls".to_owned()], ..Plan::default() };
+    let mut perimeter = Perimeter::start(&world, &plan).unwrap_or_else(|error| panic!("{error}"));
+    until("the exception", SOON, || state().last().is_some_and(|rules| rules.contains("umbra-gw")));
+
+    let during = state();
+    let refused = force();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("runs and answers"), "{refused:?}");
+    let second = host.run(&["umbra-gateway", "up", "--port", "444"], SOON).unwrap();
+    assert!(!second.success() && second.stderr.contains("runs and answers"), "{second:?}");
+    assert_eq!(
+        host.run(&["umbra-gateway", "down"], SOON).unwrap().status.code(),
+        Some(2),
+        "a signal stops one that runs"
+    );
+    assert_eq!(state(), during);
+
+    let gateway = perimeter.gateways.get_mut(&Name::Gateway).unwrap();
+    gateway.kill9().unwrap();
+    let done = force();
+    assert!(done.success(), "{done:?}");
+    for part in
+        ["ip_forward", "DOCKER-USER", "inet umbra-gateway-forward", "umbra-gateway-dark", "10.77.0.0/16", "198.18."]
+    {
+        assert!(done.stdout.contains(part), "{part}: {done:?}");
+    }
+    assert_eq!(state(), before, "after `down --force`");
+    let again = force();
+    assert!(again.success() && again.stdout.contains("nothing was left behind"), "{again:?}");
+    gateway.restart().unwrap();
+    gateway.wait_for_line("confirmed=true", SOON).unwrap();
 }
 
 /// A laptop with a default route, as every real one has: whatever no other route wants leaves by it.
