@@ -5,6 +5,7 @@ use super::content::{FATES, Fate, fate, humbled};
 use super::restore::{Made, RestoreError, Wish, restore};
 use super::{Restored, make};
 use crate::audit::{Entry, Outcome};
+use crate::authority;
 use crate::config::StatePaths;
 use crate::directory::{
     Device, Directory, Draft, Group, NodeState, PasswordHash, PolicyFile, PolicyRevision, SETS, Session, User,
@@ -20,6 +21,7 @@ use model::limits::BACKUP_CHUNKS_WAITING_MAX;
 use model::revision::Revision;
 use model::time::WallMs;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 fn entry(what: &str) -> Entry {
@@ -139,6 +141,38 @@ async fn an_organisation_begins_again_as_a_new_incarnation_in_which_nobody_has_a
     assert_eq!(verified.last, made.restored.audit_seq + 1);
     let held = Reading::new(again.store.as_ref()).get::<Restored>(Restored::ID).await.unwrap().unwrap();
     assert_eq!(held.record, made.restored);
+}
+
+#[tokio::test]
+async fn a_backup_from_the_middle_of_a_succession_holds_both_authorities_and_the_succession_goes_on() {
+    for switched in [false, true] {
+        let folder = Folder::new();
+        let (organisation, _) = made(&folder).await;
+        authority::announce(&organisation, "local:test", Duration::from_secs(7_200)).await.unwrap();
+        if switched {
+            authority::switch(&organisation).await.unwrap();
+        }
+        let (file, unlock) = back_up(&organisation).await;
+        begin_again(&folder, &file, &unlock, &wish(5_000)).await.unwrap();
+        let again = open(&folder).await;
+        let held = |of: &Organisation| {
+            let held = of.keyring.held();
+            let all = held.by_age().into_iter().map(|pair| {
+                let keys = (pair.key.expose().to_vec(), pair.ca.private_key().expose().to_vec());
+                (pair.public.clone(), keys)
+            });
+            (all.collect::<Vec<_>>(), held.switched)
+        };
+        let (both, _) = held(&organisation);
+        assert_eq!(both.len(), 2);
+        assert_eq!(held(&again), (both.clone(), switched));
+        assert_eq!(again.org().unwrap().succession, organisation.org().unwrap().succession);
+        // Whatever step comes next, it is taken.
+        authority::switch(&again).await.unwrap();
+        assert_eq!(held(&again), (both.clone(), true));
+        authority::retire(&again).await.unwrap();
+        assert_eq!(held(&again).0, [both[1].clone()]);
+    }
 }
 
 #[tokio::test]

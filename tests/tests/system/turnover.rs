@@ -6,7 +6,7 @@ use crate::talk::{Talk, json, until};
 use serde_json::Value;
 use std::time::Duration;
 use umbra_tests::lab::{Daemon, Name, World};
-use umbra_tests::perimeter::{Perimeter, Plan, admin, admin_json, log_in};
+use umbra_tests::perimeter::{Perimeter, Plan, admin, admin_json, carry_join_file, log_in};
 use umbra_tests::service::Services;
 
 /// A node knocks with its recovery secret when nobody has answered for a while.
@@ -18,7 +18,7 @@ const OVERLAP: &str = "30s";
 const STEP: Duration = Duration::from_secs(60);
 
 fn plan() -> Plan {
-    let often = vec!["--key-life".to_owned(), "1s".to_owned()];
+    let often = ["--key-life", "1s", "--probe-every", "1s"].map(str::to_owned).to_vec();
     Plan { laptops: vec![Name::Laptop], gateway_options: often.clone(), client_options: often, ..Plan::default() }
 }
 
@@ -75,11 +75,20 @@ fn control_keys_turn_over_under_streams_and_connections() {
 fn a_controller_that_missed_new_keys_finds_its_nodes_by_their_recovery_secrets() {
     let world = world();
     let _services = Services::start(&world).unwrap();
-    let mut perimeter = Perimeter::start(&world, &plan()).unwrap_or_else(|error| panic!("{error}"));
+    let plan = Plan { serve_options: vec!["--svid-life".to_owned(), "5s".to_owned()], ..plan() };
+    let mut perimeter = Perimeter::start(&world, &plan).unwrap_or_else(|error| panic!("{error}"));
+    // Made in the middle of a succession, and used when nodes have moved on to the next key.
+    admin(&world, &["keys", "succeed", "--overlap", "20s"]).unwrap();
+    know(&world, 2);
     back_up(&world);
+    for daemon in awake(&perimeter) {
+        daemon.wait_for_line(MOVED, STEP).unwrap();
+    }
+    let used = keys(&world)["used"].clone();
     // Two more: neither the key nor the next one of the backup is anybody's.
     turn_over(&world, 2);
-    perimeter.controller = lose_and_restore(&world, &plan(), &mut perimeter);
+    perimeter.controller = lose_and_restore(&world, &plan, &mut perimeter);
+    until("the switch, made up for", SOON, || keys(&world)["used"] == used);
     for kind in ["de-", "gw-"] {
         until("a node that comes back", PATIENCE, || new_keys(&world, "node.recover", kind) > 0);
     }
@@ -210,6 +219,8 @@ fn who_slept_through_all_of_it_comes_back_if_it_had_heard_of_the_next_key_and_el
     let mut perimeter = Perimeter::start(&world, &plan).unwrap_or_else(|error| panic!("{error}"));
     let (heard, deaf) = (Name::Laptop, Name::Laptop2);
     perimeter.clients[&deaf].kill9().unwrap();
+    // Good for an hour, it says.
+    let join = carry_join_file(&world, Name::Gateway, &["--gateway", "--site", "hq"]).unwrap();
     admin(&world, &["keys", "succeed", "--overlap", "10s"]).unwrap();
     know(&world, 1);
     perimeter.clients[&heard].kill9().unwrap();
@@ -217,6 +228,9 @@ fn who_slept_through_all_of_it_comes_back_if_it_had_heard_of_the_next_key_and_el
     for daemon in perimeter.clients.values_mut() {
         daemon.restart().unwrap();
     }
+    let mut late = world.host(Name::Gateway).command("umbra-gateway");
+    late.args(["up", "--join", &join, "--yes"]);
+    let late = world.host(Name::Gateway).start("late", late).unwrap();
     // Its certificate is of the CA that is gone: it is let in by its recovery secret, under the next key.
     perimeter.clients[&heard].wait_for_line("the controller knows this node again", PATIENCE).unwrap();
     perimeter.clients[&heard].wait_for_line("connected to the controller", SOON).unwrap();
@@ -225,4 +239,8 @@ fn who_slept_through_all_of_it_comes_back_if_it_had_heard_of_the_next_key_and_el
         status["controller"]["trouble"].as_str().unwrap_or_default().to_owned()
     };
     until("what a person should do", PATIENCE, || trouble().contains("new join file"));
+    // Whoever joins with a file of the key before hears nothing, as any stranger, and says what that may be.
+    let told = late.wait_for_line("is from before the controller's key changed (ask for a new one)", PATIENCE).unwrap();
+    assert!(told.contains("did not answer within 30 s"), "{told}");
+    assert_eq!(late.wait_for_end(SOON).unwrap().and_then(|status| status.code()), Some(1));
 }
