@@ -39,9 +39,24 @@ pub enum PoolError {
 
 /// The overlay addresses of one organisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "Written")]
 pub struct Pool {
     v4: Prefix,
     v6: Prefix,
+}
+
+/// As it is written down, before [`Pool::new`] has looked at it.
+#[derive(serde::Deserialize)]
+struct Written {
+    v4: Prefix,
+    v6: Prefix,
+}
+
+impl TryFrom<Written> for Pool {
+    type Error = PoolError;
+    fn try_from(written: Written) -> Result<Self, PoolError> {
+        Self::new(written.v4, written.v6)
+    }
 }
 
 impl Pool {

@@ -338,6 +338,23 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_that_no_organisation_may_have_is_damage() {
+        let folder = std::env::temp_dir().join(format!("umbra-pool-{}", std::process::id()));
+        keyfile::create_folder(&folder).unwrap();
+        identity(&authority(1, DOMAIN).1).save(&folder).unwrap();
+        let text = std::fs::read_to_string(folder.join(FILE)).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        let parse = |text: &str| Identity::parse(text.as_bytes(), Path::new(FILE)).map(|_| ());
+        parse(&text).unwrap();
+        for (good, bad) in
+            [("10.77.0.0/16", "203.0.0.0/16"), ("10.77.0.0/16", "0.0.0.0/0"), ("fd00::/48", "2001:db8::/48")]
+        {
+            let error = parse(&text.replace(good, bad)).unwrap_err().to_string();
+            assert!(error.contains("pool") && error.contains("join again"), "{error}");
+        }
+    }
+
+    #[test]
     fn what_follows_is_trusted_beside_what_is_in_use_until_the_one_or_the_other_ends() {
         let ((old, before), (_, next)) = (authority(1, DOMAIN), authority(2, DOMAIN));
         let alone = identity(&before);

@@ -138,6 +138,9 @@ impl JoinFile {
             Some(v) => return Err(JoinError::Version(u32::try_from(v).unwrap_or(u32::MAX))),
             None => return Err(JoinError::Shape("it names no format".to_owned())),
         }
+        if value.get("pool").is_some_and(|pool| Pool::deserialize(pool).is_err()) {
+            return Err(JoinError::Field("pool"));
+        }
         let disk: OnDisk = serde_json::from_value(value).map_err(|e| JoinError::Shape(place(&e)))?;
         let key = |field, text: &str| -> Result<[u8; 32], JoinError> {
             STANDARD.decode(text).ok().and_then(|b| b.try_into().ok()).ok_or(JoinError::Field(field))
@@ -155,15 +158,13 @@ impl JoinFile {
         {
             return Err(JoinError::Field("zones"));
         }
-        // The pool's own rules, which its serialised form does not carry.
-        let pool = Pool::new(disk.pool.v4(), disk.pool.v6()).map_err(|_| JoinError::Field("pool"))?;
         let file = Self {
             controller_key: PublicKey(key("controller_key", &disk.controller_key)?),
             ca: STANDARD.decode(&disk.ca).map_err(|_| JoinError::Field("ca"))?,
             secret: Secret::new(key("secret", &disk.secret)?),
             trust_domain: disk.trust_domain,
             endpoints: disk.endpoints,
-            pool,
+            pool: disk.pool,
             zones: disk.zones,
             prefixes: disk.prefixes,
             kind: disk.kind,
