@@ -387,20 +387,10 @@ impl Engine {
             let state = self.state.read();
             let before = last;
             for peer in state.peers.after(last).take(PEER_SWEEP_MAX) {
-                due = due.min(peer.tick(now, &mut out.udp));
+                for tunnel in std::iter::once(peer).chain(state.peers.successors_of(&peer.id)) {
+                    due = due.min(tunnel.tick(now, &mut out.udp));
+                }
                 last = Some(peer.id);
-            }
-            if last == before {
-                break;
-            }
-        }
-        let mut last = None;
-        loop {
-            let state = self.state.read();
-            let before = last;
-            for peer in state.peers.successors_after(last).take(PEER_SWEEP_MAX) {
-                due = due.min(peer.tick(now, &mut out.udp));
-                last = Some((peer.id, peer.index));
             }
             if last == before {
                 break;

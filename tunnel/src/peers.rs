@@ -93,18 +93,13 @@ impl Peers {
     pub fn all(&self) -> impl Iterator<Item = &Arc<Peer>> {
         self.by_id.values()
     }
-    /// Successors that have not taken over yet, after `last` in the order of ids and indices.
-    pub fn successors_after(&self, last: Option<(PeerId, u32)>) -> impl Iterator<Item = &Arc<Peer>> {
-        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
-        self.successors.range((from, Bound::Unbounded)).map(|(_, peer)| peer)
-    }
     /// Is it one of them?
     pub fn is_successor(&self, peer: &Peer) -> bool {
         self.successors.contains_key(&(peer.id, peer.index))
     }
-    /// Those of one peer.
-    fn successors_of(&self, id: &PeerId) -> Vec<Arc<Peer>> {
-        self.successors.range((*id, 0)..=(*id, u32::MAX)).map(|(_, peer)| peer.clone()).collect()
+    /// What follows one peer and has not taken over yet. Each successor is that of a peer that is there.
+    pub fn successors_of(&self, id: &PeerId) -> impl Iterator<Item = &Arc<Peer>> {
+        self.successors.range((*id, 0)..=(*id, u32::MAX)).map(|(_, peer)| peer)
     }
     /// Those that come after `last` in the order of ids; all without it.
     pub fn after(&self, last: Option<PeerId>) -> impl Iterator<Item = &Arc<Peer>> {
@@ -248,7 +243,8 @@ impl Peers {
             }
         }
         let wanted = |peer: &Peer| keys.iter().any(|(door, remote)| is_of(peer, door, remote));
-        for gone in self.successors_of(&id).iter().filter(|peer| !wanted(peer)) {
+        let gone: Vec<Arc<Peer>> = self.successors_of(&id).filter(|peer| !wanted(peer)).cloned().collect();
+        for gone in &gone {
             self.successors.remove(&(id, gone.index));
             self.forget(gone);
         }
@@ -303,7 +299,8 @@ impl Peers {
 
     /// What has not taken over ends.
     pub fn abandon_successor(&mut self, id: &PeerId) {
-        for peer in self.successors_of(id) {
+        let abandoned: Vec<Arc<Peer>> = self.successors_of(id).cloned().collect();
+        for peer in abandoned {
             self.successors.remove(&(*id, peer.index));
             self.forget(&peer);
         }
