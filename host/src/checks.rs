@@ -1,6 +1,6 @@
 //! May this process change networks, and does the machine have what it needs? Asked before anything is touched.
-#![allow(unsafe_code)]
 
+use crate::privilege::own_capabilities;
 use std::io;
 use std::path::Path;
 
@@ -8,8 +8,6 @@ use std::path::Path;
 pub const TUN_DEVICE: &str = "/dev/net/tun";
 /// Bit number of CAP_NET_ADMIN (linux/capability.h).
 const CAP_NET_ADMIN: u32 = 12;
-/// `_LINUX_CAPABILITY_VERSION_3` (linux/capability.h): two words of each set.
-const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
 /// What is missing, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -39,25 +37,7 @@ pub enum CheckError {
 
 /// Whether CAP_NET_ADMIN is in the calling thread's effective set.
 pub fn net_admin() -> Result<(), CheckError> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    #[repr(C)]
-    #[derive(Clone, Copy, Default)]
-    struct Sets {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
-    let mut header = Header { version: CAPABILITY_VERSION, pid: 0 };
-    let mut sets = [Sets::default(); 2];
-    // SAFETY: capget (version 3) reads one header and writes two sets; both outlive the call.
-    let done = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
-    if done != 0 {
-        return Err(CheckError::Unreadable(io::Error::last_os_error()));
-    }
+    let sets = own_capabilities().map_err(CheckError::Unreadable)?;
     let [low, _] = sets;
     if low.effective & (1 << CAP_NET_ADMIN) == 0 { Err(CheckError::NoNetAdmin) } else { Ok(()) }
 }

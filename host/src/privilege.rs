@@ -16,6 +16,7 @@ mod threads;
 mod user;
 
 pub use status::{Cap, ThreadStatus, of_all_threads};
+pub(crate) use threads::own_capabilities;
 pub use user::become_user;
 
 use std::io;

@@ -118,12 +118,25 @@ struct Header {
     pid: i32,
 }
 
+/// One word of each of a thread's sets.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct Sets {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
+pub struct Sets {
+    /// What it may do.
+    pub effective: u32,
+    /// What it may take up.
+    pub permitted: u32,
+    /// What it hands on.
+    pub inheritable: u32,
+}
+
+/// The calling thread's sets, low words first. In a signal handler, too: one system call.
+pub fn own_capabilities() -> io::Result<[Sets; 2]> {
+    let mut header = Header { version: CAPABILITY_VERSION, pid: 0 };
+    let mut sets = [Sets::default(); 2];
+    // SAFETY: capget (version 3) reads one header and writes two sets; both outlive the call.
+    let done = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
+    if done == 0 { Ok(sets) } else { Err(io::Error::last_os_error()) }
 }
 
 /// After a change of user, by the only thread: uses `caps` again, and lets what it executes have them.
@@ -144,16 +157,17 @@ fn give_up() {
         // Those that the kernel does not have answer EINVAL.
         prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(cap), 0);
     }
-    let mut header = Header { version: CAPABILITY_VERSION, pid: 0 };
-    let mut sets = [Sets::default(); 2];
-    // SAFETY: capget (version 3) reads one header and writes two sets; both outlive the call.
-    noted(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) });
+    let mut sets = own_capabilities().unwrap_or_else(|_| {
+        noted(-1);
+        Default::default()
+    });
     for (set, kept) in sets.iter_mut().zip([kept as u32, (kept >> 32) as u32]) {
         set.permitted &= kept;
         set.effective = set.permitted;
         // With the ambient set: what is executed keeps it whoever it runs as.
         set.inheritable = set.permitted;
     }
+    let mut header = Header { version: CAPABILITY_VERSION, pid: 0 };
     // SAFETY: capset (version 3) reads one header and two sets; both outlive the call.
     noted(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) });
     // The kernel took out of the ambient set what is permitted no more; the rest goes in.
