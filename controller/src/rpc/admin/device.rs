@@ -1,6 +1,6 @@
 //! Devices: list, confirm, revoke. They come by enrolment alone.
 
-use super::gateway::compare;
+use super::gateway::check_confirm;
 use super::{AdminRpc, changed};
 use crate::authz::Caller;
 use crate::directory::{Device, Directory, Draft, NodeState, Refusal, Session};
@@ -44,10 +44,8 @@ impl AdminRpc {
         let make = |directory: &Directory, draft: &mut Draft| {
             let fact = directory.devices.typed(typed).ok_or_else(|| Refusal::missing("device", typed))?;
             let device = &fact.record;
-            if device.state != NodeState::Pending {
-                return Err(Refusal::InUse(format!("device `{typed}` is {} already", device.state)));
-            }
-            compare(&format!("device `{typed}`"), "umbra status", &message.fingerprint, &device.fingerprint)?;
+            let fingerprints = [message.fingerprint.as_str(), device.fingerprint.as_str()];
+            check_confirm(&format!("device `{typed}`"), device.state, "umbra status", fingerprints)?;
             draft.update(fact, &Device { state: NodeState::Confirmed, restored: false, ..device.clone() })?;
             let entry = self.organisation.entry(caller, "device.confirm", &fact.key).with("name", device.name.as_str());
             Ok(((device.id, device.name.clone()), entry.with("fingerprint", device.fingerprint.as_str())))

@@ -5,9 +5,17 @@ use crate::authz::Caller;
 use crate::directory::{Directory, Draft, Gateway, NodeState, Refusal};
 use proto::admin as wire;
 
-/// Refuses `given`, the fingerprint that an administrator typed for `what`, when it is not `own`. An empty one is not
+/// May `what`, which is in this state, be confirmed, by an administrator who typed the fingerprint `given`? An empty one is not
 /// compared; `command` shows the right one on the machine itself.
-pub(super) fn compare(what: &str, command: &str, given: &str, own: &str) -> Result<(), Refusal> {
+pub(super) fn check_confirm(
+    what: &str,
+    state: NodeState,
+    command: &str,
+    [given, own]: [&str; 2],
+) -> Result<(), Refusal> {
+    if state != NodeState::Pending {
+        return Err(Refusal::InUse(format!("{what} is {state} already")));
+    }
     if given.is_empty() || same_fingerprint(given, own) {
         return Ok(());
     }
@@ -60,10 +68,8 @@ impl AdminRpc {
         let make = |directory: &Directory, draft: &mut Draft| {
             let fact = directory.gateways.typed(typed).ok_or_else(|| Refusal::missing("gateway", typed))?;
             let gateway = &fact.record;
-            if gateway.state != NodeState::Pending {
-                return Err(Refusal::InUse(format!("gateway `{typed}` is {} already", gateway.state)));
-            }
-            compare(&format!("gateway `{typed}`"), "umbra-gateway status", &message.fingerprint, &gateway.fingerprint)?;
+            let fingerprints = [message.fingerprint.as_str(), gateway.fingerprint.as_str()];
+            check_confirm(&format!("gateway `{typed}`"), gateway.state, "umbra-gateway status", fingerprints)?;
             let site = directory
                 .sites
                 .find(&gateway.site)
