@@ -47,7 +47,7 @@ pub struct Folder(std::path::PathBuf);
 impl Folder {
     pub fn new() -> Self {
         let random: [u8; 8] = host::entropy::random().unwrap();
-        let name = format!("umbra-client-{:016x}", u64::from_be_bytes(random));
+        let name = format!("umbra-test-{}-{:016x}", std::process::id(), u64::from_be_bytes(random));
         let path = std::env::temp_dir().join(name);
         host::keyfile::create_folder(&path).unwrap();
         Self(path)

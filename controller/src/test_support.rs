@@ -192,7 +192,8 @@ impl Folder {
     /// A new, empty one.
     pub fn new() -> Self {
         let random: [u8; 8] = host::entropy::random().unwrap();
-        let path = std::env::temp_dir().join(format!("umbra-controller-{:016x}", u64::from_le_bytes(random)));
+        let name = format!("umbra-test-{}-{:016x}", std::process::id(), u64::from_le_bytes(random));
+        let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }

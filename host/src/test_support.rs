@@ -190,7 +190,9 @@ pub struct Folder(std::path::PathBuf);
 impl Folder {
     /// Makes one under the system's temporary folder.
     pub fn new() -> Self {
-        let name = format!("umbra-test-{:032x}", u128::from_le_bytes(crate::entropy::random().expect("random")));
+        // With the number of its owner: a lab that starts removes those of owners who are gone.
+        let random = u128::from_le_bytes(crate::entropy::random().expect("random"));
+        let name = format!("umbra-test-{}-{random:032x}", std::process::id());
         let path = std::env::temp_dir().join(name);
         crate::keyfile::create_folder(&path).expect("a temporary folder");
         Self(path)

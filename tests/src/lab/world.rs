@@ -12,6 +12,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -137,6 +138,8 @@ pub(super) fn all_hosts(further: usize) -> impl Iterator<Item = Name> {
 fn fresh_folder() -> Result<PathBuf, LabError> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let parent = std::env::temp_dir();
+    static SWEPT: Once = Once::new();
+    SWEPT.call_once(|| sweep(&parent));
     loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = parent.join(format!("umbra-world-{}-{number}", std::process::id()));
@@ -149,6 +152,20 @@ fn fresh_folder() -> Result<PathBuf, LabError> {
     }
 }
 
+/// Removes folders of tests that were killed: `umbra-test-PROCESS-...` where there is no such process.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner =
+            name.to_str().and_then(|name| name.strip_prefix("umbra-test-")?.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // Somebody else's stays.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 fn lay_out(folder: &Path, program: &Path) -> io::Result<()> {
     for part in ["bin", "logs", "hosts"] {
         fs::create_dir(folder.join(part))?;
@@ -157,4 +174,29 @@ fn lay_out(folder: &Path, program: &Path) -> io::Result<()> {
         symlink(program, folder.join("bin").join(name))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_tests_that_are_gone_go_and_no_others() {
+        let parent = fresh_folder().unwrap();
+        let mut gone = Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let name = |pid: u32| format!("umbra-test-{pid}-0123");
+        let stays = [name(std::process::id()), "umbra-test-old".to_owned(), format!("umbra-world-{}-0", gone.id())];
+        for name in stays.iter().chain([&name(gone.id())]) {
+            fs::create_dir_all(parent.join(name).join("state")).unwrap();
+        }
+        sweep(&parent);
+        let mut left: Vec<String> =
+            fs::read_dir(&parent).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        let mut expected = stays.to_vec();
+        expected.sort();
+        assert_eq!(left, expected);
+        fs::remove_dir_all(&parent).unwrap();
+    }
 }
