@@ -30,6 +30,15 @@ pub fn allocations() -> usize {
     ALLOCATIONS.with(std::cell::Cell::get)
 }
 
+/// Asks until the answer is yes, for at most 20 s: what the kernel does soon, and mostly at once.
+pub fn soon(what: &str, mut ask: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !ask() {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "still not: {what}");
+        std::thread::yield_now();
+    }
+}
+
 /// Whether this process may make namespaces and change networks; says "skipped" when not.
 pub fn privileged() -> bool {
     // SAFETY: geteuid has no preconditions.

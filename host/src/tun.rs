@@ -97,7 +97,7 @@ impl Tun {
     /// InvalidData: this one cannot be used, and is gone; the next read is as good as any.
     pub fn read(&self, frame: &mut Frame) -> io::Result<()> {
         while !self.try_read(frame)? {
-            self.wait(libc::POLLIN)?;
+            self.wait_readable()?;
         }
         Ok(())
     }
@@ -130,7 +130,7 @@ impl Tun {
     }
 
     /// Hands one frame to the kernel, as if it had come in on this device. EIO while the device is down, EINVAL for what
-    /// is no IP packet or disagrees with its note, Unsupported for what [`Tun::offloads`] lacks.
+    /// is no IP packet or disagrees with its note, Unsupported for what [`Tun::offloads`] lacks; the frame is lost then.
     pub fn write(&self, frame: &Frame) -> io::Result<()> {
         if !self.carries(&frame.gso) {
             let what = "this TUN device does not take such a frame: segment it, and complete its checksum";
@@ -140,16 +140,14 @@ impl Tun {
         let parts =
             [part(header.as_ptr().cast_mut(), header.len()), part(frame.bytes.as_ptr().cast_mut(), frame.bytes.len())];
         let (parts, header_len) = self.with_header(&parts);
-        loop {
-            let written = self.retried(|fd| {
-                // SAFETY: each part names memory of its length, borrowed until after the call; writev only reads it.
-                unsafe { libc::writev(fd, parts.as_ptr(), count(parts)) }
-            })?;
-            match written {
-                Some(len) if len == frame.bytes.len().saturating_add(header_len) => return Ok(()),
-                Some(_) => return Err(io::ErrorKind::WriteZero.into()),
-                None => self.wait(libc::POLLOUT)?,
-            }
+        let written = self.retried(|fd| {
+            // SAFETY: each part names memory of its length, borrowed until after the call; writev only reads it.
+            unsafe { libc::writev(fd, parts.as_ptr(), count(parts)) }
+        })?;
+        match written {
+            Some(len) if len == frame.bytes.len().saturating_add(header_len) => Ok(()),
+            Some(_) => Err(io::ErrorKind::WriteZero.into()),
+            None => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -184,8 +182,8 @@ impl Tun {
         }
     }
 
-    fn wait(&self, events: libc::c_short) -> io::Result<()> {
-        let mut entry = libc::pollfd { fd: self.device.fd.as_raw_fd(), events, revents: 0 };
+    fn wait_readable(&self) -> io::Result<()> {
+        let mut entry = libc::pollfd { fd: self.device.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one entry, which outlives the call.
         if unsafe { libc::poll(&raw mut entry, 1, -1) } >= 0 {
             return Ok(());

@@ -10,7 +10,7 @@ use crate::offload::Steps;
 use model::limits::TUN_QUEUE;
 use model::packet::Offloads;
 use std::ffi::{CStr, CString};
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -113,11 +113,15 @@ fn attach_vnet(label: &CStr, steps: Steps) -> io::Result<Option<(OwnedFd, Offloa
     if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size) } != 0 {
         return Ok(None);
     }
-    Ok(step_down(&file, steps).map(|offloads| (file.into(), offloads)))
+    let accept = |bits: libc::c_uint| {
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) == 0 }
+    };
+    Ok(step_down(steps, accept).map(|offloads| (file.into(), offloads)))
 }
 
-/// The most that the kernel accepts of what is wanted.
-fn step_down(file: &File, steps: Steps) -> Option<Offloads> {
+/// The most that the kernel accepts of what is wanted, as TUN_F bits.
+pub fn step_down(steps: Steps, mut accept: impl FnMut(libc::c_uint) -> bool) -> Option<Offloads> {
     let wanted = Offloads { vnet: true, tso: steps.tso, uso: steps.uso };
     let ladder = [wanted, Offloads { uso: false, ..wanted }, Offloads { uso: false, tso: false, ..wanted }];
     ladder.into_iter().find(|offloads| {
@@ -128,8 +132,7 @@ fn step_down(file: &File, steps: Steps) -> Option<Offloads> {
         if offloads.uso {
             bits |= libc::TUN_F_USO4 | libc::TUN_F_USO6;
         }
-        // SAFETY: TUNSETOFFLOAD takes its argument by value.
-        unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) == 0 }
+        accept(bits)
     })
 }
 

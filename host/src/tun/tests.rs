@@ -1,7 +1,7 @@
 //! Does a TUN device carry what it says, in both directions, at every step down?
 
 use super::*;
-use crate::test_support::{Host, allocations, enter_fresh_namespace, ip, privileged};
+use crate::test_support::{Host, allocations, enter_fresh_namespace, ip, privileged, soon};
 use crate::udp::Udp;
 use model::limits::TUN_QUEUE;
 use model::packet::{Local, Train};
@@ -24,52 +24,61 @@ fn packets_cross_in_both_directions_from_several_threads() {
     if !privileged() {
         return;
     }
-    std::thread::spawn(|| {
-        enter_fresh_namespace();
-        let tun = Arc::new(Tun::open("umbra-test0", 1380).expect("open"));
-        assert_eq!(tun.name(), "umbra-test0");
-        assert!(tun.index() > 0);
-        ip("addr add 192.0.2.1/24 dev umbra-test0");
-        ip("link set umbra-test0 up");
-        let mtu = std::fs::read_to_string("/proc/thread-self/net/dev").expect("dev");
-        assert!(mtu.contains("umbra-test0"));
+    for steps in [Steps::ALL, Steps::ONE_BY_ONE] {
+        std::thread::spawn(move || cross_from_several_threads(steps)).join().expect("test thread");
+    }
+}
 
-        // Two readers; each datagram reaches exactly one of them.
-        let (found, all) = std::sync::mpsc::channel();
-        for _ in 0..2 {
-            let (tun, found) = (Arc::clone(&tun), found.clone());
-            std::thread::spawn(move || {
-                let mut frame = Frame::default();
-                while tun.read(&mut frame).is_ok() {
-                    // IPv4 and UDP; the kernel's own IPv6 multicasts pass by.
-                    if frame.bytes.first() == Some(&0x45) && frame.bytes.get(9) == Some(&17) {
-                        let _ = found.send(frame.bytes.clone());
-                    }
+fn cross_from_several_threads(steps: Steps) {
+    enter_fresh_namespace();
+    let tun = Arc::new(Tun::open_with("umbra-test0", 1380, steps).expect("open"));
+    assert_eq!(tun.name(), "umbra-test0");
+    assert!(tun.index() > 0);
+    ip("addr add 192.0.2.1/24 dev umbra-test0");
+    ip("link set umbra-test0 up");
+
+    // Two readers; each datagram reaches exactly one of them.
+    let (found, all) = std::sync::mpsc::channel();
+    let readers = [(); 2].map(|()| {
+        let (tun, found) = (Arc::clone(&tun), found.clone());
+        std::thread::spawn(move || {
+            let mut frame = Frame::default();
+            while tun.read(&mut frame).is_ok() {
+                // IPv4 and UDP; the kernel's own IPv6 multicasts pass by.
+                if frame.bytes.first() == Some(&0x45) && frame.bytes.get(9) == Some(&17) {
+                    let _ = found.send(frame.clone());
                 }
-            });
-        }
-        let socket = std::net::UdpSocket::bind("192.0.2.1:7000").expect("bind");
-        for number in 0..20u8 {
-            socket.send_to(&[number; 5], "192.0.2.9:7001").expect("send");
-        }
-        let mut numbers: Vec<u8> = (0..20).map(|_| *all.recv().expect("a packet").last().expect("byte")).collect();
-        numbers.sort_unstable();
-        assert_eq!(numbers, (0..20).collect::<Vec<_>>());
+            }
+        })
+    });
+    let next = || all.recv_timeout(LONG).expect("a packet");
+    let socket = std::net::UdpSocket::bind("192.0.2.1:7000").expect("bind");
+    socket.set_read_timeout(Some(LONG)).expect("timeout");
+    for number in 0..20u8 {
+        socket.send_to(&[number; 5], "192.0.2.9:7001").expect("send");
+    }
+    let mut numbers: Vec<u8> = (0..20).map(|_| *next().bytes.last().expect("byte")).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..20).collect::<Vec<_>>());
 
-        // And back: the same packet with its ends swapped reaches the socket.
-        socket.send_to(b"hello", "192.0.2.9:7001").expect("send");
-        let mut packet = all.recv().expect("a packet");
-        let source: Vec<u8> = packet.drain(12..16).collect();
-        packet.splice(16..16, source);
-        let port: Vec<u8> = packet.drain(20..22).collect();
-        packet.splice(22..22, port);
-        tun.write(&Frame::packet(packet)).expect("write");
-        let mut bytes = [0; 16];
-        let (len, from) = socket.recv_from(&mut bytes).expect("receive");
-        assert_eq!((&bytes[..len], from.to_string().as_str()), (&b"hello"[..], "192.0.2.9:7001"));
-    })
-    .join()
-    .expect("test thread");
+    // And back: the same packet with its ends swapped reaches the socket.
+    socket.send_to(b"hello", "192.0.2.9:7001").expect("send");
+    let mut frame = next();
+    let source: Vec<u8> = frame.bytes.drain(12..16).collect();
+    frame.bytes.splice(16..16, source);
+    let port: Vec<u8> = frame.bytes.drain(20..22).collect();
+    frame.bytes.splice(22..22, port);
+    tun.write(&frame).expect("write");
+    let mut bytes = [0; 16];
+    let (len, from) = socket.recv_from(&mut bytes).expect("receive");
+    assert_eq!((&bytes[..len], from.to_string().as_str()), (&b"hello"[..], "192.0.2.9:7001"));
+
+    // Both wait for a packet; that the device goes ends them.
+    ip("link del umbra-test0");
+    for reader in readers {
+        soon("a reader ended", || reader.is_finished());
+        reader.join().expect("reader");
+    }
 }
 
 #[test]
@@ -147,6 +156,7 @@ impl Pair {
             host.run(|| ip("link del umbra-pair"));
         }
         for pump in self.pumps {
+            soon("a reader ended", || pump.is_finished());
             pump.join().expect("pump");
         }
     }
@@ -287,8 +297,9 @@ fn a_device_refuses_what_it_does_not_have() {
     if !privileged() {
         return;
     }
-    let host = Host::new();
     for (words, offloads) in STEPS {
+        // One machine each: a program that another test starts may hold the last device until it runs.
+        let host = Host::new();
         host.run(move || {
             let tun = Tun::open_with("umbra-less", MTU, words.parse().expect("words")).expect("open");
             if tun.offloads() != offloads {
@@ -334,7 +345,7 @@ fn what_is_there_is_read_without_waiting_and_without_memory() {
                 socket.send_to(&[number; 5], SocketAddr::from(([192, 0, 2, 9], 7_001))).expect("send");
             }
             for number in 0..50 {
-                assert!(tun.try_read(&mut frame).expect("there"));
+                soon("a packet is there", || tun.try_read(&mut frame).expect("no error"));
                 assert_eq!((frame.bytes[0], frame.bytes.len(), frame.bytes[32]), (0x45, 33, number));
                 packet.copy_from_slice(&frame.bytes);
             }
@@ -361,4 +372,24 @@ fn many_packets_may_wait_in_a_device() {
             assert!(shown.contains(&format!("qlen {TUN_QUEUE}")) && shown.contains("mtu 1420"), "{shown}");
         }
     });
+}
+
+#[test]
+fn a_kernel_that_lacks_a_step_gets_the_next_one() {
+    let (sum, tso, uso) = (libc::TUN_F_CSUM, libc::TUN_F_TSO4 | libc::TUN_F_TSO6, libc::TUN_F_USO4 | libc::TUN_F_USO6);
+    let reached = |words: &str, known: u32| {
+        let mut tried = 0;
+        let steps = words.parse().expect("words");
+        let reached = device::step_down(steps, |bits| {
+            tried += 1;
+            bits & !known == 0
+        });
+        (reached.map(|offloads| (offloads.vnet, offloads.tso, offloads.uso)), tried)
+    };
+    assert_eq!(reached("", sum | tso | uso), (Some((true, true, true)), 1));
+    assert_eq!(reached("", sum | tso), (Some((true, true, false)), 2));
+    assert_eq!(reached("", sum), (Some((true, false, false)), 3));
+    assert_eq!(reached("", 0), (None, 3));
+    assert_eq!(reached("no-tso", sum | tso), (Some((true, false, false)), 2));
+    assert_eq!(reached("no-uso", sum | tso | uso), (Some((true, true, false)), 1));
 }
