@@ -51,7 +51,8 @@ pub struct Offloads {
 pub struct UdpOffloads {
     /// A train leaves as one message (UDP_SEGMENT).
     pub gso: bool,
-    /// Neighbouring datagrams of one sender arrive as one train (UDP_GRO).
+    /// Neighbouring datagrams of one sender arrive as one train (UDP_GRO). A stranger chooses how many and how long: on
+    /// one machine 128 of a single byte were seen, and nothing promises that there are no more.
     pub gro: bool,
 }
 
