@@ -434,6 +434,7 @@ async fn start(options: &DaemonArgs, join: Option<(JoinFile, String)>) -> Result
     let setup = Setup {
         role: tunnel::Role::Client,
         device: options.device.clone(),
+        steps: options.offload,
         port: options.port,
         state: options.state.clone(),
         probe_every: options.probe_every,

@@ -16,6 +16,7 @@ use crate::rpc::nodes::NodesRpc;
 use crate::store::{Commit, Record};
 use crate::turnover;
 use host::nft;
+use host::offload::Steps;
 use model::ids::NodeId;
 use model::key::{PrivateKey, PublicKey};
 use model::limits::{LAST_WORDS, PROVISIONAL_LIFE, PROVISIONAL_MAX, RPC_MESSAGE_MAX};
@@ -55,6 +56,8 @@ pub struct FrontOptions {
     pub device: String,
     /// The UDP port.
     pub port: u16,
+    /// Which fast ways of the kernel may be used.
+    pub steps: Steps,
     /// Answer nothing at all outside.
     pub dark: bool,
     /// With `dark`: what stays open.
@@ -206,12 +209,12 @@ impl Front {
         host::checks::net_admin()?;
         let org = organisation.org().map_err(|e| FrontError::Tls(e.to_string()))?;
         let pool = org.pool;
-        let udp = host::udp::Udp::bind(options.port)?;
+        let udp = host::udp::Udp::bind_with(options.port, options.steps)?;
         let overlay_nets = vec![pool.v4(), pool.v6()];
         // Before there is an address: what must not be seen outside is guarded first.
         let (tun, overlay, untracked_port) = (options.device.clone(), overlay_nets.clone(), Some(udp.local_port()));
         nft::Guard { program: PROGRAM.into(), tun, overlay, untracked_port }.apply().await?;
-        let (tun, overlay) = Overlay::open(&options.device).await?;
+        let (tun, overlay) = Overlay::open(&options.device, options.steps).await?;
         if let Some(local) = overlay.collisions(&overlay_nets).await?.first() {
             return Err(FrontError::Collision(*local));
         }

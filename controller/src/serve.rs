@@ -124,6 +124,7 @@ async fn serve_network(
     let options = FrontOptions {
         device: args.device.clone(),
         port: port(organisation, args),
+        steps: args.offload,
         dark: args.dark,
         allow_in: args.allow_in.clone(),
         cut_ssh: args.cut_ssh,

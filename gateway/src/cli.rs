@@ -4,6 +4,7 @@ use crate::gate::Status;
 use crate::leftovers;
 use clap::{Args, Parser, Subcommand};
 use host::nft::AllowIn;
+use host::offload::Steps;
 use model::net::Prefix;
 use node::cli::{ADMIN_GROUP, Exit, Failure, Output, interval, start_log};
 use node::local::Program;
@@ -77,6 +78,10 @@ pub struct Up {
     /// The TUN device's name.
     #[arg(long, default_value = DEVICE)]
     pub device: String,
+    /// Leaves fast ways of the kernel out, for a driver that does not keep its promises: any of no-vnet, no-tso, no-uso (TUN),
+    /// no-gso, no-gro, small-buffers (UDP), with commas between them.
+    #[arg(long, env = "UMBRA_GATEWAY_OFFLOAD", value_name = "STEPS", default_value = "")]
+    pub offload: Steps,
     /// From which addresses grants speak to services, IPv4.
     #[arg(long, default_value = "198.18.0.0/15", value_name = "PREFIX")]
     pub nat_v4: Prefix,

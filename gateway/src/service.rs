@@ -48,6 +48,7 @@ pub async fn run(options: &Up, output: &mut Output) -> Result<()> {
     let setup = Setup {
         role: tunnel::Role::Gateway,
         device: options.device.clone(),
+        steps: options.offload,
         port: options.port,
         state: options.state.clone(),
         probe_every: options.probe_every,

@@ -23,6 +23,15 @@ pub const NARROW_PATH_LIFE: Duration = Duration::from_secs(60);
 pub const TUN_QUEUE: usize = 1_000;
 /// Bytes that WireGuard adds to a packet: 16 of header, 16 of tag (paper, section 5.4.6).
 pub const WIREGUARD_OVERHEAD: usize = 32;
+/// Segments of one super-packet: 65,535 bytes in pieces of 36, the smallest that a Linux sender makes (its least MSS is 48 with
+/// 12 of options).
+pub const SUPER_SEGMENTS_MAX: usize = 2_048;
+/// Frames that one packet thread takes off the TUN before it sends what became of them.
+pub const BATCH_FRAMES_MAX: usize = 256;
+/// Bytes that it collects for that: about three full trains; more would only wait.
+pub const BATCH_BYTES_MAX: usize = 200_000;
+/// Empty buffers that one packet thread keeps: 16 of 64 KiB.
+pub const SPARE_BUFFERS_MAX: usize = 16;
 /// Packets that wait for a tunnel or a decision, for each resource or peer. A burst of a TCP opening, no more.
 pub const WAITING_PACKETS_MAX: usize = 16;
 /// Resources for which packets may wait at once.

@@ -1,5 +1,6 @@
 //! What moves through the packet path? `Frame`: one read or write of a TUN device. `Train`: one UDP send or receive.
 
+use crate::limits::{SEGMENTED_BYTES_MAX, SEGMENTS_MAX, SPARE_BUFFERS_MAX};
 use std::net::SocketAddr;
 
 /// Which segmentation a frame asks for (virtio_net_hdr's gso_type).
@@ -102,9 +103,37 @@ impl Train {
         Self { addr, local, ecn: 0, stride: 0, bytes }
     }
 
+    /// Is there room for one more datagram of this many bytes? All are as long as the first; a shorter one is the last.
+    pub const fn takes(&self, len: usize) -> bool {
+        let (stride, used) = (self.stride, self.bytes.len());
+        stride > 0
+            && len <= stride
+            && used % stride == 0
+            && used / stride < SEGMENTS_MAX
+            && used + len <= SEGMENTED_BYTES_MAX
+    }
+
     /// The datagrams one by one.
     pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
         let stride = if self.stride == 0 { self.bytes.len().max(1) } else { self.stride };
         self.bytes.chunks(stride)
+    }
+}
+
+/// Buffers that are empty and keep their memory, for what is filled and emptied with every packet.
+#[derive(Debug, Default)]
+pub struct Spare(Vec<Vec<u8>>);
+
+impl Spare {
+    /// An empty buffer, with the room that it had before if there is one.
+    pub fn buffer(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_default()
+    }
+    /// Takes a buffer back; of too many, it is given up.
+    pub fn give(&mut self, mut bytes: Vec<u8>) {
+        if self.0.len() < SPARE_BUFFERS_MAX {
+            bytes.clear();
+            self.0.push(bytes);
+        }
     }
 }

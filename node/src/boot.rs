@@ -10,6 +10,7 @@ use crate::runtime::{Inbox, Runtime};
 use crate::successor::Trust;
 use crate::tls::node_config;
 use host::clock::SystemClock;
+use host::offload::Steps;
 use host::udp::{Udp, UdpError};
 use model::key::PrivateKey;
 use model::net::Prefix;
@@ -73,6 +74,8 @@ pub struct Setup {
     pub probe_every: Duration,
     /// How long a control key is used.
     pub key_life: Duration,
+    /// Which fast ways of the kernel may be used.
+    pub steps: Steps,
 }
 
 /// A node whose packet path runs.
@@ -126,8 +129,8 @@ pub async fn resume(setup: &Setup) -> Result<Node, BootError> {
 async fn open_packets(setup: &Setup, pool: Pool, key: Arc<PrivateKey>) -> Result<Packets, BootError> {
     host::checks::tun_device()?;
     host::checks::net_admin()?;
-    let udp = Udp::bind(setup.port)?;
-    let (tun, overlay) = Overlay::open(&setup.device).await?;
+    let udp = Udp::bind_with(setup.port, setup.steps)?;
+    let (tun, overlay) = Overlay::open(&setup.device, setup.steps).await?;
     if let Some(local) = overlay.collisions(&[pool.v4(), pool.v6()]).await?.first() {
         let pool = format!("{} and {}", pool.v4(), pool.v6());
         return Err(BootError::Collision { pool, local: local.to_string() });

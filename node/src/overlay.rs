@@ -3,6 +3,7 @@
 //! They live on our own device, so they go with it when the process ends, however it ends.
 
 use host::netlink::{Netlink, NetlinkError, Route};
+use host::offload::Steps;
 use host::tun::{Tun, TunError};
 use model::limits::TUN_MTU;
 use model::net::Prefix;
@@ -28,8 +29,8 @@ pub struct Overlay {
 
 impl Overlay {
     /// Makes the device, up, without addresses.
-    pub async fn open(name: &str) -> Result<(Tun, Self), OverlayError> {
-        let tun = Tun::open(name, u16::try_from(TUN_MTU).unwrap_or(1420))?;
+    pub async fn open(name: &str, steps: Steps) -> Result<(Tun, Self), OverlayError> {
+        let tun = Tun::open_with(name, u16::try_from(TUN_MTU).unwrap_or(1420), steps)?;
         let netlink = Netlink::open()?;
         // Before it is up, so that the kernel makes no link-local address of its own.
         host::netlink::prepare_ipv6(tun.name())?;

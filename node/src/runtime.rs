@@ -7,7 +7,7 @@ use crate::pulse::Pulse;
 use host::clock::SystemClock;
 use host::tun::Tun;
 use host::udp::Udp;
-use model::limits::{ENGINE_EVENTS_MAX, STREAM_QUEUE_MAX};
+use model::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, ENGINE_EVENTS_MAX, STREAM_QUEUE_MAX};
 use model::packet::{Frame, Train};
 use model::time::{Clock, Instant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,6 +28,8 @@ pub struct Runtime {
     /// Time.
     pub clock: Arc<SystemClock>,
     outbox: Outbox,
+    /// Held for reading while a thread works on packets and until what became of them has left.
+    under_way: parking_lot::RwLock<()>,
     panics: AtomicU64,
     pulses: Pulses,
 }
@@ -81,6 +83,7 @@ impl Runtime {
             udp: Arc::new(udp),
             clock,
             outbox,
+            under_way: parking_lot::RwLock::new(()),
             panics: AtomicU64::new(0),
             pulses: Pulses::default(),
         });
@@ -99,11 +102,12 @@ impl Runtime {
     }
 
     /// Applies a change and does what follows from it; answers the events that belong to it. When this returns, no
-    /// packet is handled by the state from before.
+    /// packet is handled by the state from before, and none that was is still to leave.
     pub fn apply(&self, change: Change) -> (Generation, Vec<Event>) {
         let mut out = Out::default();
         let generation = self.engine.apply(self.now(), change, &mut out);
         let events = std::mem::take(&mut out.events);
+        drop(self.under_way.write());
         self.flush(&mut out);
         (generation, events)
     }
@@ -153,6 +157,7 @@ impl Runtime {
 
     /// A bug in packet code must not end the gateway: the train is lost, the thread goes on.
     fn guarded(&self, what: &str, pulse: &Pulse, out: &mut Out, run: impl FnOnce(Instant, &mut Out)) {
+        let _until_it_left = self.under_way.read();
         let now = self.now();
         pulse.begin(now);
         if catch_unwind(AssertUnwindSafe(|| run(now, out))).is_err() {
@@ -165,22 +170,38 @@ impl Runtime {
     }
 
     fn pump_tun(&self) {
-        let (mut frame, mut out) = (Frame::default(), Out::default());
+        let (mut frame, mut out) = (Frame::default(), self.out());
         loop {
             match self.tun.read(&mut frame) {
                 Ok(()) => {
-                    self.guarded("tun", &self.pulses.tun, &mut out, |now, out| {
-                        self.engine.from_tun(now, &mut frame, out)
-                    });
+                    self.guarded("tun", &self.pulses.tun, &mut out, |now, out| self.take_batch(now, &mut frame, out));
                 }
                 Err(error) => pause_after("reading the TUN device", &error),
             }
         }
     }
 
+    /// This frame and all that lie behind it, so that they leave together.
+    fn take_batch(&self, now: Instant, frame: &mut Frame, out: &mut Out) {
+        self.engine.from_tun(now, frame, out);
+        for _ in 1..BATCH_FRAMES_MAX {
+            let collected: usize = out.udp.iter().map(|train| train.bytes.len()).sum();
+            // An error shows again at the next read, which tells of it.
+            if collected >= BATCH_BYTES_MAX || !self.tun.try_read(frame).unwrap_or(false) {
+                return;
+            }
+            self.engine.from_tun(now, frame, out);
+        }
+    }
+
+    /// For one packet thread.
+    fn out(&self) -> Out {
+        Out::with(self.tun.offloads())
+    }
+
     fn pump_udp(&self) {
         let mut train = Train::datagram(([0, 0, 0, 0], 0).into(), model::packet::Local::default(), Vec::new());
-        let mut out = Out::default();
+        let mut out = self.out();
         loop {
             match self.udp.recv(&mut train) {
                 Ok(()) => {
@@ -206,7 +227,8 @@ impl Runtime {
 
 /// An error of a device that persists must not burn a processor.
 fn pause_after(what: &str, error: &std::io::Error) {
-    if error.kind() != std::io::ErrorKind::Interrupted {
+    // One frame or datagram that cannot be used is gone; the next is as good as any.
+    if !matches!(error.kind(), std::io::ErrorKind::Interrupted | std::io::ErrorKind::InvalidData) {
         tracing::warn!(%error, "{what} failed");
         std::thread::sleep(Duration::from_millis(100));
     }

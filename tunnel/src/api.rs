@@ -1,10 +1,12 @@
 //! What goes into the engine besides packets, and what comes out of it: peers, changes, events.
 
+use crate::headers::Packet;
+use crate::segment::leave_checksum;
 use grant::View;
 use model::ids::{GrantId, NodeId, PairingId, ResourceId};
 use model::key::{PrivateKey, Psk, PublicKey};
 use model::net::{HostName, PortRange, Prefix, Protocol};
-use model::packet::{Frame, Local, Train};
+use model::packet::{Frame, Gso, Local, Offloads, Spare, Train};
 use model::pool::Pool;
 use model::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -287,19 +289,66 @@ pub struct Out {
     pub local: Vec<Frame>,
     /// For control code.
     pub events: Vec<Event>,
+    pub(crate) offloads: Offloads,
+    pub(crate) spare: Spare,
+    pub(crate) scratch: Scratch,
+}
+
+/// Memory of one packet thread, kept from one packet to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// What a tunnel opened.
+    pub opened: Vec<u8>,
+    /// The packets of one run of datagrams, joined.
+    pub frames: Vec<Frame>,
+    /// One segment.
+    pub segment: Vec<u8>,
 }
 
 impl Out {
+    /// Empty, of a thread whose TUN device takes this whole.
+    pub fn with(offloads: Offloads) -> Self {
+        Self { offloads, ..Self::default() }
+    }
     /// Is there nothing to do?
     pub fn is_empty(&self) -> bool {
         self.udp.is_empty() && self.tun.is_empty() && self.local.is_empty() && self.events.is_empty()
     }
     /// Forgets everything, keeps the room.
     pub fn clear(&mut self) {
-        self.udp.clear();
-        self.tun.clear();
+        let sent = self.udp.drain(..).map(|train| train.bytes);
+        let written = self.tun.drain(..).map(|frame| frame.bytes);
+        sent.chain(written).for_each(|bytes| self.spare.give(bytes));
         self.local.clear();
         self.events.clear();
+    }
+    /// Puts a packet out, or several joined, whose ends are the last ones.
+    pub(crate) fn write(&mut self, mut frame: Frame) {
+        if frame.gso != Gso::NONE
+            && let Ok(packet) = Packet::parse(&frame.bytes)
+        {
+            leave_checksum(&mut frame, &packet);
+        }
+        self.tun.push(frame);
+    }
+    /// Puts a datagram of `len` bytes out that `seal` appends to a buffer: into the last train if it goes the same way and has
+    /// room for it, else into one of its own. On an error nothing is sent.
+    pub(crate) fn append<E>(
+        &mut self,
+        (addr, local, ecn): (SocketAddr, Local, u8),
+        len: usize,
+        seal: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if let Some(last) = self.udp.last_mut()
+            && (last.addr, last.local, last.ecn) == (addr, local, ecn)
+            && last.takes(len)
+        {
+            return seal(&mut last.bytes);
+        }
+        let mut bytes = self.spare.buffer();
+        seal(&mut bytes)?;
+        self.udp.push(Train { addr, local, ecn, stride: len, bytes });
+        Ok(())
     }
     /// Puts one datagram out.
     pub fn send(&mut self, to: SocketAddr, local: Local, bytes: Vec<u8>) {

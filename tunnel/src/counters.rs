@@ -39,6 +39,10 @@ reasons! {
     RoutingHeader = "drop_routing_header",
     /// An IPv6 extension header out of place, or too many of them.
     ExtensionHeader = "drop_extension_header",
+    /// Marked on its way for congestion, and its sender would not understand (RFC 6040 section 4.2).
+    Ecn = "drop_ecn",
+    /// A super-packet, or a checksum left open, that its device describes wrongly.
+    Offload = "drop_offload",
     /// A protocol that no rule can name.
     Protocol = "drop_protocol",
     /// Port 0.
@@ -132,6 +136,8 @@ mod tests {
         let tests = [
             include_str!("headers/tests.rs"),
             include_str!("flow/tests.rs"),
+            include_str!("ecn.rs").split("mod tests").last().unwrap(),
+            include_str!("segment/tests.rs"),
             include_str!("site/tests.rs"),
             include_str!("routes/tests.rs"),
             include_str!("filter.rs").split("mod tests").last().unwrap(),

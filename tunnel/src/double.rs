@@ -113,18 +113,18 @@ impl VirtualWire {
         self.next_index
     }
 
-    fn seal(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
+    fn seal(&mut self, packet: &[u8], to: &mut Vec<u8>) -> Option<()> {
         let current = self.current?;
         let session = self.sessions.iter_mut().find(|s| s.local == current)?;
-        let mut bytes = Vec::with_capacity(HEAD + packet.len() + TAG);
-        bytes.extend([4, 0, 0, 0]);
-        bytes.extend(session.peer.to_le_bytes());
-        bytes.extend(session.next.to_le_bytes());
-        bytes.extend(packet);
+        let start = to.len();
+        to.extend([4, 0, 0, 0]);
+        to.extend(session.peer.to_le_bytes());
+        to.extend(session.next.to_le_bytes());
+        to.extend(packet);
         session.next += 1;
-        let tag = tag(&self.public, &self.remote, &self.psk, &bytes);
-        bytes.extend(tag);
-        Some(bytes)
+        let tag = tag(&self.public, &self.remote, &self.psk, to.get(start..)?);
+        to.extend(tag);
+        Some(())
     }
 
     /// The text of a message that the far end made with the agreed keys.
@@ -164,10 +164,11 @@ impl VirtualWire {
         self.pending.clear();
         self.sessions.push(Session { local, peer, born: now, ours: true, ..Session::default() });
         self.current = Some(local);
-        self.seal(&[]).map(|bytes| Opened::Established(bytes, local)).ok_or(WireError::Session)
+        let mut bytes = Vec::new();
+        self.seal(&[], &mut bytes).map(|()| Opened::Established(bytes, local)).ok_or(WireError::Session)
     }
 
-    fn open_data(&mut self, datagram: &[u8], local: u32, counter: u64) -> Result<Opened, WireError> {
+    fn open_data(&mut self, datagram: &[u8], local: u32, counter: u64, to: &mut Vec<u8>) -> Result<Opened, WireError> {
         let text = self.opened(datagram, &self.psk)?;
         let session = self.sessions.iter_mut().find(|s| s.local == local).ok_or(WireError::Session)?;
         if !session.seen.insert(counter) {
@@ -175,7 +176,11 @@ impl VirtualWire {
         }
         self.current = Some(local);
         match text.get(HEAD..) {
-            Some(packet) if !packet.is_empty() => Ok(Opened::Packet(packet.to_vec())),
+            Some(packet) if !packet.is_empty() => {
+                to.clear();
+                to.extend_from_slice(packet);
+                Ok(Opened::Packet(packet.len()))
+            }
             _ => Ok(Opened::Keepalive),
         }
     }
@@ -197,8 +202,8 @@ impl Wire for VirtualWire {
         self.current.is_some()
     }
 
-    fn encapsulate(&mut self, _now: Instant, packet: &[u8]) -> Result<Vec<u8>, WireError> {
-        self.seal(packet).ok_or(WireError::Session)
+    fn encapsulate(&mut self, _now: Instant, packet: &[u8], to: &mut Vec<u8>) -> Result<(), WireError> {
+        self.seal(packet, to).ok_or(WireError::Session)
     }
 
     fn initiate(&mut self, now: Instant) -> Option<Vec<u8>> {
@@ -214,12 +219,12 @@ impl Wire for VirtualWire {
         Some(self.handshake(bytes, INITIATION_LEN, &[0; 32]))
     }
 
-    fn decapsulate(&mut self, now: Instant, datagram: &[u8]) -> Result<Opened, WireError> {
+    fn decapsulate(&mut self, now: Instant, datagram: &[u8], to: &mut Vec<u8>) -> Result<Opened, WireError> {
         match Message::read(datagram).ok_or(WireError::Malformed)? {
             Message::Initiation => self.answer(now, datagram),
             Message::Response(local) => self.establish(now, datagram, local),
             Message::Cookie(_) => Ok(Opened::Cookie),
-            Message::Data(local, counter) => self.open_data(datagram, local, counter),
+            Message::Data(local, counter) => self.open_data(datagram, local, counter, to),
         }
     }
 }

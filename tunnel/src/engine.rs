@@ -6,15 +6,18 @@
 
 mod change;
 
-use crate::api::{Config, Event, FlowEnd, FlowSummary, Out, PeerId, PeerStatus, Role, Routes};
+use crate::api::{Config, Event, FlowEnd, FlowSummary, Out, PeerId, PeerStatus, Role, Routes, Scratch};
+use crate::coalesce::Coalescer;
 use crate::control;
 use crate::counters::{Counters, Drop};
+use crate::ecn;
 use crate::headers::Packet;
 use crate::knock;
 use crate::limiter::{PerSecond, Sources};
 use crate::peer::{Peer, Sent};
 use crate::peers::{Bounds, Peers};
 use crate::routes::{ClientPath, Verdict as RouteVerdict};
+use crate::segment::{self, Cut, each_packet};
 use crate::silence::{Silence, Silences};
 use crate::site::{Replies, Site};
 use crate::wire::{Boring, Door, Doors, Message, Verdict};
@@ -117,9 +120,8 @@ impl Engine {
     /// Datagrams that came to the UDP socket.
     pub fn from_udp(&self, now: Instant, train: &mut Train, out: &mut Out) {
         let state = self.state.read();
-        let from = (train.addr, train.local);
+        let (from, ecn) = ((train.addr, train.local), train.ecn);
         let mut replies = Replies::new();
-        let mut packets = Vec::new();
         let mut proven = Vec::new();
         let mut datagrams = train.datagrams().peekable();
         while let Some(first) = datagrams.next() {
@@ -128,12 +130,14 @@ impl Engine {
                     // Data of one tunnel, back to back, is opened under one lock.
                     let run = std::iter::once(first)
                         .chain(std::iter::from_fn(|| datagrams.next_if(|next| same_tunnel(first, next))));
-                    if self.receive(&peer, now, from, run, &mut packets, out) && state.peers.is_successor(&peer) {
+                    if self.receive(&peer, now, (from, ecn), run, out) && state.peers.is_successor(&peer) {
                         proven.push(Arc::clone(&peer));
                     }
-                    for packet in packets.drain(..) {
-                        self.inbound(&state, now, &peer, packet, out, &mut replies);
+                    let mut frames = std::mem::take(&mut out.scratch.frames);
+                    for frame in frames.drain(..) {
+                        self.inbound(&state, now, &peer, frame, out, &mut replies);
                     }
+                    out.scratch.frames = frames;
                 }
                 Ok(None) => {}
                 Err(reason) => self.silences.count(reason),
@@ -183,14 +187,13 @@ impl Engine {
         Ok(Some(peer))
     }
 
-    /// Opens datagrams of one tunnel; whether a handshake completed with them.
+    /// Opens datagrams of one tunnel into `out.scratch.frames`; whether a handshake completed with them.
     fn receive<'a>(
         &self,
         peer: &Peer,
         now: Instant,
-        from: Source,
+        (from, ecn): (Source, u8),
         datagrams: impl Iterator<Item = &'a [u8]>,
-        packets: &mut Vec<Vec<u8>>,
         out: &mut Out,
     ) -> bool {
         let mut shaken = false;
@@ -201,10 +204,17 @@ impl Engine {
                 return false;
             }
         };
+        let Scratch { mut opened, mut frames, segment } = std::mem::take(&mut out.scratch);
+        let mut coalescer = Coalescer::new(out.offloads);
         for datagram in datagrams {
-            match tunnel.receive(now, from, datagram, &mut out.udp) {
+            match tunnel.receive(now, from, datagram, &mut opened, out) {
                 Ok(received) => {
-                    packets.extend(received.packet);
+                    if let Some(packet) = received.packet.and_then(|len| opened.get_mut(..len)) {
+                        match ecn::arrive(packet, ecn) {
+                            Ok(()) => coalescer.push(packet, &mut frames, &mut out.spare),
+                            Err(reason) => self.drops.count(reason),
+                        }
+                    }
                     if let Some((endpoint, theirs)) = received.handshake {
                         shaken = true;
                         out.events.push(Event::Handshake { peer: peer.id, endpoint, theirs });
@@ -213,6 +223,9 @@ impl Engine {
                 Err(error) => self.silences.count(error.into()),
             }
         }
+        drop(tunnel);
+        coalescer.close(&mut frames);
+        out.scratch = Scratch { opened, frames, segment };
         shaken
     }
 
@@ -269,25 +282,25 @@ impl Engine {
         state: &State,
         now: Instant,
         peer: &Peer,
-        mut packet: Vec<u8>,
+        mut frame: Frame,
         out: &mut Out,
         replies: &mut Replies,
     ) {
         match (self.config.role, peer.id) {
             (Role::Gateway, PeerId::Pairing(pairing)) => match &state.view {
-                Some(view) => self.site.from_client(now, view, pairing, &mut packet, out, replies),
+                Some(view) => self.site.from_client(now, view, pairing, frame, out, replies),
                 None => self.drops.count(Drop::UnknownPairing),
             },
             (Role::Client, PeerId::Pairing(pairing)) => {
-                if self.client.from_gateway(now, &state.routes, pairing, &mut packet) {
-                    out.tun.push(Frame::packet(packet));
+                if self.client.from_gateway(now, &state.routes, pairing, &mut frame) {
+                    out.write(frame);
                 }
             }
             (Role::Controller, PeerId::Pairing(_)) => self.drops.count(Drop::UnknownPairing),
-            (_, PeerId::Node(_) | PeerId::Provisional(_)) => match self.control_inbound(now, peer, &packet) {
+            (_, PeerId::Node(_) | PeerId::Provisional(_)) => match self.control_inbound(now, peer, &frame.bytes) {
                 Ok(len) => {
-                    packet.truncate(len);
-                    out.tun.push(Frame::packet(packet));
+                    frame.bytes.truncate(len);
+                    out.write(frame);
                 }
                 Err(reason) => self.drops.count(reason),
             },
@@ -303,10 +316,10 @@ impl Engine {
 
     // -- from the TUN ------------------------------------------------------------------------------------------------
 
-    /// A packet that the kernel routed into the TUN device.
+    /// A packet, or super-packet, that the kernel routed into the TUN device.
     pub fn from_tun(&self, now: Instant, frame: &mut Frame, out: &mut Out) {
-        if frame.gso.kind != GsoKind::None {
-            return self.silences.count(Silence::Segmented);
+        if let Err(reason) = segment::prepare(frame) {
+            return self.drops.count(reason);
         }
         let state = self.state.read();
         let pool = &self.config.pool;
@@ -314,60 +327,89 @@ impl Engine {
         let controller = IpAddr::V6(pool.controller());
         let mut replies = Replies::new();
         match self.config.role {
-            Role::Controller => self.to_control(&state, now, destination, &frame.bytes, out),
+            Role::Controller => self.to_control(&state, now, destination, frame, out),
             Role::Gateway | Role::Client if destination == controller => {
-                self.to_control(&state, now, destination, &frame.bytes, out);
+                self.to_control(&state, now, destination, frame, out);
             }
             Role::Gateway => match &state.view {
                 Some(view) if view.scope.nat.contains(destination) => {
-                    self.site.from_service(now, &mut frame.bytes, &mut replies);
+                    if let Some(pairing) = self.site.from_service(now, frame) {
+                        self.send(&state, now, &PeerId::Pairing(pairing), frame, out);
+                    }
                 }
                 _ => self.drops.count(Drop::NoRoute),
             },
             Role::Client if destination == pool.resolver_v4() || destination == pool.resolver_v6() => {
-                out.local.push(Frame::packet(std::mem::take(&mut frame.bytes)));
+                let packets = Packet::parse(&frame.bytes).and_then(|packet| {
+                    each_packet(frame, &packet, |bytes| {
+                        out.local.push(Frame::packet(bytes.to_vec()));
+                        Ok(())
+                    })
+                });
+                packets.unwrap_or_else(|reason| self.drops.count(reason));
             }
             Role::Client => {
-                let verdict = self.client.from_tun(now, &state.routes, &mut frame.bytes, out);
+                let verdict = self.client.from_tun(now, &state.routes, frame, out);
                 if let RouteVerdict::Send(pairing) = verdict {
-                    self.send(&state, now, &PeerId::Pairing(pairing), &frame.bytes, out);
+                    self.send(&state, now, &PeerId::Pairing(pairing), frame, out);
                 }
             }
         }
         self.send_replies(&state, now, &mut replies, out);
     }
 
-    fn to_control(&self, state: &State, now: Instant, destination: IpAddr, packet: &[u8], out: &mut Out) {
+    fn to_control(&self, state: &State, now: Instant, destination: IpAddr, frame: &Frame, out: &mut Out) {
         let Some(peer) = state.peers.by_address(destination) else { return self.drops.count(Drop::NoRoute) };
-        let admitted = Packet::parse(packet).and_then(|parsed| {
+        let admitted = Packet::parse(&frame.bytes).and_then(|parsed| {
             let (id, owned) = side(now, peer, parsed.destination);
             control::admits_outbound(self.config.role, &self.config.pool, &id, &owned, &parsed)
         });
         match admitted {
-            Ok(()) => self.seal(now, peer, packet, out),
+            Ok(()) => self.seal(now, peer, frame, out),
             Err(reason) => self.drops.count(reason),
         }
     }
 
-    fn send(&self, state: &State, now: Instant, id: &PeerId, packet: &[u8], out: &mut Out) {
+    fn send(&self, state: &State, now: Instant, id: &PeerId, frame: &Frame, out: &mut Out) {
         match state.peers.by_id(id) {
-            Some(peer) => self.seal(now, peer, packet, out),
+            Some(peer) => self.seal(now, peer, frame, out),
             None => self.silences.count(Silence::NoTunnel),
         }
     }
 
-    fn seal(&self, now: Instant, peer: &Peer, packet: &[u8], out: &mut Out) {
-        match peer.lock().map(|mut tunnel| tunnel.send(now, packet, &mut out.udp)) {
-            Ok(Sent::Sealed | Sent::Waiting) => {}
-            Ok(Sent::Full) => self.drops.count(Drop::WaitingFull),
-            Ok(Sent::Refused) => self.silences.count(Silence::Unsealable),
-            Err(error) => self.silences.count(error.into()),
+    /// Sends all that a frame stands for under one lock.
+    fn seal(&self, now: Instant, peer: &Peer, frame: &Frame, out: &mut Out) {
+        let mut tunnel = match peer.lock() {
+            Ok(tunnel) => tunnel,
+            Err(error) => return self.silences.count(error.into()),
+        };
+        if frame.gso.kind == GsoKind::None {
+            return self.sent(tunnel.send(now, &frame.bytes, out));
+        }
+        let cut = Packet::parse(&frame.bytes).and_then(|packet| Cut::check(&frame.bytes, &packet, &frame.gso));
+        let cut = match cut {
+            Ok(cut) => cut,
+            Err(reason) => return self.drops.count(reason),
+        };
+        let mut segment = std::mem::take(&mut out.scratch.segment);
+        for number in 0..cut.count() {
+            cut.segment(&frame.bytes, number, &mut segment);
+            self.sent(tunnel.send(now, &segment, out));
+        }
+        out.scratch.segment = segment;
+    }
+
+    fn sent(&self, sent: Sent) {
+        match sent {
+            Sent::Sealed | Sent::Waiting => {}
+            Sent::Full => self.drops.count(Drop::WaitingFull),
+            Sent::Refused => self.silences.count(Silence::Unsealable),
         }
     }
 
     fn send_replies(&self, state: &State, now: Instant, replies: &mut Replies, out: &mut Out) {
         for (pairing, packet) in replies.drain(..) {
-            self.send(state, now, &PeerId::Pairing(pairing), &packet, out);
+            self.send(state, now, &PeerId::Pairing(pairing), &Frame::packet(packet), out);
         }
     }
 
@@ -388,7 +430,7 @@ impl Engine {
             let before = last;
             for peer in state.peers.after(last).take(PEER_SWEEP_MAX) {
                 for tunnel in std::iter::once(peer).chain(state.peers.successors_of(&peer.id)) {
-                    due = due.min(tunnel.tick(now, &mut out.udp));
+                    due = due.min(tunnel.tick(now, out));
                 }
                 last = Some(peer.id);
             }

@@ -4,7 +4,7 @@
 
 use crate::api::{FlowEnd, FlowSummary};
 use crate::counters::Drop;
-use crate::headers::{FIN, RST, Tcp};
+use crate::headers::{FIN, Packet, RST, Tcp};
 use crate::rewrite::Ends;
 use model::ids::{DeviceId, GrantId, PairingId};
 use model::limits::{
@@ -12,6 +12,7 @@ use model::limits::{
     ICMP_IDLE, NAT_PORTS_TRIED_MAX, TCP_CLOSED_IDLE, TCP_IDLE, UDP_IDLE,
 };
 use model::net::Protocol;
+use model::packet::{Gso, GsoKind};
 use model::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -177,6 +178,27 @@ fn reset_numbers(sender: &Side, receiver: &Side) -> (Vec<u32>, Option<u32>) {
         numbers.push(0);
     }
     (numbers, receiver.next)
+}
+
+/// What passed: so many packets, and their bytes of IP in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Load {
+    /// Of a packet, or of all that a super-packet stands for.
+    pub fn of(packet: &Packet, gso: &Gso) -> Self {
+        let (len, header) = (packet.len as u64, u64::from(gso.header_len));
+        if gso.kind == GsoKind::None {
+            return Self { packets: 1, bytes: len };
+        }
+        let packets = len.saturating_sub(header).div_ceil(u64::from(gso.size).max(1)).max(1);
+        Self { packets, bytes: len.saturating_add((packets - 1).saturating_mul(header)) }
+    }
 }
 
 /// Names one live flow; never used again.
@@ -386,11 +408,11 @@ impl Table {
     }
 
     /// Counts a packet that passed: up is from the client.
-    pub fn touch(&mut self, now: Instant, id: FlowId, up: bool, bytes: usize, tcp: Option<&Tcp>) {
+    pub fn touch(&mut self, now: Instant, id: FlowId, up: bool, load: Load, tcp: Option<&Tcp>) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         let sum = if up { &mut flow.up } else { &mut flow.down };
-        sum.0 = sum.0.saturating_add(1);
-        sum.1 = sum.1.saturating_add(bytes as u64);
+        sum.0 = sum.0.saturating_add(load.packets);
+        sum.1 = sum.1.saturating_add(load.bytes);
         flow.last = flow.last.max(now);
         if let Some(tcp) = tcp {
             flow.note(up, tcp);

@@ -3,14 +3,15 @@
 //! A [`Tunnel`] lives behind one lock and outlasts changes of who its peer is (a provisional peer that becomes a node):
 //! the [`Peer`] around it is replaced, the tunnel is not, so that its memory of handshake time stamps stays.
 
-use crate::api::{PeerId, PeerKind, PeerStatus};
+use crate::api::{Out, PeerId, PeerKind, PeerStatus};
+use crate::ecn;
 use crate::wire::{Door, Message, Opened, Wire, WireError};
 use model::key::PublicKey;
 use model::limits::{
     ENDPOINTS_MAX, HANDSHAKE_ATTEMPT_MAX, HANDSHAKE_RETRY, SILENCE_MAX, UNCONFIRMED_SESSIONS_MAX, WAITING_MAX,
-    WAITING_PACKETS_MAX,
+    WAITING_PACKETS_MAX, WIREGUARD_OVERHEAD,
 };
-use model::packet::{Local, Train};
+use model::packet::Local;
 use model::time::Instant;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
@@ -112,7 +113,7 @@ impl Peer {
     }
 
     /// Runs what is due; answers when to come again.
-    pub fn tick(&self, now: Instant, out: &mut Vec<Train>) -> Instant {
+    pub fn tick(&self, now: Instant, out: &mut Out) -> Instant {
         let due = Instant(self.tunnel.due.load(Ordering::Relaxed));
         if due > now {
             return due;
@@ -162,8 +163,8 @@ pub enum Sent {
 /// What an authentic datagram brought.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Received {
-    /// An IP packet.
-    pub packet: Option<Vec<u8>>,
+    /// An IP packet of so many bytes, at the front of the buffer.
+    pub packet: Option<usize>,
     /// A handshake completed, from this endpoint; true when the far end began it.
     pub handshake: Option<(SocketAddr, bool)>,
 }
@@ -271,7 +272,7 @@ impl Tunnel {
     }
 
     /// Sends a packet, or lets it wait for a session.
-    pub fn send(&mut self, now: Instant, packet: &[u8], out: &mut Vec<Train>) -> Sent {
+    pub fn send(&mut self, now: Instant, packet: &[u8], out: &mut Out) -> Sent {
         self.wire_timers(now, out);
         if self.has_session() && self.endpoint.is_some() {
             return if self.seal(now, packet, out) { Sent::Sealed } else { Sent::Refused };
@@ -285,18 +286,20 @@ impl Tunnel {
         Sent::Waiting
     }
 
-    /// Takes a datagram that [`Message::read`] accepted and, for handshakes, the door admitted.
+    /// Takes a datagram that [`Message::read`] accepted and, for handshakes, the door admitted. A packet is written to `opened`,
+    /// see [`Wire::decapsulate`].
     pub fn receive(
         &mut self,
         now: Instant,
         from: (SocketAddr, Local),
         datagram: &[u8],
-        out: &mut Vec<Train>,
+        opened: &mut Vec<u8>,
+        out: &mut Out,
     ) -> Result<Received, WireError> {
         self.wire_timers(now, out);
         let from = Endpoint { addr: from.0, local: from.1 };
         let wire = self.wire.as_mut().ok_or(WireError::Session)?;
-        let packet = match wire.decapsulate(now, datagram)? {
+        let packet = match wire.decapsulate(now, datagram, opened)? {
             Opened::Cookie => return Ok(Received::default()),
             Opened::Answer(bytes, index) => {
                 // The session counts, and the endpoint moves, only when data comes under it: an initiation may be old.
@@ -304,7 +307,7 @@ impl Tunnel {
                     self.unconfirmed.pop_front();
                 }
                 self.unconfirmed.push_back(index);
-                out.push(Train::datagram(from.addr, from.local, bytes));
+                out.send(from.addr, from.local, bytes);
                 return Ok(Received::default());
             }
             Opened::Established(bytes, index) => {
@@ -314,11 +317,11 @@ impl Tunnel {
                 return Ok(Received { packet: None, handshake: Some((from.addr, false)) });
             }
             Opened::Keepalive => None,
-            Opened::Packet(packet) => Some(packet),
+            Opened::Packet(len) => Some(len),
         };
         self.status.last_received = Some(now);
         self.status.unanswered_since = None;
-        self.status.received = self.status.received.saturating_add(packet.as_ref().map_or(0, |p| p.len() as u64));
+        self.status.received = self.status.received.saturating_add(packet.unwrap_or(0) as u64);
         let mut handshake = None;
         if let Some(Message::Data(index, counter)) = Message::read(datagram) {
             if self.unconfirmed.contains(&index) {
@@ -347,19 +350,19 @@ impl Tunnel {
     }
 
     /// Begins a handshake unless one is under way.
-    pub fn begin(&mut self, now: Instant, out: &mut Vec<Train>) {
+    pub fn begin(&mut self, now: Instant, out: &mut Out) {
         if self.attempt.is_none() {
             self.initiate(now, out);
         }
     }
 
     /// Begins a handshake now, also when one is under way: it gets its whole time again.
-    pub fn force(&mut self, now: Instant, out: &mut Vec<Train>) {
+    pub fn force(&mut self, now: Instant, out: &mut Out) {
         self.attempt = None;
         self.initiate(now, out);
     }
 
-    fn initiate(&mut self, now: Instant, out: &mut Vec<Train>) {
+    fn initiate(&mut self, now: Instant, out: &mut Out) {
         if self.endpoint.is_none() {
             return;
         }
@@ -372,37 +375,42 @@ impl Tunnel {
     /// A pairing that never shook hands says the same hello to all its candidates: nobody knows yet which of them can be
     /// reached from here, and the one that answers is used. One by one would take longer than a person waits, and an
     /// initiation for each would spoil the answer to the one before. The far end takes the first to come.
-    fn spread(&self, bytes: &[u8], out: &mut Vec<Train>) {
+    fn spread(&self, bytes: &[u8], out: &mut Out) {
         if self.status.last_handshake.is_some() || !matches!(self.kind, PeerKind::Pairing(_)) {
             return;
         }
         for addr in self.candidates.iter().filter(|c| self.endpoint.is_some_and(|e| e.addr != **c)) {
-            out.push(Train::datagram(*addr, Local::default(), bytes.to_vec()));
+            out.send(*addr, Local::default(), bytes.to_vec());
         }
     }
 
     /// Sends to the endpoint in use; an initiation begins or goes on with an attempt, whoever asked for it.
-    fn transmit(&mut self, now: Instant, bytes: Vec<u8>, out: &mut Vec<Train>) {
+    fn transmit(&mut self, now: Instant, bytes: Vec<u8>, out: &mut Out) {
         let Some(endpoint) = self.endpoint else { return };
         if Message::read(&bytes) == Some(Message::Initiation) {
             let attempt = self.attempt.get_or_insert(Attempt { began: now, sent: now, endpoint_since: now });
             attempt.sent = now;
         }
         self.last_sent = now;
-        out.push(Train::datagram(endpoint.addr, endpoint.local, bytes));
+        out.send(endpoint.addr, endpoint.local, bytes);
     }
 
-    fn seal(&mut self, now: Instant, packet: &[u8], out: &mut Vec<Train>) -> bool {
-        let Some(Ok(bytes)) = self.wire.as_mut().map(|w| w.encapsulate(now, packet)) else { return false };
+    fn seal(&mut self, now: Instant, packet: &[u8], out: &mut Out) -> bool {
+        let (Some(wire), Some(endpoint)) = (self.wire.as_mut(), self.endpoint) else { return false };
+        let way = (endpoint.addr, endpoint.local, ecn::of(packet));
+        let sealed = out.append(way, packet.len() + WIREGUARD_OVERHEAD, |to| wire.encapsulate(now, packet, to));
+        if sealed.is_err() {
+            return false;
+        }
         self.status.sent = self.status.sent.saturating_add(packet.len() as u64);
         if !packet.is_empty() {
             self.status.unanswered_since.get_or_insert(now);
         }
-        self.transmit(now, bytes, out);
+        self.last_sent = now;
         true
     }
 
-    fn flush(&mut self, now: Instant, out: &mut Vec<Train>) {
+    fn flush(&mut self, now: Instant, out: &mut Out) {
         self.drop_old(now);
         while self.has_session()
             && let Some(waiting) = self.waiting.pop_front()
@@ -415,7 +423,7 @@ impl Tunnel {
         self.waiting.retain(|w| now.since(w.since) < WAITING_MAX);
     }
 
-    fn wire_timers(&mut self, now: Instant, out: &mut Vec<Train>) {
+    fn wire_timers(&mut self, now: Instant, out: &mut Out) {
         if self.ticked.is_some_and(|t| now.since(t) < TICK_MIN) {
             return;
         }
@@ -425,7 +433,7 @@ impl Tunnel {
         }
     }
 
-    fn tick(&mut self, now: Instant, out: &mut Vec<Train>) -> Instant {
+    fn tick(&mut self, now: Instant, out: &mut Out) -> Instant {
         if self.wire.is_none() {
             return Instant::NEVER;
         }
@@ -436,7 +444,7 @@ impl Tunnel {
         self.due(now)
     }
 
-    fn retry(&mut self, now: Instant, out: &mut Vec<Train>) {
+    fn retry(&mut self, now: Instant, out: &mut Out) {
         let Some(attempt) = self.attempt else { return };
         if now.since(attempt.began) >= HANDSHAKE_ATTEMPT_MAX {
             self.attempt = None;
@@ -452,7 +460,7 @@ impl Tunnel {
         }
     }
 
-    fn keep_alive(&mut self, now: Instant, out: &mut Vec<Train>) {
+    fn keep_alive(&mut self, now: Instant, out: &mut Out) {
         let Some(every) = self.keepalive else { return };
         if now.since(self.last_sent) < every {
             return;
@@ -495,21 +503,22 @@ mod tests {
     #[test]
     fn of_the_sessions_that_nobody_used_only_the_newest_are_remembered() {
         let (mut far, mut near) = (tunnel(1, 2), tunnel(2, 1));
+        let mut opened = Vec::new();
         let from = (SocketAddr::from(([192, 0, 2, 1], 443)), Local::default());
-        let mut answers = Vec::new();
+        let mut answers = Out::default();
         for n in 1..=UNCONFIRMED_SESSIONS_MAX as u64 + 1 {
             let initiation = far.wire.as_mut().unwrap().initiate(Instant(n)).unwrap();
-            near.receive(Instant(n), from, &initiation, &mut answers).unwrap();
+            near.receive(Instant(n), from, &initiation, &mut opened, &mut answers).unwrap();
             assert_eq!(near.unconfirmed.len(), (n as usize).min(UNCONFIRMED_SESSIONS_MAX));
         }
-        assert_eq!(answers.len(), UNCONFIRMED_SESSIONS_MAX + 1, "each one was answered");
+        assert_eq!(answers.udp.len(), UNCONFIRMED_SESSIONS_MAX + 1, "each one was answered");
         // The newest is confirmed by what comes under it, and then nothing waits any more.
-        let (mut out, newest) = (Vec::new(), answers.pop().unwrap().bytes);
-        far.receive(Instant(9), from, &newest, &mut out).unwrap();
-        let mut data = far.wire.as_mut().unwrap().encapsulate(Instant(9), b"packet").unwrap();
-        let received = near.receive(Instant(9), from, &data, &mut out).unwrap();
+        let (mut out, newest) = (Out::default(), answers.udp.pop().unwrap().bytes);
+        far.receive(Instant(9), from, &newest, &mut opened, &mut out).unwrap();
+        let mut data = Vec::new();
+        far.wire.as_mut().unwrap().encapsulate(Instant(9), b"packet", &mut data).unwrap();
+        let received = near.receive(Instant(9), from, &data, &mut opened, &mut out).unwrap();
         assert_eq!(received.handshake, Some((from.0, true)));
-        data.clear();
         assert!(near.unconfirmed.len() < UNCONFIRMED_SESSIONS_MAX);
     }
 }

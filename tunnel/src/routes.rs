@@ -5,10 +5,11 @@
 
 use crate::api::{Event, FlowEnd, Out, RouteEntry, RouteState, Routes};
 use crate::counters::{Counters, Drop};
-use crate::flow::{Caps, ClientKey, Flow, FlowId, Opening, Table};
+use crate::flow::{Caps, ClientKey, Flow, FlowId, Load, Opening, Table};
 use crate::headers::{Error, Packet, RST, Tcp, Transport};
 use crate::icmp::{self, Limiter, Reason};
 use crate::reset;
+use crate::segment::each_packet;
 use crate::site::Replies;
 use model::ids::{DeviceId, GrantId, ID_LEN, PairingId, ResourceId};
 use model::limits::{WAITING_MAX, WAITING_PACKETS_MAX, WAITING_QUEUES_MAX};
@@ -76,13 +77,13 @@ impl ClientPath {
 
     /// A packet that the kernel routed into the TUN (not for the resolver, not for the controller: the engine takes those
     /// first). On [`Verdict::Consumed`] the packet may have been taken; on [`Verdict::Send`] it is cut to its length.
-    pub fn from_tun(&self, now: Instant, routes: &Routes, packet: &mut Vec<u8>, out: &mut Out) -> Verdict {
-        let parsed = Packet::parse(packet)
+    pub fn from_tun(&self, now: Instant, routes: &Routes, frame: &mut Frame, out: &mut Out) -> Verdict {
+        let parsed = Packet::parse(&frame.bytes)
             .and_then(|parsed| if routes.own.contains(&parsed.source) { Ok(parsed) } else { Err(Drop::SourceNotOwn) });
         match parsed {
             Ok(parsed) => {
-                packet.truncate(parsed.len);
-                self.state().send(now, routes, packet, &parsed, &self.counters, out)
+                frame.bytes.truncate(parsed.len);
+                self.state().send(now, routes, frame, &parsed, &self.counters, out)
             }
             Err(reason) => {
                 self.counters.count(reason);
@@ -93,8 +94,8 @@ impl ClientPath {
 
     /// A packet that came out of a pairing's tunnel: true when it may be written to the TUN (it is cut to its own
     /// length). Only answers to flows that this client opened pass.
-    pub fn from_gateway(&self, now: Instant, routes: &Routes, pairing: PairingId, packet: &mut Vec<u8>) -> bool {
-        match self.state().receive(now, routes, pairing, packet) {
+    pub fn from_gateway(&self, now: Instant, routes: &Routes, pairing: PairingId, frame: &mut Frame) -> bool {
+        match self.state().receive(now, routes, pairing, frame) {
             Ok(()) => true,
             Err(reason) => {
                 self.counters.count(reason);
@@ -115,8 +116,9 @@ impl ClientPath {
         for queue in answered.iter().filter_map(|r| state.waiting.remove(r)).collect::<Vec<_>>() {
             for bytes in queue.packets {
                 let Ok(packet) = Packet::parse(&bytes) else { continue };
-                if let Verdict::Send(pairing) = state.send(now, new, &bytes, &packet, &self.counters, out) {
-                    replies.push((pairing, bytes));
+                let frame = Frame::packet(bytes);
+                if let Verdict::Send(pairing) = state.send(now, new, &frame, &packet, &self.counters, out) {
+                    replies.push((pairing, frame.bytes));
                 }
             }
         }
@@ -158,18 +160,18 @@ impl State {
         &mut self,
         now: Instant,
         routes: &Routes,
-        bytes: &[u8],
+        frame: &Frame,
         packet: &Packet,
         counters: &Counters,
         out: &mut Out,
     ) -> Verdict {
-        match self.judge(now, routes, bytes, packet, out) {
+        match self.judge(now, routes, frame, packet, out) {
             Ok(Some(pairing)) => return Verdict::Send(pairing),
             Ok(None) => {}
             Err(reason) => {
                 counters.count(reason);
                 if matches!(reason, Drop::NoRoute | Drop::NotSpoken | Drop::Denied | Drop::WaitingQueues) {
-                    self.answer(now, bytes, packet, Reason::Prohibited, counters, out);
+                    self.answer(now, &frame.bytes, packet, Reason::Prohibited, counters, out);
                 }
             }
         }
@@ -181,7 +183,7 @@ impl State {
         &mut self,
         now: Instant,
         routes: &Routes,
-        bytes: &[u8],
+        frame: &Frame,
         packet: &Packet,
         out: &mut Out,
     ) -> Result<Option<PairingId>, Drop> {
@@ -198,13 +200,18 @@ impl State {
         }
         match look(routes, now, packet.destination, packet.protocol(), packet.destination_port()) {
             Way::Open(pairing, grant) => {
-                self.carry(now, known, &key, (pairing, grant), packet, out)?;
+                self.carry(now, known, &key, (pairing, grant), (packet, Load::of(packet, &frame.gso)), out)?;
                 if routes.doubtful.contains(&pairing) && self.opens(known, packet) {
-                    self.keep(now, pairing, bytes.to_vec());
+                    each_packet(frame, packet, |bytes| {
+                        self.keep(now, pairing, bytes.to_vec());
+                        Ok::<_, Drop>(())
+                    })?;
                 }
                 Ok(Some(pairing))
             }
-            Way::Ask(resource) => self.wait(now, resource, bytes, out).map(|()| None),
+            Way::Ask(resource) => {
+                each_packet(frame, packet, |bytes| self.wait(now, resource, bytes, out)).map(|()| None)
+            }
             Way::Shut(reason) => Err(reason),
         }
     }
@@ -216,7 +223,7 @@ impl State {
         known: Option<FlowId>,
         key: &ClientKey,
         (pairing, grant): (PairingId, GrantId),
-        packet: &Packet,
+        (packet, load): (&Packet, Load),
         out: &mut Out,
     ) -> Result<(), Drop> {
         let id = match known {
@@ -232,7 +239,7 @@ impl State {
             self.table.adopt(id, grant);
         }
         self.table.carried_by(id, pairing, true);
-        self.table.touch(now, id, true, packet.len, segment(packet));
+        self.table.touch(now, id, true, load, segment(packet));
         Ok(())
     }
 
@@ -309,8 +316,9 @@ impl State {
                 match look(new, now, packet.destination, packet.protocol(), packet.destination_port()) {
                     Way::Open(pairing, _) if pairing == old => rest.push(bytes),
                     Way::Open(..) => {
-                        if let Verdict::Send(pairing) = self.send(now, new, &bytes, &packet, counters, out) {
-                            replies.push((pairing, bytes));
+                        let frame = Frame::packet(bytes);
+                        if let Verdict::Send(pairing) = self.send(now, new, &frame, &packet, counters, out) {
+                            replies.push((pairing, frame.bytes));
                         }
                     }
                     Way::Ask(_) | Way::Shut(_) => {}
@@ -347,8 +355,8 @@ impl State {
         }
     }
 
-    fn receive(&mut self, now: Instant, routes: &Routes, pairing: PairingId, bytes: &mut Vec<u8>) -> Result<(), Drop> {
-        let packet = Packet::parse(bytes)?;
+    fn receive(&mut self, now: Instant, routes: &Routes, pairing: PairingId, frame: &mut Frame) -> Result<(), Drop> {
+        let packet = Packet::parse(&frame.bytes)?;
         let (protocol, from, to) = (packet.protocol(), packet.source, packet.destination);
         let key = match packet.transport {
             // About a packet of ours: its quote is a flow as we sent it, and the error comes in its target's name.
@@ -377,9 +385,9 @@ impl State {
         if !granted {
             return Err(Drop::Unasked);
         }
-        bytes.truncate(packet.len);
+        frame.bytes.truncate(packet.len);
         if !matches!(packet.transport, Transport::Error(_)) {
-            self.table.touch(now, id, false, packet.len, segment(&packet));
+            self.table.touch(now, id, false, Load::of(&packet, &frame.gso), segment(&packet));
         }
         Ok(())
     }

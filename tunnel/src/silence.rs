@@ -47,8 +47,6 @@ reasons! {
     KnockRate = "udp_knock_rate",
     /// A knock where none is taken.
     KnockUnwanted = "udp_knock_unwanted",
-    /// The TUN gave a super-packet that this engine does not cut.
-    Segmented = "tun_segmented",
     /// A packet that could not be sealed.
     Unsealable = "tun_unsealable",
     /// A packet for a tunnel that is gone.

@@ -8,12 +8,13 @@
 use crate::api::{Event, FlowEnd, FlowSummary, Out};
 use crate::counters::{Counters, Drop};
 use crate::filter::{Filter, Pass};
-use crate::flow::{Caps, ClientKey, Flow, FlowId, Opening, ServiceKey, Table};
+use crate::flow::{Caps, ClientKey, Flow, FlowId, Load, Opening, ServiceKey, Table};
 use crate::headers::{Error, Packet, RST, Tcp, Transport};
 use crate::icmp::{self, Limiter, Reason};
 use crate::names::Names;
 use crate::reset;
 use crate::rewrite::{Ends, decrement_hops, rewrite, rewrite_quote};
+use crate::segment::each_packet;
 use grant::{VerifiedGrant, View};
 use model::ids::{DeviceId, GrantId, PairingId};
 use model::limits::{REFUSED_MEMORY_MAX, REFUSED_REPORT_EVERY};
@@ -69,28 +70,26 @@ impl Site {
         Self { counters, state: Mutex::new(State { table: Table::new(caps), ..State::default() }) }
     }
 
-    /// A packet that came out of a pairing's tunnel. Filtered, rewritten and put into `out.tun`, or dropped and counted;
-    /// `packet` is taken. ICMP errors and RST for the client go to `replies`.
+    /// A packet that came out of a pairing's tunnel, or several joined. Filtered, rewritten and put into `out.tun`, or dropped
+    /// and counted. ICMP errors and RST for the client go to `replies`.
     pub fn from_client(
         &self,
         now: Instant,
         view: &View,
         pairing: PairingId,
-        packet: &mut Vec<u8>,
+        frame: Frame,
         out: &mut Out,
         replies: &mut Replies,
     ) {
         let mut io = Io { counters: &self.counters, out, replies };
-        self.state().client(now, view, pairing, std::mem::take(packet), &mut io);
+        self.state().client(now, view, pairing, frame, &mut io);
     }
 
-    /// A packet that the kernel routed into the TUN, destined for the NAT pool. It belongs to a live flow and goes to
-    /// `replies` with virtual addresses, or is dropped and counted; `packet` is taken.
-    pub fn from_service(&self, now: Instant, packet: &mut Vec<u8>, replies: &mut Replies) {
-        match self.state().service(now, std::mem::take(packet)) {
-            Ok(reply) => replies.push(reply),
-            Err(reason) => self.counters.count(reason),
-        }
+    /// A packet, or super-packet, that the kernel routed into the TUN, destined for the NAT pool. It belongs to a live flow, gets
+    /// virtual addresses and is to be sent through this pairing, or is dropped and counted.
+    pub fn from_service(&self, now: Instant, frame: &mut Frame) -> Option<PairingId> {
+        let judged = self.state().service(now, frame);
+        judged.map_err(|reason| self.counters.count(reason)).ok()
     }
 
     /// Ends what the new view does not admit any more: RST to both sides, `FlowEnded`, and one `GrantClosed` for each
@@ -119,7 +118,7 @@ impl Site {
         let waiters = state.names.resolved(now, (name.clone(), v4), addresses, ttl);
         for (pairing, bytes) in waiters {
             // Judged again: its grant may have ended while it waited.
-            state.client(now, view, pairing, bytes, &mut io);
+            state.client(now, view, pairing, Frame::packet(bytes), &mut io);
         }
     }
 
@@ -153,8 +152,9 @@ impl Site {
 }
 
 impl State {
-    fn client(&mut self, now: Instant, view: &View, pairing: PairingId, mut bytes: Vec<u8>, io: &mut Io<'_>) {
-        let judged = Packet::parse(&bytes).and_then(|packet| Ok((packet, Filter::check(view, pairing, &packet)?)));
+    fn client(&mut self, now: Instant, view: &View, pairing: PairingId, mut frame: Frame, io: &mut Io<'_>) {
+        let bytes = &mut frame.bytes;
+        let judged = Packet::parse(bytes).and_then(|packet| Ok((packet, Filter::check(view, pairing, &packet)?)));
         let (packet, pass) = match judged {
             Ok(judged) => judged,
             Err(reason) => return io.counters.count(reason),
@@ -162,41 +162,41 @@ impl State {
         bytes.truncate(packet.len);
         match pass {
             Pass::Error { pairing: view, error } => {
-                match self.client_error(pairing, view.pairing.device, &bytes, &packet, &error) {
+                match self.client_error(pairing, view.pairing.device, bytes, &packet, &error) {
                     Ok(translated) => io.out.tun.push(Frame::packet(translated)),
                     Err(reason) => io.counters.count(reason),
                 }
             }
             Pass::Flow { pairing: whose, grant, rule } => {
                 let admitted = Admitted { packet: &packet, pairing, device: whose.pairing.device, grant, rule };
-                self.forward(now, view, &admitted, bytes, io);
+                self.forward(now, view, &admitted, frame, io);
             }
         }
     }
 
     /// An admitted packet: its flow is found or opened, and it leaves for the service.
-    fn forward(&mut self, now: Instant, view: &View, admitted: &Admitted<'_>, mut bytes: Vec<u8>, io: &mut Io<'_>) {
+    fn forward(&mut self, now: Instant, view: &View, admitted: &Admitted<'_>, mut frame: Frame, io: &mut Io<'_>) {
         let Admitted { packet, pairing, .. } = *admitted;
         if packet.hops <= 1 {
             io.counters.count(Drop::HopsExhausted);
-            return self.answer(now, pairing, &bytes, packet, Reason::TimeExceeded, io);
+            return self.answer(now, pairing, &frame.bytes, packet, Reason::TimeExceeded, io);
         }
         let id = match self.live(view, admitted, io) {
             Some(id) => id,
-            None => match self.open(now, view, admitted, &bytes, io) {
+            None => match self.open(now, view, admitted, &frame, io) {
                 Ok(Some(id)) => id,
                 Ok(None) => return,
                 // Its sender tries again soon, and those in front of it are about to be answered.
                 Err(reason @ Drop::WaitingFull) => return io.counters.count(reason),
-                Err(reason) => return self.give_up(now, pairing, &bytes, packet, reason, io),
+                Err(reason) => return self.give_up(now, pairing, &frame.bytes, packet, reason, io),
             },
         };
         let tcp = segment(packet);
-        self.table.touch(now, id, true, packet.len, tcp);
+        self.table.touch(now, id, true, Load::of(packet, &frame.gso), tcp);
         if let Some(ends) = self.table.flow(id).map(Flow::to_service) {
-            rewrite(&mut bytes, packet, &ends);
-            decrement_hops(&mut bytes, packet);
-            io.out.tun.push(Frame::packet(bytes));
+            rewrite(&mut frame.bytes, packet, &ends);
+            decrement_hops(&mut frame.bytes, packet);
+            io.out.write(frame);
         }
     }
 
@@ -221,7 +221,7 @@ impl State {
         now: Instant,
         view: &View,
         admitted: &Admitted<'_>,
-        bytes: &[u8],
+        frame: &Frame,
         io: &mut Io<'_>,
     ) -> Result<Option<FlowId>, Drop> {
         let Admitted { packet, pairing, device, grant, rule } = *admitted;
@@ -235,10 +235,14 @@ impl State {
                 match self.names.look(now, &question) {
                     Some(addresses) => addresses.to_vec(),
                     None => {
-                        let ask = self.names.wait(now, question, device, (pairing, bytes.to_vec()))?;
-                        if ask {
-                            io.out.events.push(Event::Resolve { name: name.clone(), v4: packet.source.is_ipv4() });
-                        }
+                        each_packet(frame, packet, |bytes| {
+                            let waits = (pairing, bytes.to_vec());
+                            let ask = self.names.wait(now, question.clone(), device, waits)?;
+                            if ask {
+                                io.out.events.push(Event::Resolve { name: name.clone(), v4: packet.source.is_ipv4() });
+                            }
+                            Ok(())
+                        })?;
                         return Ok(None);
                     }
                 }
@@ -360,11 +364,15 @@ impl State {
     }
 
     /// A packet from the services' side.
-    fn service(&mut self, now: Instant, mut bytes: Vec<u8>) -> Result<(PairingId, Vec<u8>), Drop> {
-        let packet = Packet::parse(&bytes)?;
-        bytes.truncate(packet.len);
+    fn service(&mut self, now: Instant, frame: &mut Frame) -> Result<PairingId, Drop> {
+        let packet = Packet::parse(&frame.bytes)?;
+        frame.bytes.truncate(packet.len);
         match packet.transport {
-            Transport::Error(error) => return self.service_error(&bytes, &packet, &error),
+            Transport::Error(error) => {
+                let (pairing, translated) = self.service_error(&frame.bytes, &packet, &error)?;
+                *frame = Frame::packet(translated);
+                return Ok(pairing);
+            }
             Transport::Echo { request: true, .. } => return Err(Drop::NoFlow),
             _ => {}
         }
@@ -376,10 +384,10 @@ impl State {
             nat_port: packet.destination_port(),
         };
         let id = self.table.by_service(&key).ok_or(Drop::NoFlow)?;
-        self.table.touch(now, id, false, packet.len, segment(&packet));
+        self.table.touch(now, id, false, Load::of(&packet, &frame.gso), segment(&packet));
         let flow = self.table.flow(id).ok_or(Drop::NoFlow)?;
-        rewrite(&mut bytes, &packet, &flow.to_client());
-        Ok((flow.pairing, bytes))
+        rewrite(&mut frame.bytes, &packet, &flow.to_client());
+        Ok(flow.pairing)
     }
 
     /// An ICMP error about a packet that the gateway sent to a service. Whichever router sent it, the client sees it come

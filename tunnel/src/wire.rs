@@ -116,8 +116,8 @@ pub fn is_low_order(key: &PublicKey) -> bool {
 /// What an authentic datagram was.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opened {
-    /// An IP packet.
-    Packet(Vec<u8>),
+    /// An IP packet of so many bytes, at the front of the buffer.
+    Packet(usize),
     /// An empty packet.
     Keepalive,
     /// An initiation; the answer is to be sent to its source. The new session has this index of ours, and counts only
@@ -135,10 +135,12 @@ pub trait Wire: Send {
     fn tick(&mut self, now: Instant) -> Option<Vec<u8>>;
     /// Is there a session under which a packet can leave?
     fn has_session(&self) -> bool;
-    /// Seals a packet (empty: a keepalive); [`WireError::Session`] without a session.
-    fn encapsulate(&mut self, now: Instant, packet: &[u8]) -> Result<Vec<u8>, WireError>;
-    /// Opens a datagram that [`Message::read`] accepted.
-    fn decapsulate(&mut self, now: Instant, datagram: &[u8]) -> Result<Opened, WireError>;
+    /// Seals a packet (empty: a keepalive) behind what `to` holds, which stays as it was on an error;
+    /// [`WireError::Session`] without a session.
+    fn encapsulate(&mut self, now: Instant, packet: &[u8], to: &mut Vec<u8>) -> Result<(), WireError>;
+    /// Opens a datagram that [`Message::read`] accepted. A packet is written to the front of `to`, which grows where it must;
+    /// what lies behind the packet means nothing.
+    fn decapsulate(&mut self, now: Instant, datagram: &[u8], to: &mut Vec<u8>) -> Result<Opened, WireError>;
     /// A fresh initiation, also when one is under way.
     fn initiate(&mut self, now: Instant) -> Option<Vec<u8>>;
 }
@@ -293,7 +295,7 @@ impl Wire for TunnWire {
         self.tunn.time_since_last_handshake().is_some()
     }
 
-    fn encapsulate(&mut self, _now: Instant, packet: &[u8]) -> Result<Vec<u8>, WireError> {
+    fn encapsulate(&mut self, _now: Instant, packet: &[u8], to: &mut Vec<u8>) -> Result<(), WireError> {
         if !self.has_session() {
             return Err(WireError::Session);
         }
@@ -301,41 +303,43 @@ impl Wire for TunnWire {
         if len > DATAGRAM_MAX {
             return Err(WireError::Malformed);
         }
-        let mut buffer = vec![0; len.max(SMALL)];
-        let written = match self.tunn.encapsulate(packet, &mut buffer) {
-            TunnResult::WriteToNetwork(bytes) => bytes.len(),
-            TunnResult::Err(error) => return Err(reason(&error)),
-            _ => return Err(WireError::Session),
+        let start = to.len();
+        to.resize(start + len.max(SMALL), 0);
+        let written = match self.tunn.encapsulate(packet, to.get_mut(start..).unwrap_or_default()) {
+            TunnResult::WriteToNetwork(bytes) => Ok(bytes.len()),
+            TunnResult::Err(error) => Err(reason(&error)),
+            _ => Err(WireError::Session),
         };
-        buffer.truncate(written);
-        Ok(buffer)
+        to.truncate(start + written.unwrap_or(0));
+        written.map(|_| ())
     }
 
-    fn decapsulate(&mut self, _now: Instant, datagram: &[u8]) -> Result<Opened, WireError> {
+    fn decapsulate(&mut self, _now: Instant, datagram: &[u8], to: &mut Vec<u8>) -> Result<Opened, WireError> {
         let message = Message::read(datagram).ok_or(WireError::Malformed)?;
         if matches!(message, Message::Data(_, counter) if counter >= COUNTER_MAX) {
             return Err(WireError::Replay);
         }
-        let mut buffer = vec![0; datagram.len().max(SMALL)];
-        let len = match (message, self.tunn.decapsulate(None, datagram, &mut buffer)) {
-            (_, TunnResult::Err(error)) => return Err(reason(&error)),
+        let room = datagram.len().max(SMALL);
+        if to.len() < room {
+            to.resize(room, 0);
+        }
+        match (message, self.tunn.decapsulate(None, datagram, to)) {
+            (_, TunnResult::Err(error)) => Err(reason(&error)),
             (Message::Initiation, TunnResult::WriteToNetwork(bytes)) => {
                 let index = bytes.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
-                return Ok(Opened::Answer(bytes.to_vec(), index));
+                Ok(Opened::Answer(bytes.to_vec(), index))
             }
             (Message::Response(index), TunnResult::WriteToNetwork(bytes)) => {
-                return Ok(Opened::Established(bytes.to_vec(), index));
+                Ok(Opened::Established(bytes.to_vec(), index))
             }
-            (Message::Cookie(_), TunnResult::Done) => return Ok(Opened::Cookie),
-            (Message::Data(..), TunnResult::Done) => return Ok(Opened::Keepalive),
+            (Message::Cookie(_), TunnResult::Done) => Ok(Opened::Cookie),
+            (Message::Data(..), TunnResult::Done) => Ok(Opened::Keepalive),
+            // boringtun opens at the front of the buffer.
             (Message::Data(..), TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _)) => {
-                packet.len()
+                Ok(Opened::Packet(packet.len()))
             }
-            _ => return Err(WireError::Malformed),
-        };
-        // boringtun opens at the front of the buffer.
-        buffer.truncate(len);
-        Ok(Opened::Packet(buffer))
+            _ => Err(WireError::Malformed),
+        }
     }
 
     fn initiate(&mut self, _now: Instant) -> Option<Vec<u8>> {

@@ -6,6 +6,7 @@ use crate::dns::{self, Takeover};
 use crate::held::Held;
 use crate::names::{Assign, Names, Zone};
 use anyhow::Result;
+use host::offload::Steps;
 use host::tun::{Tun, TunError};
 use model::grant::CatalogueAddress;
 use model::limits::DNS_PACKETS_MAX;
@@ -66,7 +67,7 @@ pub async fn run(options: &GuardianArgs) -> Result<()> {
 async fn open(name: &str) -> Result<(Tun, Overlay), OverlayError> {
     let deadline = tokio::time::Instant::now() + DEVICE_MAX;
     loop {
-        match Overlay::open(name).await {
+        match Overlay::open(name, Steps::ONE_BY_ONE).await {
             Err(OverlayError::Tun(TunError::NameTaken(_))) if tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(LOOK).await;
             }

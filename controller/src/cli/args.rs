@@ -3,6 +3,7 @@
 use crate::config;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use host::nft::AllowIn;
+use host::offload::Steps;
 use model::limits::{CA_LIFE, INTERVAL_MIN, SESSION_LIFE_MAX, SVID_LIFE};
 use model::net::{HostName, Prefix};
 use node::cli::{duration, duration_within, interval};
@@ -89,6 +90,10 @@ pub struct ServeArgs {
     /// The TUN device's name.
     #[arg(long, default_value = "umbra-ctl")]
     pub device: String,
+    /// Leaves fast ways of the kernel out, for a driver that does not keep its promises: any of no-vnet, no-tso, no-uso (TUN),
+    /// no-gso, no-gro, small-buffers (UDP), with commas between them.
+    #[arg(long, env = "UMBRA_CONTROLLER_OFFLOAD", value_name = "STEPS", default_value = "")]
+    pub offload: Steps,
     /// Answer nothing that is not Umbra's: drop what comes to other ports, too.
     #[arg(long, env = "UMBRA_CONTROLLER_DARK")]
     pub dark: bool,

@@ -4,6 +4,7 @@
 use super::storm::{HELLO, PART};
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
+use host::offload::Steps;
 use host::tun::Tun;
 use model::key::PrivateKey;
 use model::packet::{Frame, Gso};
@@ -93,9 +94,14 @@ impl End {
     fn receive(&self) -> io::Result<Option<Vec<u8>>> {
         let mut buffer = vec![0; 65_536];
         let length = self.socket.recv(&mut buffer)?;
-        let opened = self.with(|wire, now| wire.decapsulate(now, buffer.get(..length).unwrap_or_default()));
+        let mut packet = Vec::new();
+        let opened =
+            self.with(|wire, now| wire.decapsulate(now, buffer.get(..length).unwrap_or_default(), &mut packet));
         Ok(match opened {
-            Ok(Opened::Packet(packet)) => Some(packet),
+            Ok(Opened::Packet(length)) => {
+                packet.truncate(length);
+                Some(packet)
+            }
             Ok(Opened::Answer(answer, _) | Opened::Established(answer, _)) => {
                 self.socket.send(&answer)?;
                 None
@@ -105,7 +111,8 @@ impl End {
     }
 
     fn send(&self, packet: &[u8]) {
-        if let Ok(sealed) = self.with(|wire, now| wire.encapsulate(now, packet)) {
+        let mut sealed = Vec::new();
+        if self.with(|wire, now| wire.encapsulate(now, packet, &mut sealed)).is_ok() {
             // A full buffer loses a packet, as networks do.
             let _lost = self.socket.send(&sealed);
         }
@@ -140,7 +147,7 @@ pub fn gather(join: &JoinFile, how: How, peers: u32, lasts: Duration) -> anyhow:
 /// Provisional peers whose tunnels are open: where each of them finds the enrolment port. They last until the process ends.
 pub async fn assemble(join: &JoinFile, peers: u32) -> anyhow::Result<Vec<Target>> {
     let endpoint = node::link::resolve_endpoints(&join.endpoints).await.first().copied().context("no endpoint")?;
-    let (tun, overlay) = Overlay::open(DEVICE).await?;
+    let (tun, overlay) = Overlay::open(DEVICE, Steps::ONE_BY_ONE).await?;
     let mut ends = BTreeMap::new();
     for number in 1..=peers {
         let key = node::enrol::fresh_key()?;

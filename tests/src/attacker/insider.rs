@@ -6,6 +6,7 @@
 
 use super::{hex_bytes, hex_text};
 use anyhow::{Context as _, anyhow, bail};
+use host::offload::Steps;
 use model::key::{PrivateKey, Psk, PublicKey};
 use model::limits::{KEY_LIFE, PROBE_EVERY};
 use model::time::Clock as _;
@@ -68,6 +69,7 @@ async fn ask(state: &Path, resource: &str, key: &PublicKey) -> anyhow::Result<(b
         state: state.to_owned(),
         probe_every: PROBE_EVERY,
         key_life: KEY_LIFE,
+        steps: Steps::ALL,
     };
     let node = boot::resume(&setup).await?;
     tokio::spawn(Arc::clone(&node.link).run());
@@ -127,9 +129,14 @@ impl End {
     fn receive(&self) -> io::Result<Option<Vec<u8>>> {
         let mut buffer = vec![0; 65_536];
         let length = self.socket.recv(&mut buffer)?;
-        let opened = self.with(|wire, now| wire.decapsulate(now, buffer.get(..length).unwrap_or_default()));
+        let mut packet = Vec::new();
+        let opened =
+            self.with(|wire, now| wire.decapsulate(now, buffer.get(..length).unwrap_or_default(), &mut packet));
         Ok(match opened {
-            Ok(Opened::Packet(packet)) => Some(packet),
+            Ok(Opened::Packet(length)) => {
+                packet.truncate(length);
+                Some(packet)
+            }
             Ok(Opened::Answer(answer, _) | Opened::Established(answer, _)) => {
                 self.socket.send(&answer)?;
                 None
@@ -148,7 +155,8 @@ impl End {
     }
 
     fn send(&self, packet: &[u8]) -> anyhow::Result<()> {
-        let sealed = self.with(|wire, now| wire.encapsulate(now, packet))?;
+        let mut sealed = Vec::new();
+        self.with(|wire, now| wire.encapsulate(now, packet, &mut sealed))?;
         self.socket.send(&sealed)?;
         Ok(())
     }

@@ -81,7 +81,7 @@ fn wireguard(bytes: &[u8]) -> bool {
     }
     let far = Boring::default().door(&PrivateKey::new(THEIRS)).public();
     let Ok(mut tunnel) = door.open(&far, &PeerKind::Control, 1) else { return false };
-    let opened = tunnel.decapsulate(Instant(0), bytes).is_ok();
+    let opened = tunnel.decapsulate(Instant(0), bytes, &mut Vec::new()).is_ok();
     assert!(!opened || message == Message::Initiation, "nothing was ever sent that {message:?} could answer");
     opened
 }
@@ -92,10 +92,12 @@ fn wireguard_seeds() -> Seeds {
     let mut far = theirs.open(&ours.public(), &PeerKind::Control, 2)?;
     let mut seeds = Vec::new();
     let initiation = far.initiate(Instant(0)).unwrap_or_default();
-    if let Ok(tunnel::wire::Opened::Answer(response, _)) = near.decapsulate(Instant(0), &initiation) {
+    if let Ok(tunnel::wire::Opened::Answer(response, _)) = near.decapsulate(Instant(0), &initiation, &mut Vec::new()) {
         seeds.push(seed("response", response.clone()));
-        let _ = far.decapsulate(Instant(0), &response);
-        seeds.push(seed("data", far.encapsulate(Instant(0), &[0x45; 40])?));
+        let _ = far.decapsulate(Instant(0), &response, &mut Vec::new());
+        let mut data = Vec::new();
+        far.encapsulate(Instant(0), &[0x45; 40], &mut data)?;
+        seeds.push(seed("data", data));
     }
     seeds.push(seed("initiation", initiation));
     let cookie = [[3, 0, 0, 0].as_slice(), &[1; 60]].concat();

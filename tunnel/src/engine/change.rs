@@ -44,13 +44,13 @@ impl Engine {
                 Ok(())
             }),
             Change::ForceHandshake(id) => self.with_peer(&id, |peer| {
-                peer.lock()?.force(now, &mut out.udp);
+                peer.lock()?.force(now, out);
                 Ok(())
             }),
             Change::NextEndpoint(id) => self.with_peer(&id, |peer| {
                 let mut tunnel = peer.lock()?;
                 tunnel.next_candidate();
-                tunnel.force(now, &mut out.udp);
+                tunnel.force(now, out);
                 Ok(())
             }),
             Change::Grants(view) => {
@@ -113,7 +113,7 @@ impl Engine {
         let successors = self.state.write().peers.succeed(doors, id)?;
         if self.config.role != Role::Controller {
             for successor in successors {
-                successor.lock()?.force(now, &mut out.udp);
+                successor.lock()?.force(now, out);
             }
         }
         Ok(())

@@ -24,6 +24,10 @@ fn opening(d: u8, g: u8, client_port: u16, host: u16) -> Opening {
     let pairing = PairingId::from_bytes([d; 10]);
     Opening { client, real: IpAddr::from([10, 5, a, b]), nat: IpAddr::from([198, 18, 0, g]), grant: grant(g), pairing }
 }
+const fn one(bytes: u64) -> Load {
+    Load { packets: 1, bytes }
+}
+
 fn segment(flags: u8, seq: u32, ack: u32, length: u32) -> Tcp {
     Tcp { source_port: 1, destination_port: 2, seq, ack, flags, length }
 }
@@ -49,13 +53,13 @@ fn the_search_for_the_longest_idle_flow_ends() {
         .collect();
     // All but the last of those that may be looked at have spoken since.
     for (n, id) in (0u64..).zip(&ids[..EVICT_LOOK_MAX - 1]) {
-        table.touch(Instant(10_000 + n), *id, true, 10, None);
+        table.touch(Instant(10_000 + n), *id, true, one(10), None);
     }
     let (first, evicted) = table.open(Instant(20_000), &opening(1, 1, 1, 1)).unwrap();
     assert_eq!(evicted[0].client.client_port, 1000 + EVICT_LOOK_MAX as u16 - 1, "the true one, within the bound");
     // Now every one of them: a flow goes all the same, and one that was not looked at.
     for (n, id) in (0u64..).zip(ids.iter().chain([&first])) {
-        table.touch(Instant(30_000 + n), *id, true, 10, None);
+        table.touch(Instant(30_000 + n), *id, true, one(10), None);
     }
     let (_, evicted) = table.open(Instant(40_000), &opening(1, 1, 2, 1)).unwrap();
     assert_eq!(evicted.len(), 1);
@@ -69,8 +73,8 @@ fn a_full_grant_gives_up_its_longest_idle_flow() {
         .map(|n| table.open(Instant(u64::from(n)), &opening(1, 1, 1000 + n, 1)).unwrap().0)
         .collect();
     // The first two spoke again, so the third has been idle longest.
-    table.touch(Instant(90_000), ids[0], true, 10, None);
-    table.touch(Instant(90_001), ids[1], false, 10, None);
+    table.touch(Instant(90_000), ids[0], true, one(10), None);
+    table.touch(Instant(90_001), ids[1], false, one(10), None);
     let (_, evicted) = table.open(Instant(90_002), &opening(1, 1, 999, 1)).unwrap();
     assert_eq!(evicted.iter().map(|f| f.client.client_port).collect::<Vec<_>>(), [1002]);
     assert_eq!(table.len(), FLOWS_PER_GRANT_MAX);
@@ -171,7 +175,7 @@ fn each_protocol_has_its_idle_time() {
         let mut table = Table::default();
         let (id, _) = table.open(NOW, &of(protocol)).unwrap();
         let again = NOW.plus(idle / 2);
-        table.touch(again, id, false, 5, None);
+        table.touch(again, id, false, one(5), None);
         assert!(table.expire(NOW.plus(idle)).is_empty(), "{protocol} spoke since");
         assert_eq!(table.next_deadline(), again.plus(idle));
         let ended = table.expire(again.plus(idle));
@@ -186,14 +190,14 @@ fn a_closed_connection_goes_soon_and_a_half_closed_one_stays() {
     for reset in [false, true] {
         let mut table = Table::default();
         let (id, _) = table.open(NOW, &of(Protocol::Tcp)).unwrap();
-        table.touch(NOW, id, true, 40, Some(&segment(SYN, 10, 0, 1)));
-        table.touch(NOW, id, false, 40, Some(&segment(SYN | ACK, 70, 11, 1)));
+        table.touch(NOW, id, true, one(40), Some(&segment(SYN, 10, 0, 1)));
+        table.touch(NOW, id, false, one(40), Some(&segment(SYN | ACK, 70, 11, 1)));
         // An RST whose number nobody would believe changes nothing.
-        table.touch(NOW, id, false, 40, Some(&segment(RST, 5_000, 0, 0)));
-        table.touch(NOW, id, true, 40, Some(&segment(FIN | ACK, 11, 71, 1)));
+        table.touch(NOW, id, false, one(40), Some(&segment(RST, 5_000, 0, 0)));
+        table.touch(NOW, id, true, one(40), Some(&segment(FIN | ACK, 11, 71, 1)));
         assert!(table.expire(NOW.plus(TCP_CLOSED_IDLE * 2)).is_empty());
         let last = if reset { segment(RST, 71, 0, 0) } else { segment(FIN | ACK, 71, 12, 1) };
-        table.touch(NOW, id, false, 40, Some(&last));
+        table.touch(NOW, id, false, one(40), Some(&last));
         assert_eq!(table.next_deadline(), NOW.plus(TCP_CLOSED_IDLE));
         assert_eq!(table.expire(NOW.plus(TCP_CLOSED_IDLE))[0].end, FlowEnd::Closed);
     }
@@ -203,14 +207,14 @@ fn a_closed_connection_goes_soon_and_a_half_closed_one_stays() {
 fn reset_numbers_are_those_that_are_expected() {
     let mut table = Table::default();
     let (id, _) = table.open(NOW, &of(Protocol::Tcp)).unwrap();
-    table.touch(NOW, id, true, 40, Some(&segment(SYN, u32::MAX, 0, 1)));
+    table.touch(NOW, id, true, one(40), Some(&segment(SYN, u32::MAX, 0, 1)));
     // Only SYN so far: the client waits for an acknowledgement of it.
     assert_eq!(table.flow(id).unwrap().reset_client(), (vec![0], Some(0)));
-    table.touch(NOW, id, false, 40, Some(&segment(SYN | ACK, 70, 0, 1)));
-    table.touch(NOW, id, true, 40, Some(&segment(ACK, 0, 71, 500)));
-    table.touch(NOW, id, false, 40, Some(&segment(ACK, 171, 300, 100)));
+    table.touch(NOW, id, false, one(40), Some(&segment(SYN | ACK, 70, 0, 1)));
+    table.touch(NOW, id, true, one(40), Some(&segment(ACK, 0, 71, 500)));
+    table.touch(NOW, id, false, one(40), Some(&segment(ACK, 171, 300, 100)));
     // A retransmission does not move the number back.
-    table.touch(NOW, id, false, 40, Some(&segment(ACK, 71, 300, 100)));
+    table.touch(NOW, id, false, one(40), Some(&segment(ACK, 71, 300, 100)));
     let flow = table.flow(id).unwrap();
     assert_eq!(flow.reset_client(), (vec![271, 71], Some(500)));
     assert_eq!(flow.reset_service(), (vec![500, 300], Some(271)));
@@ -277,7 +281,7 @@ proptest! {
                     }
                 }
                 Step::Touch(n, up) => if let Some(id) = nth(&list, n) {
-                    table.touch(now, id, up, 1, None);
+                    table.touch(now, id, up, one(1), None);
                     list.get_mut(&id).unwrap().2 = now;
                 },
                 Step::Close(n) => if let Some(id) = nth(&list, n) {

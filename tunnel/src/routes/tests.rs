@@ -55,15 +55,15 @@ impl Laptop {
         Self { path: ClientPath::new(counters.clone()), counters, routes, out: Out::default(), now: NOW }
     }
     fn send(&mut self, packet: &[u8]) -> Verdict {
-        let mut padded = [packet, &[0; 3]].concat();
+        let mut padded = Frame::packet([packet, &[0; 3]].concat());
         let verdict = self.path.from_tun(self.now, &self.routes, &mut padded, &mut self.out);
-        assert!(verdict == Verdict::Consumed || padded == packet, "the packet goes out as it came");
+        assert!(verdict == Verdict::Consumed || padded.bytes == packet, "the packet goes out as it came");
         verdict
     }
     fn receive(&mut self, pairing: u8, packet: &[u8]) -> bool {
-        let mut padded = [packet, &[0; 3]].concat();
+        let mut padded = Frame::packet([packet, &[0; 3]].concat());
         let passes = self.path.from_gateway(self.now, &self.routes, pid(pairing), &mut padded);
-        assert!(!passes || padded == packet);
+        assert!(!passes || padded.bytes == packet);
         passes
     }
     fn swap(&mut self, new: Routes) -> Replies {

@@ -136,8 +136,8 @@ impl Gate {
     }
     /// What reaches the service's side.
     fn up(&mut self, pairing: u8, packet: &[u8]) -> Vec<Vec<u8>> {
-        let mut packet = packet.to_vec();
-        self.site.from_client(self.now, &self.view, pid(pairing), &mut packet, &mut self.out, &mut self.replies);
+        let frame = Frame::packet(packet.to_vec());
+        self.site.from_client(self.now, &self.view, pid(pairing), frame, &mut self.out, &mut self.replies);
         self.tun()
     }
     fn up_one(&mut self, pairing: u8, packet: &[u8]) -> Vec<u8> {
@@ -150,10 +150,10 @@ impl Gate {
     }
     /// What the client gets for a packet of a service.
     fn down(&mut self, packet: &[u8]) -> Option<(PairingId, Vec<u8>)> {
-        self.site.from_service(self.now, &mut packet.to_vec(), &mut self.replies);
-        let mut replies = self.replied();
-        assert!(replies.len() <= 1);
-        replies.pop()
+        let mut frame = Frame::packet(packet.to_vec());
+        let pairing = self.site.from_service(self.now, &mut frame)?;
+        assert_sums(&frame.bytes);
+        Some((pairing, frame.bytes))
     }
     fn replied(&mut self) -> Replies {
         self.replies.iter().for_each(|(_, b)| assert_sums(b));

@@ -43,13 +43,14 @@ impl Wire for StoppingWire {
     fn has_session(&self) -> bool {
         true
     }
-    fn encapsulate(&mut self, _now: Instant, _packet: &[u8]) -> Result<Vec<u8>, WireError> {
+    fn encapsulate(&mut self, _now: Instant, _packet: &[u8], _to: &mut Vec<u8>) -> Result<(), WireError> {
         Err(WireError::Session)
     }
-    fn decapsulate(&mut self, _now: Instant, _datagram: &[u8]) -> Result<Opened, WireError> {
+    fn decapsulate(&mut self, _now: Instant, _datagram: &[u8], to: &mut Vec<u8>) -> Result<Opened, WireError> {
         self.0.send(()).unwrap();
         self.1.lock().recv().unwrap();
-        Ok(Opened::Packet(vec![0x60]))
+        *to = vec![0x60];
+        Ok(Opened::Packet(1))
     }
     fn initiate(&mut self, _now: Instant) -> Option<Vec<u8>> {
         None

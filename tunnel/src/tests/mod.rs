@@ -77,10 +77,12 @@ impl Net {
     fn take(&mut self, host: usize, mut out: Out) {
         let from = self.hosts[host].addr;
         for train in out.udp.drain(..) {
-            self.log.push((from, train.addr, train.bytes.clone()));
             // On the wire, a train carries its source in `local`.
             let local = Local { address: Some(from.ip()), interface: u32::from(from.port()) };
-            self.wire.push_back(Train { local, ..train });
+            for datagram in train.datagrams() {
+                self.log.push((from, train.addr, datagram.to_vec()));
+                self.wire.push_back(Train { ecn: train.ecn, ..Train::datagram(train.addr, local, datagram.to_vec()) });
+            }
         }
         let host = &mut self.hosts[host];
         host.tun.extend(out.tun.drain(..).map(|f| f.bytes));

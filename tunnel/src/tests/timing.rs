@@ -10,13 +10,20 @@ use model::limits::*;
 
 const MS: Duration = Duration::from_millis(1);
 
+/// The datagrams, one by one.
+fn apart(out: &mut Out) -> Vec<Vec<u8>> {
+    let trains = out.udp.drain(..);
+    trains.flat_map(|train| train.datagrams().map(<[u8]>::to_vec).collect::<Vec<_>>()).collect()
+}
+
 /// Two ends of a pairing, and the datagrams that each has sent.
 struct Ends {
     now: Instant,
     a: Inside,
     b: Inside,
-    sent_a: Vec<Train>,
-    sent_b: Vec<Train>,
+    sent_a: Out,
+    sent_b: Out,
+    opened: Vec<u8>,
     got_a: Vec<Vec<u8>>,
     got_b: Vec<Vec<u8>>,
 }
@@ -32,7 +39,7 @@ fn ends(psk_a: u8, psk_b: u8, candidates: &[SocketAddr], keepalive: Option<Durat
     let (a, b) = (end(2, 3, psk_a), end(3, 2, psk_b));
     a.settings().configure(candidates, keepalive);
     let now = Instant(1_000_000_000);
-    Ends { now, a, b, sent_a: vec![], sent_b: vec![], got_a: vec![], got_b: vec![] }
+    Ends { now, a, b, sent_a: Out::default(), sent_b: Out::default(), opened: Vec::new(), got_a: vec![], got_b: vec![] }
 }
 
 impl Ends {
@@ -47,17 +54,18 @@ impl Ends {
     }
     /// Delivers until quiet.
     fn exchange(&mut self) {
-        while !self.sent_a.is_empty() || !self.sent_b.is_empty() {
-            for train in std::mem::take(&mut self.sent_a) {
+        let Self { now, a, b, sent_a, sent_b, opened, got_a, got_b } = self;
+        while !sent_a.is_empty() || !sent_b.is_empty() {
+            for datagram in apart(sent_a) {
                 let from = (addr(2), Local::default());
-                if let Ok(got) = self.b.lock().unwrap().receive(self.now, from, &train.bytes, &mut self.sent_b) {
-                    self.got_b.extend(got.packet);
+                if let Ok(got) = b.lock().unwrap().receive(*now, from, &datagram, opened, sent_b) {
+                    got_b.extend(got.packet.map(|len| opened[..len].to_vec()));
                 }
             }
-            for train in std::mem::take(&mut self.sent_b) {
+            for datagram in apart(sent_b) {
                 let from = (addr(3), Local::default());
-                if let Ok(got) = self.a.lock().unwrap().receive(self.now, from, &train.bytes, &mut self.sent_a) {
-                    self.got_a.extend(got.packet);
+                if let Ok(got) = a.lock().unwrap().receive(*now, from, &datagram, opened, sent_a) {
+                    got_a.extend(got.packet.map(|len| opened[..len].to_vec()));
                 }
             }
         }
@@ -68,7 +76,7 @@ impl Ends {
         let mut left = Vec::new();
         while self.now < end {
             let due = self.a.tick(self.now, &mut self.sent_a);
-            left.extend(self.sent_a.drain(..).map(|t| (self.now.since(start).as_millis() as u64, t.addr)));
+            left.extend(self.sent_a.udp.drain(..).map(|t| (self.now.since(start).as_millis() as u64, t.addr)));
             self.now = due.min(end);
         }
         left
@@ -96,7 +104,7 @@ fn packets_wait_for_the_session_and_leave_in_order() {
         assert_eq!(ends.send_a(&packet(n)), Sent::Waiting);
     }
     assert_eq!(ends.send_a(&packet(99)), Sent::Full);
-    assert_eq!(ends.sent_a.len(), 1, "one initiation, and not a packet before the session");
+    assert_eq!(ends.sent_a.udp.len(), 1, "one initiation, and not a packet before the session");
     ends.exchange();
     assert_eq!(ends.got_b, (0..WAITING_PACKETS_MAX as u8).map(packet).collect::<Vec<_>>());
     assert_eq!(ends.send_a(&packet(5)), Sent::Sealed);
@@ -126,7 +134,7 @@ fn an_initiation_is_sent_again_each_second_and_given_up_after_ninety() {
     assert_eq!(times, (1..90).map(|s| s * 1_000).collect::<Vec<_>>());
     // Asked again, it begins again.
     ends.send_a(&packet(2));
-    assert_eq!(ends.sent_a.len(), 1);
+    assert_eq!(ends.sent_a.udp.len(), 1);
 }
 
 #[test]
@@ -238,9 +246,13 @@ fn only_fresh_authentic_packets_move_the_endpoint() {
     for n in 1..=3 {
         ends.send_a(&packet(n));
     }
-    let sent: Vec<Vec<u8>> = ends.sent_a.drain(..).map(|t| t.bytes).collect();
+    let sent = apart(&mut ends.sent_a);
     let receive = |ends: &mut Ends, from: u8, bytes: &[u8]| {
-        ends.b.lock().unwrap().receive(ends.now, (addr(from), Local::default()), bytes, &mut Vec::new()).is_ok()
+        ends.b
+            .lock()
+            .unwrap()
+            .receive(ends.now, (addr(from), Local::default()), bytes, &mut Vec::new(), &mut Out::default())
+            .is_ok()
     };
     // The client moved: its newest packet comes from elsewhere.
     assert!(receive(&mut ends, 40, &sent[1]));
@@ -251,7 +263,7 @@ fn only_fresh_authentic_packets_move_the_endpoint() {
     assert_eq!(at(&ends), addr(40));
     // An initiation alone moves nothing, whatever its address; the session that it leads to does.
     ends.a.lock().unwrap().force(ends.now, &mut ends.sent_a);
-    let initiation = ends.sent_a.pop().unwrap().bytes;
+    let initiation = ends.sent_a.udp.pop().unwrap().bytes;
     assert!(receive(&mut ends, 60, &initiation));
     assert_eq!(at(&ends), addr(40));
     assert!(receive(&mut ends, 2, &sent[2]));
@@ -266,9 +278,9 @@ fn the_session_goes_on_while_a_handshake_is_answered_and_not_finished() {
     for n in 0..20 {
         ends.now = ends.now.plus(HANDSHAKE_RETRY);
         ends.a.lock().unwrap().force(ends.now, &mut ends.sent_a);
-        let initiation = ends.sent_a.pop().unwrap().bytes;
+        let initiation = ends.sent_a.udp.pop().unwrap().bytes;
         let from = (addr(2), Local::default());
-        ends.b.lock().unwrap().receive(ends.now, from, &initiation, &mut Vec::new()).unwrap();
+        ends.b.lock().unwrap().receive(ends.now, from, &initiation, &mut Vec::new(), &mut Out::default()).unwrap();
         assert_eq!(ends.send_b(&packet(n)), Sent::Sealed);
         ends.sent_a.clear();
         ends.exchange();

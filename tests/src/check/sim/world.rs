@@ -8,6 +8,7 @@ use super::parts::{Dice, MS, Role, SECOND, look, marked};
 use super::reference::{Kind, Reference, Seen, Sent, Time, Wrong};
 use controller::arrange::connect::Reply;
 use model::net::{HostName, Protocol};
+use model::packet::Train;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -473,12 +474,17 @@ impl World {
         self.out_of_evil();
     }
 
+    /// Each datagram has a way of its own through the network.
+    fn send_all(&mut self, from: SocketAddr, trains: &[Train]) {
+        for train in trains {
+            train.datagrams().for_each(|datagram| self.send(from, train.addr, datagram.to_vec()));
+        }
+    }
+
     fn out_of_gateway(&mut self, gateway: usize, out: Out) {
         let Some(one) = self.gateways.get(gateway) else { return };
         let (addr, boot, id, hostile) = (one.place.addr, one.boot, one.place.id, one.hostile);
-        for train in out.udp {
-            self.send(addr, train.addr, train.bytes);
-        }
+        self.send_all(addr, &out.udp);
         for event in out.events {
             if let Event::Resolve { name, v4 } = event {
                 let at = self.now + self.delay();
@@ -525,9 +531,7 @@ impl World {
     fn out_of_client(&mut self, client: usize, out: Out) {
         let Some(one) = self.clients.get(client) else { return };
         let (addr, device, rogue) = (one.place.addr, one.place.id, one.rogue);
-        for train in out.udp {
-            self.send(addr, train.addr, train.bytes);
-        }
+        self.send_all(addr, &out.udp);
         for frame in out.tun.iter().filter(|_| !rogue) {
             let Some(looked) = look(&frame.bytes) else {
                 self.wrong.push(Wrong { kind: Kind::Leaked, what: format!("{device} gets what nobody sent") });
@@ -551,9 +555,8 @@ impl World {
         let Some(evil) = &mut self.evil else { return };
         let Some(gateway) = self.gateways.get(evil.gateway) else { return };
         let addr = gateway.place.addr;
-        for train in std::mem::take(&mut evil.out.udp) {
-            self.send(addr, train.addr, train.bytes);
-        }
+        let trains = std::mem::take(&mut evil.out.udp);
+        self.send_all(addr, &trains);
         if let Some(evil) = &mut self.evil {
             evil.out.clear();
         }
