@@ -137,3 +137,34 @@ impl Spare {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_buffers_are_kept_with_their_room() {
+        let mut spare = Spare::default();
+        (0..=SPARE_BUFFERS_MAX).for_each(|n| spare.give(vec![1; n + 1]));
+        let kept: Vec<_> = (0..=SPARE_BUFFERS_MAX).map(|_| spare.buffer()).collect();
+        assert!(kept.iter().all(Vec::is_empty));
+        assert_eq!(kept.iter().filter(|buffer| buffer.capacity() > 0).count(), SPARE_BUFFERS_MAX);
+    }
+
+    #[test]
+    fn a_train_takes_equal_datagrams_and_one_shorter_at_its_end() {
+        let train = |stride: usize, used: usize| {
+            let train = Train::datagram(([192, 0, 2, 1], 443).into(), Local::default(), vec![0; used]);
+            Train { stride, ..train }
+        };
+        assert!(train(100, 200).takes(100) && train(100, 200).takes(40));
+        assert!(!train(100, 200).takes(101), "longer than the others");
+        assert!(!train(100, 140).takes(40), "behind a shorter one");
+        assert!(!train(0, 100).takes(100), "one datagram of any size");
+        assert!(train(10, 10 * (SEGMENTS_MAX - 1)).takes(10) && !train(10, 10 * SEGMENTS_MAX).takes(10));
+        assert!(train(32_500, 32_500).takes(32_500));
+        assert!(!train(SEGMENTED_BYTES_MAX, SEGMENTED_BYTES_MAX).takes(1));
+        let all: Vec<usize> = train(100, 250).datagrams().map(<[u8]>::len).collect();
+        assert_eq!(all, [100, 100, 50]);
+    }
+}

@@ -184,13 +184,11 @@ impl Runtime {
     /// This frame and all that lie behind it, so that they leave together.
     fn take_batch(&self, now: Instant, frame: &mut Frame, out: &mut Out) {
         self.engine.from_tun(now, frame, out);
-        for _ in 1..BATCH_FRAMES_MAX {
-            let collected: usize = out.udp.iter().map(|train| train.bytes.len()).sum();
-            // An error shows again at the next read, which tells of it.
-            if collected >= BATCH_BYTES_MAX || !self.tun.try_read(frame).unwrap_or(false) {
-                return;
-            }
+        let mut frames = 1;
+        // An error shows again at the next read, which tells of it.
+        while !is_full(frames, out) && self.tun.try_read(frame).unwrap_or(false) {
             self.engine.from_tun(now, frame, out);
+            frames += 1;
         }
     }
 
@@ -225,6 +223,12 @@ impl Runtime {
     }
 }
 
+/// Has a thread collected so much that it sends it first?
+fn is_full(frames: usize, out: &Out) -> bool {
+    let collected: usize = out.udp.iter().map(|train| train.bytes.len()).sum();
+    frames >= BATCH_FRAMES_MAX || collected >= BATCH_BYTES_MAX
+}
+
 /// An error of a device that persists must not burn a processor.
 fn pause_after(what: &str, error: &std::io::Error) {
     // One frame or datagram that cannot be used is gone; the next is as good as any.
@@ -237,6 +241,22 @@ fn pause_after(what: &str, error: &std::io::Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_ends_with_so_many_frames_or_bytes() {
+        let collected = |bytes: usize| {
+            let mut out = Out::default();
+            out.udp.push(Train::datagram(
+                ([192, 0, 2, 1], 443).into(),
+                model::packet::Local::default(),
+                vec![0; bytes],
+            ));
+            out
+        };
+        assert!(!is_full(BATCH_FRAMES_MAX - 1, &collected(BATCH_BYTES_MAX - 1)));
+        assert!(is_full(BATCH_FRAMES_MAX, &Out::default()));
+        assert!(is_full(1, &collected(BATCH_BYTES_MAX)));
+    }
 
     #[test]
     fn what_finds_no_room_is_counted_and_there_is_room_again() {
