@@ -8,6 +8,7 @@ mod path;
 mod simulation;
 mod succession;
 mod timing;
+mod trains;
 
 use crate::api::*;
 use crate::engine::Engine;

@@ -11,31 +11,31 @@ use model::pool::NatPool;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-const GATEWAY: u8 = 3;
-const CLIENT: u8 = 4;
+pub const GATEWAY: u8 = 3;
+pub const CLIENT: u8 = 4;
 const DATA_KEY: u8 = 20;
-const LAPTOP_PORT: u16 = 40_000;
-const SERVICE_PORT: u16 = 5_300;
+pub const LAPTOP_PORT: u16 = 40_000;
+pub const SERVICE_PORT: u16 = 5_300;
 
-fn pairing() -> PairingId {
+pub fn pairing() -> PairingId {
     PairingId::from_bytes([1; 10])
 }
-fn resource() -> ResourceId {
+pub fn resource() -> ResourceId {
     ResourceId::from_bytes([6; 10])
 }
 fn grant_id() -> GrantId {
     GrantId::from_bytes([9; 10])
 }
-fn device() -> Ipv4Addr {
+pub fn device() -> Ipv4Addr {
     pool().device_v4(1).unwrap()
 }
-fn virtual_address() -> Ipv4Addr {
+pub fn virtual_address() -> Ipv4Addr {
     pool().virtual_v4(7).unwrap()
 }
-fn target() -> Ipv4Addr {
+pub fn target() -> Ipv4Addr {
     Ipv4Addr::new(10, 1, 0, 1)
 }
-fn nat() -> Ipv4Addr {
+pub fn nat() -> Ipv4Addr {
     Ipv4Addr::new(198, 18, 0, 1)
 }
 
@@ -43,7 +43,7 @@ fn host(address: Ipv4Addr) -> Prefix {
     Prefix::host(address.into())
 }
 
-fn view(granted: bool) -> Arc<View> {
+pub fn view(granted: bool) -> Arc<View> {
     let scope = Arc::new(Scope {
         pool: pool(),
         nat: NatPool { v4: "198.18.0.0/15".parse().unwrap(), v6: "fd99::/48".parse().unwrap() },
@@ -52,10 +52,10 @@ fn view(granted: bool) -> Arc<View> {
     });
     let mut view = View::empty(scope.clone());
     if granted {
-        let rule = Rule {
+        let rule = |protocol| Rule {
             client: host(virtual_address()),
             target: Target::Prefix(host(target())),
-            protocol: Protocol::Udp,
+            protocol,
             ports: PortRange::ALL,
         };
         let grant = Grant {
@@ -63,7 +63,7 @@ fn view(granted: bool) -> Arc<View> {
             pairing: pairing(),
             device: DeviceId::from_bytes([5; 10]),
             resource: resource(),
-            rules: vec![rule],
+            rules: vec![rule(Protocol::Udp), rule(Protocol::Tcp)],
             nat_v4: nat(),
             nat_v6: "fd99::1".parse().unwrap(),
             ends_in: Duration::from_secs(60),
@@ -84,16 +84,20 @@ fn view(granted: bool) -> Arc<View> {
     Arc::new(view)
 }
 
-fn routes(net: &Net, granted: bool) -> Change {
+pub fn routes(net: &Net, granted: bool) -> Change {
     let until = net.now.plus(Duration::from_secs(60));
     let state =
         if granted { RouteState::Granted { pairing: pairing(), grant: grant_id(), until } } else { RouteState::Ask };
-    let entry = RouteEntry { resource: resource(), ports: vec![(Protocol::Udp, PortRange::ALL)], state };
+    let entry = RouteEntry {
+        resource: resource(),
+        ports: vec![(Protocol::Udp, PortRange::ALL), (Protocol::Tcp, PortRange::ALL)],
+        state,
+    };
     let entries = BTreeMap::from([(host(virtual_address()), vec![entry])]);
     Change::Routes(Arc::new(Routes { own: vec![device().into()], entries, ..Routes::default() }))
 }
 
-fn tunnel() -> Change {
+pub fn tunnel() -> Change {
     Change::AddPeer(Peer {
         id: PeerId::Pairing(pairing()),
         kind: PeerKind::Pairing(Psk::new([8; 32])),
@@ -142,7 +146,7 @@ fn seen(packets: &[Vec<u8>]) -> Vec<(Ipv4Addr, Ipv4Addr, u8)> {
 }
 
 /// A gateway (0) with the grant and a client (1) whose tunnel and routes are in force.
-fn granted() -> Net {
+pub fn granted() -> Net {
     let mut net = Net::new();
     net.host(Role::Gateway, GATEWAY);
     net.host(Role::Client, CLIENT);
