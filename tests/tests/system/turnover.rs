@@ -225,20 +225,22 @@ fn who_slept_through_all_of_it_comes_back_if_it_had_heard_of_the_next_key_and_el
     know(&world, 1);
     perimeter.clients[&heard].kill9().unwrap();
     reach(&world, "in use");
-    for daemon in perimeter.clients.values_mut() {
-        daemon.restart().unwrap();
-    }
+    // Silence is silence: under the key that is gone not even a handshake is answered, whoever else is heard afterwards.
+    let controller = || json(&world, deaf, &["umbra", "status", "--json"])["controller"].clone();
+    let troubled = |part: &str| controller()["trouble"].as_str().is_some_and(|trouble| trouble.contains(part));
+    perimeter.clients.get_mut(&deaf).unwrap().restart().unwrap();
+    perimeter.clients[&deaf].wait_for_line("the daemon runs", SOON).unwrap();
+    until("a first attempt", SOON, || troubled("") && !troubled("the first connection is being made"));
+    let silence = controller();
+    assert!(silence["trouble"].is_string() && silence["last_handshake_ms_ago"].is_null(), "{silence}");
+    perimeter.clients.get_mut(&heard).unwrap().restart().unwrap();
     let mut late = world.host(Name::Gateway).command("umbra-gateway");
     late.args(["up", "--join", &join, "--yes"]);
     let late = world.host(Name::Gateway).start("late", late).unwrap();
     // Its certificate is of the CA that is gone: it is let in by its recovery secret, under the next key.
     perimeter.clients[&heard].wait_for_line("the controller knows this node again", PATIENCE).unwrap();
     perimeter.clients[&heard].wait_for_line("connected to the controller", SOON).unwrap();
-    let trouble = || {
-        let status = json(&world, deaf, &["umbra", "status", "--json"]);
-        status["controller"]["trouble"].as_str().unwrap_or_default().to_owned()
-    };
-    until("what a person should do", PATIENCE, || trouble().contains("new join file"));
+    until("what a person should do", PATIENCE, || troubled("new join file"));
     // Whoever joins with a file of the key before hears nothing, as any stranger, and says what that may be.
     let told = late.wait_for_line("is from before the controller's key changed (ask for a new one)", PATIENCE).unwrap();
     assert!(told.contains("did not answer within 30 s"), "{told}");
