@@ -5,11 +5,13 @@
 //! Which *object* a caller may touch is decided by the RPC itself: a device only ever speaks for itself, because its id
 //! comes from [`Caller`] and never from the message.
 
+use crate::refused::{Reason, Refused};
 use model::ids::{DeviceId, GatewayId, NodeId};
 use std::fmt;
 use std::future::Future;
 use std::net::Ipv6Addr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// Who is at the other end of a connection, proven: by peer credentials on the local socket; by WireGuard key and SVID
@@ -153,7 +155,12 @@ pub fn refusal() -> tonic::Status {
 /// A service behind [`authorize`]: nothing of a call is read before its caller may make it. The caller is an extension
 /// of the request, put there by the listener that proved it; without one it is [`Caller::Nobody`].
 #[derive(Debug, Clone)]
-pub struct Guard<S>(pub S);
+pub struct Guard<S> {
+    /// What is guarded.
+    pub inner: S,
+    /// Where calls are counted that are refused.
+    pub refused: Arc<Refused>,
+}
 
 impl<S, B> tower::Service<http::Request<B>> for Guard<S>
 where
@@ -167,29 +174,31 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let caller = request.extensions().get::<Caller>().unwrap_or(&Caller::Nobody);
         let method = request.uri().path();
         if authorize(caller, method) {
-            return Box::pin(self.0.call(request));
+            return Box::pin(self.inner.call(request));
         }
-        let shown: String = method.chars().take(80).flat_map(char::escape_default).collect();
-        tracing::warn!(%caller, method = shown, "a call was refused");
+        if self.refused.is_told(Reason::Call, caller) {
+            let shown: String = method.chars().take(80).flat_map(char::escape_default).collect();
+            tracing::warn!(%caller, method = shown, "a call was refused");
+        }
         Box::pin(async { Ok(refusal().into_http()) })
     }
 }
 
 /// Puts [`Guard`] around a service.
-#[derive(Debug, Clone, Copy)]
-pub struct GuardLayer;
+#[derive(Debug, Clone)]
+pub struct GuardLayer(pub Arc<Refused>);
 
 impl<S> tower::Layer<S> for GuardLayer {
     type Service = Guard<S>;
     fn layer(&self, inner: S) -> Guard<S> {
-        Guard(inner)
+        Guard { inner, refused: Arc::clone(&self.0) }
     }
 }
 
@@ -277,11 +286,12 @@ mod tests {
 
     #[tokio::test]
     async fn unknown_and_forbidden_are_answered_alike_and_reach_nobody() {
-        use tower::{Service as _, ServiceExt as _};
+        use tower::{Layer as _, Service as _, ServiceExt as _};
         let inner = tower::service_fn(|_: http::Request<()>| async {
             Ok::<_, std::convert::Infallible>(http::Response::new(tonic::body::Body::default()))
         });
-        let mut guard = Guard(inner);
+        let refused = Arc::new(Refused::default());
+        let mut guard = GuardLayer(Arc::clone(&refused)).layer(inner);
         let mut ask = async |caller: Option<Caller>, path: &str| {
             let mut request = http::Request::builder().uri(path).body(()).unwrap();
             caller.map(|caller| request.extensions_mut().insert(caller));
@@ -295,6 +305,7 @@ mod tests {
         assert_eq!(forbidden.get("grpc-status").unwrap(), "7");
         assert_eq!(forbidden, unknown);
         assert_eq!(forbidden, nobody);
+        assert!(refused.counters().any(|counter| counter == ("rpc_call_refused", 3)));
         assert_eq!(ask(device(), "/umbra.v1.Nodes/Probe").await.get("grpc-status"), None);
     }
 }

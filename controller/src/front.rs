@@ -200,11 +200,7 @@ pub struct Front {
 
 impl Front {
     /// Opens the device, the socket and the firewall; admits every enrolled node.
-    pub async fn open(
-        organisation: Organisation,
-        options: &FrontOptions,
-        refused: Arc<Refused>,
-    ) -> Result<(Self, Inbox), FrontError> {
+    pub async fn open(organisation: Organisation, options: &FrontOptions) -> Result<(Self, Inbox), FrontError> {
         host::checks::tun_device()?;
         host::checks::net_admin()?;
         let org = organisation.org().map_err(|e| FrontError::Tls(e.to_string()))?;
@@ -239,7 +235,13 @@ impl Front {
         let (runtime, inbox) = Runtime::start(Engine::new(config), tun, udp, clock).map_err(FrontError::Threads)?;
         let knocks = Mutex::new(Knocks::new(organisation.wall()));
         let (known, replaced) = (Mutex::default(), Notify::new());
-        let newcomers = Arc::new(Newcomers { runtime: Arc::clone(&runtime), knocks, refused, known, replaced });
+        let newcomers = Arc::new(Newcomers {
+            runtime: Arc::clone(&runtime),
+            knocks,
+            refused: Arc::clone(&organisation.refused),
+            known,
+            replaced,
+        });
         let domain = org.trust_domain.to_string();
         Ok((Self { organisation, runtime, newcomers, overlay, pool, domain }, inbox))
     }

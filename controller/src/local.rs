@@ -2,12 +2,14 @@
 //! kernel names.
 
 use crate::authz::{Caller, GuardLayer};
+use crate::refused::Refused;
 use crate::rpc::admin::AdminRpc;
 use host::local::{LocalListener, Peer, may_administer};
 use model::limits::{ADMIN_CALL_MAX, RPC_MESSAGE_MAX, RPC_STREAMS_MAX};
 use node::cli::ADMIN_GROUP;
 use proto::admin::admin_server::AdminServer;
 use std::future::Future;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tower::Layer as _;
@@ -25,11 +27,13 @@ pub fn caller(peer: &Peer) -> Caller {
 pub async fn serve(
     listener: LocalListener,
     admin: AdminRpc,
+    refused: Arc<Refused>,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
     let (accepting, incoming) = node::local::accept(listener, |peer| Proven(caller(peer)));
     let service =
         AdminServer::new(admin).max_decoding_message_size(RPC_MESSAGE_MAX).max_encoding_message_size(RPC_MESSAGE_MAX);
+    let guard = GuardLayer(refused);
     let serving = tonic::transport::Server::builder()
         .max_concurrent_streams(RPC_STREAMS_MAX)
         .concurrency_limit_per_connection(8)
@@ -39,7 +43,7 @@ pub async fn serve(
         .http2_max_header_list_size(16 << 10)
         .http2_max_pending_accept_reset_streams(Some(16))
         .timeout(ADMIN_CALL_MAX)
-        .layer(tower::layer::layer_fn(|inner| FromConnection(GuardLayer.layer(inner))))
+        .layer(tower::layer::layer_fn(move |inner| FromConnection(guard.layer(inner))))
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, stop);
     tokio::select! {

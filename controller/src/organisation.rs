@@ -10,6 +10,7 @@ use crate::directory::change::{self, Draft, Refusal};
 use crate::directory::{Directory, Org, Reader, SealedSecret, StartError};
 use crate::flows::FlowLog;
 use crate::rate::{Act, SharedRates};
+use crate::refused::{Reason, Refused};
 use crate::seal::{SealError, Sealer};
 use crate::store::{OpenError, Options, ReadError, Reading, SledStore, Store};
 use host::keyfile::{self, KeyFileError};
@@ -38,6 +39,8 @@ pub struct Organisation {
     pub failures: SharedFailures,
     /// How often nodes change what is kept on disk.
     pub rates: SharedRates,
+    /// Who was turned away.
+    pub refused: Arc<Refused>,
     /// How long things last.
     pub timing: Timing,
     /// What became of flows.
@@ -142,6 +145,7 @@ impl Organisation {
             keyring: Arc::new(keyring),
             failures: SharedFailures::default(),
             rates: SharedRates::default(),
+            refused: Arc::default(),
             timing: Timing::default(),
             flows,
         })
@@ -174,7 +178,10 @@ impl Organisation {
     /// Takes one of the changes of this kind that a node may make within a minute.
     pub fn take_turn(&self, act: Act, node: NodeId) -> Result<(), Refusal> {
         let mut rates = self.rates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        rates.take(self.clock.now(), act, node).map_err(Refusal::often)
+        rates
+            .take(self.clock.now(), act, node)
+            .inspect_err(|_| self.refused.count(Reason::Often))
+            .map_err(Refusal::often)
     }
     /// Makes a change, see [`change::change`].
     pub async fn change<T>(

@@ -9,7 +9,6 @@ use crate::directory::Org;
 use crate::front::{Front, FrontError, FrontOptions};
 use crate::local;
 use crate::organisation::{LoadError, Organisation};
-use crate::refused::Refused;
 use crate::rpc::accept::Connections;
 use crate::rpc::admin::AdminRpc;
 use crate::store::{Key, Options, Record as _, Store};
@@ -75,11 +74,11 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
         farewell();
     };
     let listener = node::local::bind(socket)?;
-    let refused = Arc::new(Refused::default());
+    let refused = Arc::clone(&organisation.refused);
     let (arranger, runtime): (Arc<dyn Arranger>, _) = match args.local_only {
         true => (Arc::new(NoGateways), None),
         false => {
-            let (arranger, runtime) = serve_network(&organisation, args, Arc::clone(&refused)).await?;
+            let (arranger, runtime) = serve_network(&organisation, args).await?;
             (arranger, Some(runtime))
         }
     };
@@ -89,13 +88,14 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
     tokio::spawn(crate::authority::keep_forever(organisation.clone()));
     let store = Arc::clone(&organisation.store);
     let counted = runtime.clone();
+    let of_calls = Arc::clone(&refused);
     let counters = move || {
         let of_packets = counted.as_ref().map(|runtime| runtime.engine.drops()).unwrap_or_default();
-        of_packets.into_iter().chain(refused.counters()).collect()
+        of_packets.into_iter().chain(of_calls.counters()).collect()
     };
     manager.ready("serving", move || is_alive(Arc::clone(&store), runtime.clone()));
     let admin = AdminRpc::new(organisation, Arc::clone(&arranger)).counting(Arc::new(counters));
-    local::serve(listener, admin, stop).await?;
+    local::serve(listener, admin, refused, stop).await?;
     arranger.ending().await;
     if !args.local_only
         && let Err(error) = host::nft::remove(crate::front::PROGRAM).await
@@ -110,9 +110,8 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
 async fn serve_network(
     organisation: &Organisation,
     args: &ServeArgs,
-    refused: Arc<Refused>,
 ) -> Result<(Arc<dyn Arranger>, Arc<Runtime>), ServeError> {
-    let connections = Arc::new(Connections::counting(Arc::clone(&refused)));
+    let connections = Arc::new(Connections::counting(Arc::clone(&organisation.refused)));
     let arrangements = Arrangements::restore(
         Arc::clone(&organisation.store),
         organisation.directory.clone(),
@@ -129,7 +128,7 @@ async fn serve_network(
         allow_in: args.allow_in.clone(),
         cut_ssh: args.cut_ssh,
     };
-    let (front, inbox) = Front::open(organisation.clone(), &options, refused).await?;
+    let (front, inbox) = Front::open(organisation.clone(), &options).await?;
     tracing::info!(port = front.runtime().udp.local_port(), dark = options.dark, "listening");
     let runtime = Arc::clone(front.runtime());
     tokio::spawn(Arc::clone(&arrangements).review_forever(organisation.timing.review));

@@ -400,6 +400,10 @@ pub const ENROL_CONNECTIONS_MAX: usize = 256;
 pub const ENROL_CONNECTIONS_PER_KEY_MAX: usize = ENROL_CONNECTIONS_MAX / 8;
 /// Bytes of one Enroll request.
 pub const ENROL_BYTES_MAX: usize = 16 << 10;
+/// How often those are told in the log together who were turned away more than once.
+pub const REFUSED_LINES_EVERY: Duration = Duration::from_secs(1);
+/// How many of them are told apart; all others share one line.
+pub const REFUSED_TOLD_MAX: usize = 16;
 /// Reviews of grants whose revocations are remembered, for those who wait for a change to be enforced.
 pub const REVIEWS_MAX: usize = 1_024;
 /// Messages that wait in one stream; a slower reader gets a fresh snapshot instead.

@@ -203,8 +203,8 @@ impl Arrangements {
             Err(LedgerError::Gateway(_) | LedgerError::Full(_)) => return Attempt::Unreached,
             // Only giving something back, or time, helps: asking each second does not.
             Err(full @ (LedgerError::Device(_) | LedgerError::Tombstones(_) | LedgerError::Pairings(_))) => {
-                let reasons = vec![full.to_string()];
-                return Attempt::Done(Reply::Deny { reasons, retry_after: DENY_HOLD, passing: false });
+                drop(ledger);
+                return Attempt::Done(self.deny(wish, vec![full.to_string()]).await);
             }
             Err(other) => return Attempt::Done(passing(&other.to_string())),
         };

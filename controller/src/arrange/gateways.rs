@@ -6,6 +6,7 @@ use crate::directory::{GatewaySeen, NodeState};
 use crate::flows::{FlowRecord, Told};
 use crate::judge;
 use crate::rate::Act;
+use crate::refused::Reason;
 use crate::store::{Commit, CommitError};
 use grant::record::{Cause, GrantRecord, Live};
 use grant::revoke::Selector;
@@ -82,7 +83,9 @@ impl Arrangements {
                 Some(FlowRecord { gateway, boot, device, session, resource, told })
             }
             _ => {
-                tracing::warn!(%gateway, grant = %told.grant, "a gateway tells of a flow of a grant that is not its own");
+                if self.refused().is_told(Reason::ForeignFlow, &gateway) {
+                    tracing::warn!(%gateway, grant = %told.grant, "a gateway tells of a flow of a grant that is not its own");
+                }
                 None
             }
         });
@@ -155,6 +158,7 @@ impl Arrangements {
     fn take_start(&self, id: GatewayId) -> Result<(), HelloError> {
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = rates.take(self.clock.now(), Act::Start, NodeId::Gateway(id));
+        let taken = taken.inspect_err(|_| self.refused().count(Reason::Often));
         taken.map_err(|wait| HelloError::Often(wait.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX)))
     }
 

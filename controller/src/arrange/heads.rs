@@ -9,6 +9,7 @@ use crate::audit::{Chain, Entry, Hash, Outcome};
 use crate::authority::Keyring;
 use crate::backup::Restored;
 use crate::ca::{Ca, CaError};
+use crate::refused::Reason;
 use crate::store::{Commit, Reading, Record};
 use model::audit::{AuditHead, SignedHead};
 use model::ids::GatewayId;
@@ -84,7 +85,9 @@ impl Arrangements {
         if !trusted.iter().any(|one| node::witness::check(&one.ca, signed).is_ok()) {
             // Its word alone stops nobody.
             let error = WitnessError::Signature;
-            tracing::error!(gateway = name, %error, "a gateway's witness of the audit trail is not believed");
+            if self.refused().is_told(Reason::Witness, &id) {
+                tracing::error!(gateway = name, %error, "a gateway's witness of the audit trail is not believed");
+            }
             return Ok(());
         }
         let head = signed.head;

@@ -8,6 +8,7 @@ use crate::directory::index::host_id;
 use crate::directory::{Directory, NodeState, Reader};
 use crate::judge::Reach;
 use crate::rate::Rates;
+use crate::refused::Refused;
 use crate::rpc::accept::Connections;
 use crate::seal::Sealer;
 use crate::store::{Key, Record, Store};
@@ -125,6 +126,11 @@ pub struct Arrangements {
 impl Arrangements {
     pub(crate) fn moment(&self) -> Moment {
         Moment { now: self.clock.now(), wall: self.clock.wall() }
+    }
+
+    /// Where it is counted who was turned away.
+    pub(crate) fn refused(&self) -> &Arc<Refused> {
+        &self.connections.refused
     }
 
     pub(crate) fn directory(&self) -> Arc<Directory> {

@@ -35,7 +35,7 @@ async fn start() -> Site {
     let listener = node::local::bind(&folder.path().join("admin.sock")).unwrap();
     let admin = AdminRpc::new(organisation.clone(), Arc::new(OneGateway));
     let (stop, stopped) = oneshot::channel::<()>();
-    tokio::spawn(local::serve(listener, admin, async {
+    tokio::spawn(local::serve(listener, admin, Arc::default(), async {
         let _ = stopped.await;
     }));
     Site { folder, organisation, stop: Some(stop) }

@@ -9,6 +9,7 @@ use crate::front::Newcomers;
 use crate::guise::Guises;
 use crate::refused::{Reason, Refused};
 use host::clock::SystemClock;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use model::ids::NodeId;
 use model::limits::{
@@ -24,14 +25,18 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::service::Routes;
-use tower::Service as _;
+use tower::Service;
 use tunnel::knock::Knocker;
+
+/// Streams beyond the bound, and other errors of single streams, that are answered before the connection ends.
+const STREAMS_REFUSED_MAX: usize = RPC_STREAMS_MAX as usize;
 
 /// The machine behind a call on the enrolment port: known by its tunnel's address alone.
 #[derive(Debug, Clone, Copy)]
@@ -177,8 +182,9 @@ pub async fn serve_control(
             let Some(tls) = shake_hands(acceptor, stream, &connections.refused).await else { return };
             drop(handshake);
             let Some((node, late)) = same_node(&tls, &domain, &pool, from) else {
-                connections.refused.count(Reason::TwoNodes);
-                tracing::warn!(%from, "a connection was refused: its certificate and its tunnel are not of one node");
+                if connections.refused.is_told(Reason::TwoNodes, &from.ip()) {
+                    tracing::warn!(%from, "a connection was refused: its certificate and its tunnel are not of one node");
+                }
                 return;
             };
             let caller = match node {
@@ -187,7 +193,9 @@ pub async fn serve_control(
                 NodeId::Gateway(id) => Caller::Gateway(id),
                 NodeId::Controller => Caller::Nobody,
             };
-            let serving = tokio::spawn(serve_one(tls, routes, caller, None, late.then_some(LATE_CONNECTION_LIFE)));
+            let life = late.then_some(LATE_CONNECTION_LIFE);
+            let guarded = Guard { inner: routes, refused: Arc::clone(&connections.refused) };
+            let serving = tokio::spawn(serve_one(tls, guarded, caller, None, life));
             connections.add(node, serving.abort_handle());
         });
     }
@@ -215,7 +223,8 @@ pub async fn serve_enrolment(
             let mut exporter = [0; 32];
             if tls.get_ref().1.export_keying_material(&mut exporter, EXPORTER_LABEL, None).is_ok() {
                 let newcomer = Newcomer { address, exporter };
-                serve_one(tls, routes, Caller::Provisional(address), Some(newcomer), Some(PROVISIONAL_LIFE)).await;
+                let guarded = Guard { inner: routes, refused };
+                serve_one(tls, guarded, Caller::Provisional(address), Some(newcomer), Some(PROVISIONAL_LIFE)).await;
             }
         });
     }
@@ -250,15 +259,19 @@ fn same_node(tls: &TlsStream<TcpStream>, domain: &str, pool: &Pool, from: Socket
     (node != NodeId::Controller && from.ip() == IpAddr::V6(address)).then_some((node, late))
 }
 
-async fn serve_one(
-    tls: TlsStream<TcpStream>,
-    routes: Routes,
+async fn serve_one<S>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    guarded: Guard<S>,
     caller: Caller,
     newcomer: Option<Newcomer>,
     life: Option<Duration>,
-) {
-    let guarded = Guard(routes);
-    let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+) where
+    S: Service<http::Request<Incoming>, Response = http::Response<tonic::body::Body>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+{
+    let refused = Arc::clone(&guarded.refused);
+    let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());
         if let Some(newcomer) = newcomer {
             request.extensions_mut().insert(newcomer);
@@ -273,21 +286,31 @@ async fn serve_one(
         .max_frame_size(16 << 10)
         .max_send_buf_size(1 << 20)
         .max_pending_accept_reset_streams(16)
-        .max_local_error_reset_streams(64)
+        .max_local_error_reset_streams(STREAMS_REFUSED_MAX)
         .keep_alive_interval(PROBE_EVERY * 2)
         .keep_alive_timeout(SILENCE_MAX * 2);
     if life.is_some() {
         let window = u32::try_from(ENROL_BYTES_MAX).unwrap_or(16 << 10);
         builder.max_concurrent_streams(1).initial_stream_window_size(window).initial_connection_window_size(window * 2);
     }
-    let serving = builder.serve_connection(TokioIo::new(tls), service);
+    let serving = builder.serve_connection(TokioIo::new(stream), service);
     let ended = match life {
         Some(life) => tokio::time::timeout(life, serving).await.unwrap_or(Ok(())),
         None => serving.await,
     };
     if let Err(error) = ended {
+        if has_broken_http2(&error) {
+            refused.count(Reason::Http2);
+        }
         tracing::debug!(%error, "a connection ended");
     }
+}
+
+/// Was it ended here, for what the far end did? The library of HTTP/2 ends a connection of which it had to refuse too many streams, and
+/// one on which too many were reset.
+fn has_broken_http2(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(h2::Error::is_library)
 }
 
 #[cfg(test)]
@@ -348,6 +371,120 @@ mod tests {
         held.push(places.enter(address(9_999), key(2)).expect("another key"));
         held.remove(0);
         held.push(places.enter(address(9_998), key(1)).expect("a place that is free again"));
+    }
+
+    #[derive(Debug)]
+    struct NoCertificate;
+    impl rustls::server::ResolvesServerCert for NoCertificate {
+        fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_in_a_handshake_is_given_up_and_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.unwrap().with_no_client_auth().with_cert_resolver(Arc::new(NoCertificate));
+        let refused = Refused::default();
+        tokio::time::pause();
+        let began = tokio::time::Instant::now();
+        assert!(shake_hands(TlsAcceptor::from(Arc::new(config)), stream, &refused).await.is_none());
+        let lasted = began.elapsed();
+        assert!(lasted >= TLS_HANDSHAKE_MAX && lasted < 2 * TLS_HANDSHAKE_MAX, "{lasted:?}");
+        assert_eq!(counted(&refused, "rpc_handshake_failed"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_may_only_renew_is_short_whatever_its_caller_does() {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (sender, connection) = h2::client::handshake(near).await.unwrap();
+        let driver = tokio::spawn(connection);
+        let inner = tower::service_fn(async |_: http::Request<Incoming>| {
+            std::future::pending::<Result<http::Response<tonic::body::Body>, std::convert::Infallible>>().await
+        });
+        let guarded = Guard { inner, refused: Arc::default() };
+        let mut sender = sender.ready().await.unwrap();
+        let (answer, _) = sender.send_request(call(), true).unwrap();
+        let began = tokio::time::Instant::now();
+        let late = Caller::Late(NodeId::Device(DeviceId::from_bytes([1; 10])));
+        serve_one(far, guarded, late, None, Some(LATE_CONNECTION_LIFE)).await;
+        let lasted = began.elapsed();
+        assert!(lasted >= LATE_CONNECTION_LIFE && lasted < 2 * LATE_CONNECTION_LIFE, "{lasted:?}");
+        assert!(answer.await.is_err());
+        drop((sender, driver));
+    }
+
+    /// A caller that opens streams before it has heard how many it may, and in the end hears that it may no more.
+    struct Eager {
+        sender: h2::client::SendRequest<bytes::Bytes>,
+        answers: Vec<h2::client::ResponseFuture>,
+        /// What the connection ends with.
+        driver: tokio::task::JoinHandle<Result<(), h2::Error>>,
+        serving: tokio::task::JoinHandle<()>,
+    }
+
+    fn call() -> http::Request<()> {
+        http::Request::post("http://controller/umbra.v1.Nodes/Probe").body(()).unwrap()
+    }
+
+    /// So many calls at once, each of which takes one `go` to be answered.
+    async fn call_at_once(count: usize, refused: &Arc<Refused>, go: &Arc<Semaphore>) -> Eager {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let mut builder = h2::client::Builder::new();
+        let (sender, connection) = builder.initial_max_send_streams(count).handshake(near).await.unwrap();
+        let mut sender = sender.ready().await.unwrap();
+        let answers = (0..count).map(|_| sender.send_request(call(), true).unwrap().0).collect();
+        let driver = tokio::spawn(connection);
+        let go = Arc::clone(go);
+        let inner = tower::service_fn(move |_: http::Request<Incoming>| {
+            let go = Arc::clone(&go);
+            async move {
+                go.acquire().await.unwrap().forget();
+                Ok::<_, std::convert::Infallible>(http::Response::new(tonic::body::Body::default()))
+            }
+        });
+        let caller = Caller::Device(DeviceId::from_bytes([1; 10]));
+        let guarded = Guard { inner, refused: Arc::clone(refused) };
+        let serving = tokio::spawn(serve_one(far, guarded, caller, None, None));
+        Eager { sender, answers, driver, serving }
+    }
+
+    #[tokio::test]
+    async fn so_many_streams_are_open_at_once_and_more_when_they_are_answered() {
+        let (refused, go) = (Arc::new(Refused::default()), Arc::new(Semaphore::new(0)));
+        let most = RPC_STREAMS_MAX as usize;
+        let mut eager = call_at_once(most + STREAMS_REFUSED_MAX, &refused, &go).await;
+        // What is beyond is refused while all others wait.
+        for beyond in eager.answers.split_off(most) {
+            assert_eq!(beyond.await.unwrap_err().reason(), Some(h2::Reason::REFUSED_STREAM));
+        }
+        go.add_permits(most + 1);
+        for answer in eager.answers {
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
+        let mut sender = eager.sender.ready().await.unwrap();
+        assert_eq!(sender.send_request(call(), true).unwrap().0.await.unwrap().status(), 200, "there is room again");
+        assert_eq!(counted(&refused, "rpc_http2_broken"), 0);
+        drop(sender);
+        eager.driver.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_keeps_asking_for_more_streams_ends_and_is_counted() {
+        let (refused, go) = (Arc::new(Refused::default()), Arc::new(Semaphore::new(0)));
+        let eager = call_at_once(RPC_STREAMS_MAX as usize + STREAMS_REFUSED_MAX + 1, &refused, &go).await;
+        eager.serving.await.unwrap();
+        assert!(eager.driver.await.unwrap().is_err());
+        assert_eq!(counted(&refused, "rpc_http2_broken"), 1);
+        // The next connection is served.
+        go.add_permits(1);
+        let mut next = call_at_once(1, &refused, &go).await;
+        assert_eq!(next.answers.pop().unwrap().await.unwrap().status(), 200);
+        assert_eq!(counted(&refused, "rpc_http2_broken"), 1);
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use crate::arrange::lines::GatewayNews;
 use crate::authz::{Caller, refusal};
 use crate::flows::{FlowEnd, FlowLog, Told};
 use crate::organisation::Organisation;
+use crate::refused::Reason;
 use grant::sync::Update;
 use model::ids::{GatewayId, NodeId};
 use model::key::PublicKey;
@@ -115,7 +116,9 @@ impl GatewaysRpc {
                 // Beside the stream: a renewal does not wait for this disk.
                 Ok(Up::Flows { first, lost, records }) => queue_report(&reports, (first, lost, records)),
                 Err(error) => {
-                    tracing::warn!(%gateway, %error, "a gateway's message makes no sense; its stream ends");
+                    if self.arrangements.refused().is_told(Reason::Nonsense, &gateway) {
+                        tracing::warn!(%gateway, %error, "a gateway's message makes no sense; its stream ends");
+                    }
                     break;
                 }
             }
@@ -133,7 +136,9 @@ impl GatewaysRpc {
             let told = match flows_of(first, wall, &records) {
                 Ok(told) => told,
                 Err(error) => {
-                    tracing::warn!(gateway = %line.gateway, %error, "a gateway's flow records make no sense; they are not kept");
+                    if self.arrangements.refused().is_told(Reason::Nonsense, &line.gateway) {
+                        tracing::warn!(gateway = %line.gateway, %error, "a gateway's flow records make no sense; they are not kept");
+                    }
                     continue;
                 }
             };

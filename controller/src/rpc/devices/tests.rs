@@ -87,6 +87,7 @@ async fn new_names_of_a_device_have_a_rate_and_held_ones_cost_nothing() {
     let refused = service.assign(device(1), &app(900)).await.unwrap_err();
     assert_eq!(refused, Refusal::Often(2));
     assert_eq!(super::refused(refused).code(), Code::ResourceExhausted);
+    assert!(world.organisation.refused.counters().any(|counter| counter == ("node_too_often", 1)));
     world.organisation.directory.at_least(world.organisation.store.revision()).await;
     let (revision, audited) = (world.organisation.store.revision(), world.audited());
     let first = service.assign(device(1), &app(0)).await.unwrap();
