@@ -84,6 +84,11 @@ enum Inner {
     Controllers(Vec<SocketAddr>),
 }
 
+/// Where they come back: whoever finds no room waits with its result.
+fn results() -> (mpsc::Sender<Inner>, mpsc::Receiver<Inner>) {
+    mpsc::channel(AGENT_RESULTS_MAX)
+}
+
 /// The task.
 pub struct Agent {
     runtime: Arc<Runtime>,
@@ -145,7 +150,7 @@ impl Agent {
             local: Vec::new(),
             outside: Vec::new(),
         };
-        let (inner, inner_in) = mpsc::channel(AGENT_RESULTS_MAX);
+        let (inner, inner_in) = results();
         Ok(Self {
             runtime,
             link,
@@ -591,6 +596,26 @@ fn depart(departed: &mut Departed, name: String, what: (ResourceId, Instant, Wor
 mod tests {
     use super::*;
     use crate::testkit::resource;
+
+    #[tokio::test]
+    async fn so_many_results_lie_ready_and_one_more_waits_and_is_not_lost() {
+        let (inner, mut inner_in) = results();
+        let all = AGENT_RESULTS_MAX + 3;
+        for _ in 0..all {
+            let inner = inner.clone();
+            tokio::spawn(async move { inner.send(Inner::Controllers(Vec::new())).await });
+        }
+        while inner.capacity() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(inner_in.len(), AGENT_RESULTS_MAX);
+        drop(inner);
+        let mut heard = 0;
+        while inner_in.recv().await.is_some() {
+            heard += 1;
+        }
+        assert_eq!(heard, all);
+    }
 
     #[test]
     fn so_many_departed_resources_are_remembered_and_the_oldest_goes() {

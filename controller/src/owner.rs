@@ -136,9 +136,11 @@ mod tests {
         let (token, record) = make(&clocks(1_000_000, 5_000)).unwrap();
         assert!(!format!("{record:?}").contains(token.expose()));
         let good = |now: BothClocks| is_good(&record, &token, &now);
-        assert!(good(clocks(1_000_000, 5_000)) && good(clocks(1_899_999, 904_999)));
-        assert!(!good(clocks(1_900_000, 6_000)), "wall clock");
-        assert!(!good(clocks(1_000_001, 905_000)), "boot clock, though somebody holds the wall clock back");
+        let life = OWNER_TOKEN_LIFE.as_millis() as u64;
+        let (wall_end, boot_end) = (1_000_000 + life as i64, 5_000 + life);
+        assert!(good(clocks(1_000_000, 5_000)) && good(clocks(wall_end - 1, boot_end - 1)));
+        assert!(!good(clocks(wall_end, 6_000)), "wall clock");
+        assert!(!good(clocks(1_000_001, boot_end)), "boot clock, though somebody holds the wall clock back");
         assert!(!good(clocks(999_999, 5_001)), "a wall clock before the token's making");
         assert!(!good(BothClocks { boot_id: "other".into(), ..clocks(1_000_000, 5_000) }), "another boot");
         assert!(!good(BothClocks { boot_id: String::new(), ..clocks(1_000_000, 5_000) }));

@@ -32,8 +32,15 @@ fn a_tunnel_about_to_go_is_not_joined() {
     let mut ledger = ledger();
     let first = give(&mut ledger, at(10), permit(1, 1, 1, 1));
     // The gateway, which counts from earlier, may have dropped it already; it never makes it again.
-    let nearly = Moment { now: Instant(at(70).now.0 - 1_000_000), ..at(70) };
-    for (n, when) in [(2, nearly), (3, at(70))] {
+    let nearly = |left: Duration| Moment { now: Instant(at(70).now.0 - left.as_nanos() as u64), ..at(70) };
+    let held = ledger.grant(
+        nearly(PAIRING_JOIN_MIN + Duration::from_nanos(1)),
+        Permit { held: vec![first.pairing], ..permit(1, 9, 1, 9) },
+    );
+    let held = held.unwrap();
+    assert!(held.new_pairing.is_none());
+    ledger.abandon(held.grant);
+    for (n, when) in [(2, nearly(PAIRING_JOIN_MIN)), (3, at(70))] {
         let second = ledger.grant(when, Permit { held: vec![first.pairing], ..permit(1, n, 1, n) }).unwrap();
         assert!(second.new_pairing.is_some());
     }
@@ -176,9 +183,9 @@ fn an_ended_id_never_comes_alive_again() {
     assert_eq!(restored.all().len(), 0);
     assert!(matches!(restored.grant(at(12), permit(1, 1, 1, 1)), Err(LedgerError::Id(_))));
     // As long as any lease may be, and longer.
-    let longest = Duration::from_secs(25 * 3600);
-    assert_eq!(restored.bury(Instant(at(10).now.plus(longest).0)), []);
-    assert_eq!(restored.bury(at(12).now.plus(longest)), [a.grant]);
+    let gone = at(11).now.plus(LEASE_MAX).plus(TOMBSTONE_EXTRA);
+    assert_eq!(restored.bury(Instant(gone.0 - 1_000_000)), []);
+    assert_eq!(restored.bury(gone), [a.grant]);
 }
 
 #[test]

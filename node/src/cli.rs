@@ -150,5 +150,7 @@ mod tests {
         }
         assert!(interval("1s").is_ok() && interval("60s").is_ok());
         assert!(interval("999ms").is_err() && interval("2m").is_err());
+        let most = INTERVAL_MAX.as_millis();
+        assert!(interval(&format!("{most}ms")).is_ok() && interval(&format!("{}ms", most + 1)).is_err());
     }
 }

@@ -232,3 +232,30 @@ pub fn proven_leaf(domain: &str, chain: Option<&[CertificateDer<'_>]>) -> Result
     })?;
     read_leaf(domain, leaf)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::successor::tests::authority;
+
+    #[test]
+    fn a_certificate_that_has_ended_is_taken_for_so_long_and_no_longer() {
+        let (pair, authority) = authority(1, "corp.example");
+        let issuer = rcgen::Issuer::from_ca_cert_der(&authority.ca_der(), pair).unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(2024, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2024, 1, 2);
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let leaf = params.signed_by(&rcgen::KeyPair::generate().unwrap(), &issuer).unwrap();
+        let roots = roots(&[authority]).unwrap();
+        let late = LateToo(WebPkiClientVerifier::builder_with_provider(roots, provider()).build().unwrap());
+        let end = crate::svid::end_of(leaf.der()).unwrap();
+        let taken = |at: u64| {
+            let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
+            late.verify_client_cert(leaf.der(), &[], at).is_ok()
+        };
+        assert!(taken(end) && taken(end + 1) && taken(end + SVID_LATE_MAX.as_secs()));
+        assert!(!taken(end + SVID_LATE_MAX.as_secs() + 1));
+        assert!(!taken(end - 2 * 86_400), "before its beginning");
+    }
+}

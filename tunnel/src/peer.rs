@@ -501,6 +501,32 @@ mod tests {
     }
 
     #[test]
+    fn a_handshake_is_tried_for_so_long_and_what_waits_for_it_no_longer() {
+        let (mut tunnel, mut out) = (tunnel(1, 2), Out::default());
+        tunnel.set_candidates(&[SocketAddr::from(([192, 0, 2, 1], 443))]);
+        let began = Instant(1_000_000_000);
+        tunnel.begin(began, &mut out);
+        assert_eq!(out.udp.len(), 1);
+        let given_up = began.plus(HANDSHAKE_ATTEMPT_MAX);
+        let mut now = began;
+        while now.plus(HANDSHAKE_RETRY) < given_up {
+            now = now.plus(HANDSHAKE_RETRY);
+            tunnel.tick(now, &mut out);
+        }
+        assert_eq!(
+            out.udp.len() as u64,
+            HANDSHAKE_ATTEMPT_MAX.as_secs() / HANDSHAKE_RETRY.as_secs(),
+            "once in that time"
+        );
+        tunnel.waiting.push_back(Waiting { since: given_up, packet: vec![0; 20] });
+        out.clear();
+        tunnel.tick(given_up, &mut out);
+        assert!(out.udp.is_empty() && tunnel.attempt.is_none() && tunnel.waiting.is_empty());
+        tunnel.begin(given_up, &mut out);
+        assert_eq!(out.udp.len(), 1, "whoever sends something begins anew");
+    }
+
+    #[test]
     fn of_the_sessions_that_nobody_used_only_the_newest_are_remembered() {
         let (mut far, mut near) = (tunnel(1, 2), tunnel(2, 1));
         let mut opened = Vec::new();

@@ -376,11 +376,11 @@ mod tests {
         assert_eq!(of(1, INITIATION_LEN), Some(Message::Initiation));
         assert_eq!(of(2, RESPONSE_LEN), Some(Message::Response(0)));
         assert_eq!(of(3, COOKIE_LEN), Some(Message::Cookie(0)));
-        assert_eq!(of(4, 32), Some(Message::Data(0, 0)));
+        assert_eq!(of(4, WIREGUARD_OVERHEAD), Some(Message::Data(0, 0)));
         for len in 0..=2_000 {
             for kind in 0..=6 {
                 let fits = [(1, INITIATION_LEN), (2, RESPONSE_LEN), (3, COOKIE_LEN)].contains(&(kind, len));
-                assert_eq!(of(kind, len).is_some(), fits || (kind == 4 && len >= 32), "{kind} {len}");
+                assert_eq!(of(kind, len).is_some(), fits || (kind == 4 && len >= WIREGUARD_OVERHEAD), "{kind} {len}");
             }
         }
         assert_eq!(Message::read(&[4, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None);

@@ -122,3 +122,23 @@ impl<A: Assign> Assigned<A> {
         Ok(Some(addresses).filter(|addresses| !addresses.is_empty()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_was_refused_is_asked_for_again_after_a_while() {
+        let resource = ResourceId::from_bytes([1; 10]);
+        let slot = |age: std::time::Duration, addresses: OnceCell<_>| Slot {
+            resource,
+            since: Instant::now().checked_sub(age).unwrap(),
+            addresses: Arc::new(addresses),
+        };
+        let refused = || OnceCell::new_with(Some(None));
+        assert!(!slot(DNS_REFUSED_LIFE / 2, refused()).is_stale(resource));
+        assert!(slot(DNS_REFUSED_LIFE, refused()).is_stale(resource));
+        assert!(!slot(DNS_REFUSED_LIFE, OnceCell::new()).is_stale(resource), "it is asked for now");
+        assert!(slot(DNS_REFUSED_LIFE / 2, refused()).is_stale(ResourceId::from_bytes([2; 10])));
+    }
+}

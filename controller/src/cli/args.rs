@@ -520,3 +520,25 @@ fn authority_life(text: &str) -> Result<Duration, String> {
 fn svid_life(text: &str) -> Result<Duration, String> {
     duration_within(text, INTERVAL_MIN, SVID_LIFE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lives_that_can_be_configured_have_a_least_and_a_most() {
+        type Read = fn(&str) -> Result<Duration, String>;
+        let lives: [(Read, Duration); 3] =
+            [(session_life, SESSION_LIFE_MAX), (authority_life, CA_LIFE), (svid_life, SVID_LIFE)];
+        for (read, most) in lives {
+            for (ms, may) in [
+                (INTERVAL_MIN.as_millis() - 1, false),
+                (INTERVAL_MIN.as_millis(), true),
+                (most.as_millis(), true),
+                (most.as_millis() + 1, false),
+            ] {
+                assert_eq!(read(&format!("{ms}ms")).is_ok(), may, "{ms} of {most:?}");
+            }
+        }
+    }
+}

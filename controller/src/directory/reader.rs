@@ -105,3 +105,22 @@ async fn follow(store: Arc<dyn Store>, mut watcher: Watcher, sender: watch::Send
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_a_change_that_does_not_come_gets_what_there_is() {
+        let of = |number| Arc::new(Directory { revision: Revision { incarnation: 1, number }, ..Directory::default() });
+        let (sender, receiver) = watch::channel(of(1));
+        let reader = Reader(receiver);
+        let began = tokio::time::Instant::now();
+        assert_eq!(reader.at_least(of(2).revision).await.revision, of(1).revision);
+        assert!(began.elapsed() >= CHANGE_SEEN_MAX && began.elapsed() < 2 * CHANGE_SEEN_MAX);
+        let waiting = tokio::spawn(async move { reader.at_least(of(2).revision).await });
+        tokio::time::sleep(CHANGE_SEEN_MAX / 2).await;
+        sender.send_replace(of(2));
+        assert_eq!(waiting.await.unwrap().revision, of(2).revision, "and who waits for one that comes gets it");
+    }
+}

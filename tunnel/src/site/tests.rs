@@ -685,6 +685,14 @@ fn the_memory_of_refusals_is_bounded() {
     }
     assert_eq!(gate.events().len(), REFUSED_MEMORY_MAX);
     assert_eq!(gate.counters.of(Drop::TargetRefused) as usize, REFUSED_MEMORY_MAX + 10);
+    // One that is known is told again, and one more finds room, when that was long enough ago.
+    let last = IpAddr::from((0x7f00_0001 + REFUSED_MEMORY_MAX as u32 + 5).to_be_bytes());
+    for (ms_early, told) in [(1, 0), (0, 2)] {
+        gate.now = NOW.plus(REFUSED_REPORT_EVERY - Duration::from_millis(ms_early));
+        gate.up(1, &udp((device4(1), 1), ("127.0.0.1".parse().unwrap(), 80), b""));
+        gate.up(1, &udp((device4(1), 1), (last, 80), b""));
+        assert_eq!(gate.events().len(), told);
+    }
 }
 
 #[test]

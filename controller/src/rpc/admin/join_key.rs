@@ -208,7 +208,10 @@ mod tests {
 
     #[test]
     fn keys_are_short_lived_and_few_by_default() {
-        assert_eq!(life(0).unwrap(), Duration::from_secs(3_600));
+        assert_eq!(life(0).unwrap(), JOIN_KEY_LIFE);
+        let longest = JOIN_KEY_LIFE_MAX.as_millis() as u64;
+        assert_eq!(life(longest).unwrap(), JOIN_KEY_LIFE_MAX);
+        assert!(life(longest + 1).is_err());
         assert!(life(999).is_err() && life(u64::MAX).is_err());
         assert_eq!(uses(JoinKind::Device, 0).unwrap(), 1);
         assert_eq!(uses(JoinKind::Device, JOIN_KEY_USES_MAX).unwrap(), JOIN_KEY_USES_MAX);

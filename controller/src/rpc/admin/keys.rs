@@ -89,5 +89,8 @@ mod tests {
         let said = warning(3, at(13), now);
         assert!(said.contains("3 nodes") && said.contains("join anew") && said.contains("2023-11-27"), "{said}");
         assert!(!warning(1, at(-1), now).is_empty());
+        let ends = now.plus(AUTHORITY_WARN);
+        assert_eq!(warning(1, WallMs(ends.0 + 1), now), "");
+        assert_ne!(warning(1, ends, now), "");
     }
 }
