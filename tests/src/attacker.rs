@@ -3,10 +3,12 @@
 mod calls;
 mod crowd;
 mod fill;
+mod http2;
 mod insider;
 mod noise;
 pub mod packet;
 mod storm;
+mod tunnel;
 
 use anyhow::Context;
 use clap::Subcommand;

@@ -13,7 +13,7 @@ pub mod sim;
 use clap::Subcommand;
 use std::fmt;
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::process::{Child, ExitCode};
 
 /// Which check?
 #[derive(Debug, Subcommand)]
@@ -44,6 +44,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     writeln!(io::stdout(), "{tally}")?;
     Ok(if tally.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A process of a check that ends with its value.
+pub struct Helper(Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _gone_already = self.0.kill();
+        let _ended = self.0.wait();
+    }
 }
 
 /// What a check has tried, and how often happened what may not happen.

@@ -48,6 +48,17 @@ pub struct Parser {
     pub cost: u32,
 }
 
+/// One whose inputs have no head.
+const fn parser(
+    name: &'static str,
+    reads: &'static str,
+    run: fn(&[u8]) -> bool,
+    seeds: fn() -> Seeds,
+    cost: u32,
+) -> Parser {
+    Parser { name, reads, run, seeds, headed: false, cost }
+}
+
 /// Inputs with the names of their files.
 pub type Seeds = anyhow::Result<Vec<(String, Vec<u8>)>>;
 

@@ -1,8 +1,10 @@
 //! Which calls does the wire have, and where does it carry text? Read from the descriptors, so that nothing is forgotten.
 
+pub mod calls;
 pub mod texts;
 
 use prost::Message as _;
+use prost::encoding::encode_varint;
 use prost_types::field_descriptor_proto::Type;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 use std::collections::BTreeMap;
@@ -17,6 +19,8 @@ pub struct Call {
     pub path: String,
     /// Its request, `umbra.v1.LoginRequest`.
     pub request: String,
+    /// Its answer, likewise.
+    pub answer: String,
 }
 
 /// Where text stands in a message: the field's name, and the field numbers that lead to it.
@@ -30,7 +34,8 @@ pub struct Place {
 
 /// The wire, as it is described.
 pub struct Wire {
-    messages: BTreeMap<String, DescriptorProto>,
+    /// Every message by its whole name.
+    pub messages: BTreeMap<String, DescriptorProto>,
     /// Every call of every service.
     pub calls: Vec<Call>,
 }
@@ -44,7 +49,8 @@ impl Wire {
             for service in &file.service {
                 wire.calls.extend(service.method.iter().map(|method| Call {
                     path: format!("/{}.{}/{}", file.package(), service.name(), method.name()),
-                    request: method.input_type().trim_start_matches('.').to_owned(),
+                    request: whole(method.input_type()).to_owned(),
+                    answer: whole(method.output_type()).to_owned(),
                 }));
             }
             let package = file.package().to_owned();
@@ -77,7 +83,7 @@ impl Wire {
                 Type::String => {
                     found.push(Place { field: format!("{message}.{}", field.name()), numbers: numbers.clone() });
                 }
-                Type::Message => self.walk(field.type_name().trim_start_matches('.'), numbers, found),
+                Type::Message => self.walk(whole(field.type_name()), numbers, found),
                 _ => {}
             }
             numbers.pop();
@@ -85,25 +91,22 @@ impl Wire {
     }
 }
 
+/// A message's whole name, as descriptors refer to it.
+pub fn whole(name: &str) -> &str {
+    name.trim_start_matches('.')
+}
+
 /// A message with `text` at this place. Of two values of a field the later counts, and a list gets longer: so it stands at the
 /// end (protobuf's encoding, "last one wins").
 pub fn with_text(message: &[u8], numbers: &[u32], text: &str) -> Vec<u8> {
     let inner = numbers.iter().rev().fold(text.as_bytes().to_vec(), |inside, number| {
         let mut field = Vec::with_capacity(inside.len() + 12);
-        varint(&mut field, u64::from(*number) << 3 | 2);
-        varint(&mut field, inside.len() as u64);
+        encode_varint(u64::from(*number) << 3 | 2, &mut field);
+        encode_varint(inside.len() as u64, &mut field);
         field.extend(inside);
         field
     });
     [message, &inner].concat()
-}
-
-fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(u8::try_from(value & 0x7f).unwrap_or_default() | 0x80);
-        value >>= 7;
-    }
-    out.push(u8::try_from(value).unwrap_or_default());
 }
 
 #[cfg(test)]

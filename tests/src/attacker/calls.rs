@@ -1,6 +1,7 @@
 //! What comes back to calls that none of our programs would make? Raw messages to any call, as whoever is at one of the
 //! controller's or the client's doors: an enrolled node, or somebody at a local socket.
 
+use super::http2::request;
 use super::{hex_bytes, hex_text};
 use crate::attacker::storm::node_target;
 use anyhow::{Context as _, bail};
@@ -135,11 +136,7 @@ async fn call(
 
 async fn ask(sender: SendRequest<Bytes>, path: &str, messages: &[Vec<u8>]) -> anyhow::Result<Answer> {
     let mut sender = sender.ready().await?;
-    let request = http::Request::post(format!("http://controller.umbra.internal{path}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(())?;
-    let (answer, mut body) = sender.send_request(request, false)?;
+    let (answer, mut body) = sender.send_request(request(path)?, false)?;
     let mut all = BytesMut::new();
     for message in messages {
         all.put_u8(0);

@@ -1,8 +1,9 @@
 //! What can somebody do who holds a join file and never ends an enrolment? Many provisional peers in one process, each with a key,
 //! a tunnel and an address of its own, and far too much of everything at the enrolment port.
 
-use super::storm::{HELLO, PART};
-use anyhow::{Context as _, anyhow};
+use super::http2::{HELLO, HUGE, PART, connect, request};
+use super::tunnel::End;
+use anyhow::Context as _;
 use bytes::Bytes;
 use host::offload::Steps;
 use host::tun::Tun;
@@ -18,23 +19,17 @@ use proto::join::JoinFile;
 use proto::v1;
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tunnel::PeerKind;
-use tunnel::wire::{Boring, Doors as _, Opened, Wire};
 
 /// The device that the peers share.
 const DEVICE: &str = "crowd0";
-/// An initiation is sent again after this.
-const RETRY: Duration = Duration::from_secs(1);
-/// Then there is no tunnel.
-const TRIES_MAX: u32 = 10;
 /// Connections that each peer tries to hold.
 const EACH: usize = 8;
 
@@ -51,72 +46,19 @@ pub enum How {
     Calls,
 }
 
-/// One provisional peer.
-struct End {
-    socket: UdpSocket,
-    wire: Mutex<Box<dyn Wire>>,
-    clock: host::clock::SystemClock,
-}
-
-impl End {
-    /// Knocks and shakes hands.
-    fn open(join: &JoinFile, endpoint: SocketAddr, key: &PrivateKey, number: u32) -> anyhow::Result<Self> {
-        let socket = UdpSocket::bind(if endpoint.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-        socket.connect(endpoint)?;
-        socket.set_read_timeout(Some(RETRY))?;
-        let clock = host::clock::SystemClock::new();
-        let public = tunnel::keys::public_key(key);
-        let wire = Boring::default().door(key).open(&join.controller_key, &PeerKind::Control, number)?;
-        let end = Self { socket, wire: Mutex::new(wire), clock };
-        for _ in 0..TRIES_MAX {
-            let nonce = host::entropy::random()?;
-            let knock = tunnel::knock::build(&join.secret, &join.controller_key, end.clock.wall(), &public, nonce);
-            end.socket.send(&knock)?;
-            // The controller makes a peer of it first.
-            thread::sleep(Duration::from_millis(50));
-            let initiation = end.with(|wire, now| wire.initiate(now)).context("no initiation")?;
-            end.socket.send(&initiation)?;
-            if end.receive().is_ok() && end.with(|wire, _| wire.has_session()) {
-                end.socket.set_read_timeout(None)?;
-                return Ok(end);
-            }
-        }
-        Err(anyhow!("the controller does not answer a peer of the crowd"))
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&mut dyn Wire, model::time::Instant) -> T) -> T {
-        let mut wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.clock.now();
-        let _by_hand = wire.tick(now);
-        work(wire.as_mut(), now)
-    }
-
-    fn receive(&self) -> io::Result<Option<Vec<u8>>> {
-        let mut buffer = vec![0; 65_536];
-        let length = self.socket.recv(&mut buffer)?;
-        let mut packet = Vec::new();
-        let opened =
-            self.with(|wire, now| wire.decapsulate(now, buffer.get(..length).unwrap_or_default(), &mut packet));
-        Ok(match opened {
-            Ok(Opened::Packet(length)) => {
-                packet.truncate(length);
-                Some(packet)
-            }
-            Ok(Opened::Answer(answer, _) | Opened::Established(answer, _)) => {
-                self.socket.send(&answer)?;
-                None
-            }
-            _ => None,
-        })
-    }
-
-    fn send(&self, packet: &[u8]) {
-        let mut sealed = Vec::new();
-        if self.with(|wire, now| wire.encapsulate(now, packet, &mut sealed)).is_ok() {
-            // A full buffer loses a packet, as networks do.
-            let _lost = self.socket.send(&sealed);
-        }
-    }
+/// One provisional peer: knocks and shakes hands.
+fn open(join: &JoinFile, endpoint: SocketAddr, key: &PrivateKey, number: u32) -> anyhow::Result<End> {
+    let public = tunnel::keys::public_key(key);
+    let end = End::new(endpoint, key, &join.controller_key, &PeerKind::Control, number)?;
+    let clock = host::clock::SystemClock::new();
+    end.shake_hands(|socket| {
+        let nonce = host::entropy::random()?;
+        socket.send(&tunnel::knock::build(&join.secret, &join.controller_key, clock.wall(), &public, nonce))?;
+        // The controller makes a peer of it first.
+        thread::sleep(Duration::from_millis(50));
+        Ok(())
+    })?;
+    Ok(end)
 }
 
 /// Makes the peers, says `the crowd is there`, and goes on for so long; says each second how often it was done.
@@ -153,7 +95,7 @@ pub async fn assemble(join: &JoinFile, peers: u32) -> anyhow::Result<Vec<Target>
         let key = node::enrol::fresh_key()?;
         let address = tunnel::address::address_of_key(&join.pool, &tunnel::keys::public_key(&key));
         overlay.add_address(IpAddr::V6(address)).await?;
-        ends.insert(address, Arc::new(End::open(join, endpoint, &key, number)?));
+        ends.insert(address, Arc::new(open(join, endpoint, &key, number)?));
     }
     overlay.add_route(model::net::Prefix::host(IpAddr::V6(join.pool.controller())), None).await?;
     carry(Arc::new(tun), &ends);
@@ -178,7 +120,8 @@ fn carry(tun: Arc<Tun>, ends: &BTreeMap<Ipv6Addr, Arc<End>>) {
         while tun.read(&mut frame).is_ok() {
             let source = frame.bytes.get(8..24).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(Ipv6Addr::from);
             if let Some(end) = source.and_then(|source| ends.get(&source)) {
-                end.send(&frame.bytes);
+                // A full buffer loses a packet, as networks do.
+                let _lost = end.send(&frame.bytes);
             }
         }
     });
@@ -192,13 +135,6 @@ fn target(join: &JoinFile, source: Ipv6Addr) -> anyhow::Result<Target> {
         domain: join.trust_domain.clone(),
         tls: enrolling_config(&[Authority { key: join.controller_key, ca: join.ca.clone() }])?,
     })
-}
-
-async fn connect(target: &Target) -> io::Result<TcpStream> {
-    let socket = TcpSocket::new_v6()?;
-    socket.bind_device(Some(target.device.as_bytes()))?;
-    socket.bind(SocketAddr::new(IpAddr::V6(target.source), 0))?;
-    socket.connect(target.address).await
 }
 
 /// One connection after the other; each lasts as long as the controller lets it.
@@ -235,11 +171,7 @@ async fn speak(target: &Target, how: How, done: &AtomicU64) -> anyhow::Result<()
     }
     loop {
         sender = sender.ready().await?;
-        let request = http::Request::post("http://controller.umbra.internal/umbra.v1.Enrolment/Enroll")
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())?;
-        let (answer, mut body) = sender.send_request(request, false)?;
+        let (answer, mut body) = sender.send_request(request("/umbra.v1.Enrolment/Enroll")?, false)?;
         if how == How::Calls {
             let nonsense =
                 v1::EnrollRequest { token: vec![7; 32], kind: 1, name: "x".repeat(64), ..Default::default() };
@@ -251,8 +183,7 @@ async fn speak(target: &Target, how: How, done: &AtomicU64) -> anyhow::Result<()
             continue;
         }
         done.fetch_add(1, Ordering::Relaxed);
-        // A message of 1 GB, as its head says.
-        body.send_data(Bytes::from_static(&[0, 0x40, 0, 0, 0]), false)?;
+        body.send_data(Bytes::from_static(HUGE), false)?;
         loop {
             body.reserve_capacity(PART);
             let room = std::future::poll_fn(|context| body.poll_capacity(context)).await.context("reset")??;

@@ -1,28 +1,32 @@
 //! What can an enrolled machine do to the controller's port, whose tunnel and certificate are good? More of everything than any
 //! client would: connections that say nothing, handshakes of a byte a second, streams that are reset at once, bodies without end.
 
+use super::http2::{HELLO, HUGE, PART, connect, request};
 use anyhow::Context as _;
 use bytes::Bytes;
 use h2::client::SendRequest;
+use model::limits::RPC_STREAMS_MAX;
 use model::pool::CONTROL_PORT;
 use node::Identity;
 use node::channel::Target;
 use node::tls::node_config;
+use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::task::JoinSet;
 
+/// What every enrolled node may call.
+const PROBE: &str = "/umbra.v1.Nodes/Probe";
 /// Connections that are held at once.
 const CROWD: usize = 400;
-/// The beginning of a TLS record: a handshake of 512 bytes.
-pub(super) const HELLO: [u8; 5] = [22, 3, 1, 2, 0];
-/// Bytes of a part of an endless body.
-pub(super) const PART: usize = 16 << 10;
+/// Streams that are opened on one connection before it is heard how many there may be.
+const AT_ONCE: usize = 4 * RPC_STREAMS_MAX as usize;
 
 /// Too much of what?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -37,6 +41,8 @@ pub enum How {
     Body,
     /// Connections that are whole, more than one node may have
     Whole,
+    /// Streams whose requests do not end, more than one connection may have
+    Streams,
 }
 
 /// Goes on for so long; says how often it was done.
@@ -47,7 +53,7 @@ pub fn rage(state: &Path, how: How, lasts: Duration) -> anyhow::Result<()> {
     let done = runtime.block_on(async {
         match how {
             How::Silence | How::Drip => crowd(&target, how, until).await,
-            How::Reset | How::Body => streams(&target, how, until).await,
+            How::Reset | How::Body | How::Streams => streams(&target, how, until).await,
             How::Whole => whole(&target, until).await,
         }
     })?;
@@ -64,13 +70,6 @@ pub(super) fn node_target(state: &Path) -> anyhow::Result<Target> {
         domain: identity.trust_domain.clone(),
         tls: node_config(&[identity.authority()], Arc::new(identity.svid_slot()?))?,
     })
-}
-
-async fn connect(target: &Target) -> io::Result<TcpStream> {
-    let socket = TcpSocket::new_v6()?;
-    socket.bind_device(Some(target.device.as_bytes()))?;
-    socket.bind(SocketAddr::new(IpAddr::V6(target.source), 0))?;
-    socket.connect(target.address).await
 }
 
 /// Connections that last as long as the controller lets them; each that ends is followed by another.
@@ -122,9 +121,13 @@ async fn streams(target: &Target, how: How, until: Instant) -> anyhow::Result<u6
     let mut made = 0;
     while Instant::now() < until {
         let Ok(stream) = target.connect().await else { continue };
+        let left = until.saturating_duration_since(Instant::now());
+        if how == How::Streams {
+            let _ended = tokio::time::timeout(left, open_at_once(stream, &mut made)).await;
+            continue;
+        }
         let (sender, connection) = h2::client::handshake(stream).await.context("no HTTP/2")?;
         let driver = tokio::spawn(connection);
-        let left = until.saturating_duration_since(Instant::now());
         // Ended by the controller or by time: what counts is how many there were.
         let _ended = tokio::time::timeout(left, open(sender, how, &mut made)).await;
         driver.abort();
@@ -132,16 +135,31 @@ async fn streams(target: &Target, how: How, until: Instant) -> anyhow::Result<u6
     Ok(made)
 }
 
+/// All of them are on their way before it is heard how many there may be; then until the connection ends.
+async fn open_at_once(mut stream: impl AsyncRead + AsyncWrite + Unpin, made: &mut u64) -> anyhow::Result<()> {
+    let (near, mut far) = tokio::io::duplex(1 << 20);
+    let mut builder = h2::client::Builder::new();
+    let opened = builder.initial_max_send_streams(AT_ONCE).handshake::<_, Bytes>(near);
+    let (sender, connection) = opened.await.context("no HTTP/2")?;
+    let (mut sender, mut connection, mut held) = (sender.ready().await?, pin!(connection), Vec::new());
+    for _ in 0..AT_ONCE {
+        held.push(sender.send_request(request(PROBE)?, false)?);
+        *made += 1;
+    }
+    // Writes all of it, and has nothing to read yet.
+    poll_fn(|context| Poll::Ready(connection.as_mut().poll(context).is_ready())).await;
+    tokio::select! {
+        ended = connection => Ok(ended?),
+        carried = copy_bidirectional(&mut far, &mut stream) => Ok(carried.map(drop)?),
+    }
+}
+
 async fn open(sender: SendRequest<Bytes>, how: How, made: &mut u64) -> anyhow::Result<()> {
     let mut sender = sender;
     let mut bodies = JoinSet::new();
     loop {
         sender = sender.ready().await?;
-        let request = http::Request::post("http://controller.umbra.internal/umbra.v1.Nodes/Probe")
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())?;
-        let (answer, mut body) = sender.send_request(request, false)?;
+        let (answer, mut body) = sender.send_request(request(PROBE)?, false)?;
         *made += 1;
         if how == How::Reset {
             body.send_reset(h2::Reason::CANCEL);
@@ -151,12 +169,11 @@ async fn open(sender: SendRequest<Bytes>, how: How, made: &mut u64) -> anyhow::R
         }
         bodies.spawn(async move {
             let _answer = answer;
-            // A message of 1 GB, as its head says.
-            let mut part = Bytes::from_static(&[0, 0x40, 0, 0, 0]);
+            let mut part = Bytes::from_static(HUGE);
             while body.send_data(part, false).is_ok() {
                 part = Bytes::from(vec![0; PART]);
                 body.reserve_capacity(PART);
-                if std::future::poll_fn(|context| body.poll_capacity(context)).await.is_none() {
+                if poll_fn(|context| body.poll_capacity(context)).await.is_none() {
                     return;
                 }
             }

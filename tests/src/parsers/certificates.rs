@@ -1,6 +1,6 @@
 //! What somebody shows as a certificate, a request for one, or a key.
 
-use super::{Parser, Seeds, seed};
+use super::{Parser, Seeds, parser, seed};
 use controller::ca::{Ca, request_key};
 use model::ids::{GatewayId, NodeId};
 use model::net::HostName;
@@ -10,30 +10,21 @@ use rustls::pki_types::CertificateDer;
 use std::time::Duration;
 
 pub const PARSERS: &[Parser] = &[
-    Parser {
-        name: "certificate",
-        reads: "the leaf that a peer shows",
-        run: certificate,
-        seeds: certificate_seeds,
-        headed: false,
-        cost: 3,
-    },
-    Parser {
-        name: "request",
-        reads: "a certificate request of whoever enrols",
-        run: |bytes| request_key(bytes).is_ok(),
-        seeds: || Ok(vec![seed("p256", SvidKey::generate()?.csr()?), seed("empty", [0x30, 0])]),
-        headed: false,
-        cost: 10,
-    },
-    Parser {
-        name: "key",
-        reads: "the private key of an identity file",
-        run: |bytes| SvidKey::from_pkcs8(bytes).is_ok(),
-        seeds: || Ok(vec![seed("p256", SvidKey::generate()?.pkcs8()), seed("empty", [0x30, 0])]),
-        headed: false,
-        cost: 10,
-    },
+    parser("certificate", "the leaf that a peer shows", certificate, certificate_seeds, 3),
+    parser(
+        "request",
+        "a certificate request of whoever enrols",
+        |bytes| request_key(bytes).is_ok(),
+        || Ok(vec![seed("p256", SvidKey::generate()?.csr()?), seed("empty", [0x30, 0])]),
+        10,
+    ),
+    parser(
+        "key",
+        "the private key of an identity file",
+        |bytes| SvidKey::from_pkcs8(bytes).is_ok(),
+        || Ok(vec![seed("p256", SvidKey::generate()?.pkcs8()), seed("empty", [0x30, 0])]),
+        10,
+    ),
 ];
 
 const DOMAIN: &str = "corp.example";

@@ -1,6 +1,6 @@
 //! What lies on a disk: it may be cut, altered by hand, or somebody else's.
 
-use super::{Parser, Seeds, head_of, seed};
+use super::{Parser, Seeds, head_of, parser, seed};
 use client::held::Held;
 use controller::audit::{self, Chain, Entry, Outcome, Verifier, segment};
 use controller::backup::container::{Identity as BackupIdentity, Opening, Readers, Sealing, Unlock};
@@ -44,16 +44,6 @@ pub const PARSERS: &[Parser] = &[
         cost: 2,
     },
 ];
-
-const fn parser(
-    name: &'static str,
-    reads: &'static str,
-    run: fn(&[u8]) -> bool,
-    seeds: fn() -> Seeds,
-    cost: u32,
-) -> Parser {
-    Parser { name, reads, run, seeds, headed: false, cost }
-}
 
 const NOW: WallMs = WallMs(1_700_000_000_000);
 

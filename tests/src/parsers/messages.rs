@@ -344,8 +344,8 @@ pub struct Varied {
 /// `each` is called with every input.
 pub fn vary(mut each: impl FnMut(&[u8])) -> anyhow::Result<Varied> {
     let types = Types::new()?;
-    let known = |name: &&String| !rows().any(|(row, ..)| row == name);
-    let mut varied = Varied { unknown: types.spoken().iter().filter(known).cloned().collect(), ..Varied::default() };
+    let known = |name: &String| !rows().any(|(row, ..)| row == name);
+    let mut varied = Varied { unknown: types.spoken().into_iter().filter(known).collect(), ..Varied::default() };
     for (name, read, converted) in rows() {
         let mut taken = false;
         for choice in 0..CHOICES {

@@ -1,6 +1,6 @@
 //! What strangers, far ends of tunnels and local programs send: datagrams, IP packets, DNS, D-Bus.
 
-use super::{Parser, Seeds, seed};
+use super::{Parser, Seeds, parser, seed};
 use crate::attacker::packet;
 use client::names::{reply, wire as dns};
 use host::resolved::wire as bus;
@@ -20,47 +20,24 @@ use tunnel::rewrite::{Ends, decrement_hops, rewrite, rewrite_quote};
 use tunnel::wire::{Boring, Door, Doors as _, Message};
 
 pub const PARSERS: &[Parser] = &[
-    Parser {
-        name: "wireguard",
-        reads: "a stranger's datagram at our port, up to the cryptography and through it",
-        run: wireguard,
-        seeds: wireguard_seeds,
-        headed: false,
-        cost: 30,
-    },
-    Parser { name: "knock", reads: "a stranger's knock", run: open_knock, seeds: knock_seeds, headed: false, cost: 4 },
-    Parser {
-        name: "packet",
-        reads: "an IP packet of a tunnel or of this machine, with what is made of it: resets, errors, other ends",
-        run: read_packet,
-        seeds: packet_seeds,
-        headed: false,
-        cost: 1,
-    },
-    Parser {
-        name: "dns-query",
-        reads: "a local program's question to the client's resolver",
-        run: query,
-        seeds: query_seeds,
-        headed: false,
-        cost: 2,
-    },
-    Parser {
-        name: "dns-answer",
-        reads: "a name server's answer that is passed on",
-        run: answer,
-        seeds: answer_seeds,
-        headed: false,
-        cost: 1,
-    },
-    Parser {
-        name: "dbus",
-        reads: "a message of systemd-resolved, or of whoever answers in its place",
-        run: dbus,
-        seeds: dbus_seeds,
-        headed: false,
-        cost: 1,
-    },
+    parser(
+        "wireguard",
+        "a stranger's datagram at our port, up to the cryptography and through it",
+        wireguard,
+        wireguard_seeds,
+        30,
+    ),
+    parser("knock", "a stranger's knock", open_knock, knock_seeds, 4),
+    parser(
+        "packet",
+        "an IP packet of a tunnel or of this machine, with what is made of it: resets, errors, other ends",
+        read_packet,
+        packet_seeds,
+        1,
+    ),
+    parser("dns-query", "a local program's question to the client's resolver", query, query_seeds, 2),
+    parser("dns-answer", "a name server's answer that is passed on", answer, answer_seeds, 1),
+    parser("dbus", "a message of systemd-resolved, or of whoever answers in its place", dbus, dbus_seeds, 1),
 ];
 
 const OURS: [u8; 32] = [7; 32];

@@ -1,6 +1,6 @@
 //! What people type, and what other programs and the kernel keep as text.
 
-use super::{Parser, Seeds, head_of, seed};
+use super::{Parser, Seeds, head_of, parser, seed};
 use controller::backup::container::Recipient;
 use controller::directory::Name;
 use controller::store::Key;
@@ -32,16 +32,6 @@ pub const PARSERS: &[Parser] = &[
         cost: 1,
     },
 ];
-
-const fn parser(
-    name: &'static str,
-    reads: &'static str,
-    run: fn(&[u8]) -> bool,
-    seeds: fn() -> Seeds,
-    cost: u32,
-) -> Parser {
-    Parser { name, reads, run, seeds, headed: false, cost }
-}
 
 /// Compiling catches its own panics and calls them a problem: here that is one.
 fn policy(bytes: &[u8]) -> bool {

@@ -1,20 +1,15 @@
 //! What is a message made of? Its encoding taken apart by its descriptor, so that any field can be left out or changed.
 
-use prost::Message as _;
+use crate::wire::{Wire, whole};
+use prost_types::FieldDescriptorProto;
 use prost_types::field_descriptor_proto::Type;
-use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Messages within messages, at most: ours have four.
 const DEPTH_MAX: usize = 12;
 
 /// All messages of the wire.
-pub struct Types {
-    messages: BTreeMap<String, DescriptorProto>,
-    spoken: BTreeSet<String>,
-    /// Service and method.
-    calls: Vec<(String, String)>,
-}
+pub struct Types(Wire);
 
 /// A message.
 pub type Tree = Vec<Field>;
@@ -45,31 +40,19 @@ pub struct Words<'a> {
 impl Types {
     /// Those of the descriptors of `proto`.
     pub fn new() -> anyhow::Result<Self> {
-        let set = FileDescriptorSet::decode(proto::DESCRIPTORS)?;
-        let (mut messages, mut spoken, mut calls) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
-        for file in set.file {
-            let package = file.package().to_owned();
-            for message in &file.message_type {
-                messages.insert(format!("{package}.{}", message.name()), message.clone());
-            }
-            for service in &file.service {
-                calls.extend(service.method.iter().map(|method| (service.name().to_owned(), method.name().to_owned())));
-            }
-            for method in file.service.iter().flat_map(|service| &service.method) {
-                spoken.extend([method.input_type(), method.output_type()].map(|name| trimmed(name).to_owned()));
-            }
-        }
-        Ok(Self { messages, spoken, calls })
+        Wire::read().map(Self)
     }
 
     /// The methods of a service.
     pub fn calls_of(&self, service: &str) -> Vec<String> {
-        self.calls.iter().filter(|(of, _)| of == service).map(|(_, method)| method.clone()).collect()
+        let parts = self.0.calls.iter().filter_map(|call| call.path.rsplit_once('/'));
+        let own = parts.filter(|(of, _)| of.rsplit('.').next() == Some(service));
+        own.map(|(_, method)| method.to_owned()).collect()
     }
 
     /// The messages that an RPC takes or answers.
-    pub const fn spoken(&self) -> &BTreeSet<String> {
-        &self.spoken
+    pub fn spoken(&self) -> BTreeSet<String> {
+        self.0.calls.iter().flat_map(|call| [call.request.clone(), call.answer.clone()]).collect()
     }
 
     /// A message in which every field is there; of the alternatives of a `oneof` the `choice`-th, wherever one is.
@@ -78,7 +61,7 @@ impl Types {
     }
 
     fn fill(&self, name: &str, choice: usize, words: &Words<'_>, family: u8, depth: usize) -> Option<Tree> {
-        let message = self.messages.get(name).filter(|_| depth > 0)?;
+        let message = self.0.messages.get(name).filter(|_| depth > 0)?;
         let mut tree = Tree::new();
         for field in &message.field {
             let alternatives =
@@ -91,7 +74,7 @@ impl Types {
             let family = if field.name().ends_with("v6") { 6 } else { family };
             let value = match field.r#type() {
                 Type::Message => {
-                    Value::Message(self.fill(trimmed(field.type_name()), choice, words, family, depth - 1)?)
+                    Value::Message(self.fill(whole(field.type_name()), choice, words, family, depth - 1)?)
                 }
                 Type::String | Type::Bytes => Value::Bytes((words.bytes)(name, field.name(), family)),
                 Type::Enum => Value::Enumeration(1),
@@ -110,7 +93,7 @@ impl Types {
     }
 
     fn read(&self, name: &str, mut bytes: &[u8], depth: usize) -> Option<Tree> {
-        let message = self.messages.get(name).filter(|_| depth > 0)?;
+        let message = self.0.messages.get(name).filter(|_| depth > 0)?;
         let mut tree = Tree::new();
         while !bytes.is_empty() {
             let tag = take_number(&mut bytes)?;
@@ -124,7 +107,7 @@ impl Types {
                     let (content, rest) = bytes.split_at_checked(len)?;
                     bytes = rest;
                     match field.r#type() {
-                        Type::Message => Value::Message(self.read(trimmed(field.type_name()), content, depth - 1)?),
+                        Type::Message => Value::Message(self.read(whole(field.type_name()), content, depth - 1)?),
                         _ => Value::Bytes(content.to_vec()),
                     }
                 }
@@ -134,10 +117,6 @@ impl Types {
         }
         Some(tree)
     }
-}
-
-fn trimmed(name: &str) -> &str {
-    name.trim_start_matches('.')
 }
 
 /// One of several, and not merely `optional`.
@@ -217,6 +196,7 @@ fn take_number(bytes: &mut &[u8]) -> Option<u64> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use prost::Message as _;
     use proto::v1;
 
     #[test]

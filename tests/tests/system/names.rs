@@ -5,10 +5,9 @@ use model::text::is_hidden;
 use prost::Message;
 use proto::{admin as wire, v1};
 use std::fs;
-use std::time::Duration;
-use umbra_tests::attacker::hex_bytes;
 use umbra_tests::lab::{Name, World};
 use umbra_tests::perimeter::{PASSWORD, POLICY, Perimeter, Plan, admin, admin_json, carry_join_file, write_file};
+pub use umbra_tests::wire::calls::Answer;
 use umbra_tests::wire::texts::{Fate, fate};
 use umbra_tests::wire::{Wire, with_text};
 
@@ -44,8 +43,6 @@ const EVIL: [&str; 24] = [
 ];
 /// The control port, for a gateway.
 pub const GATEWAY_DOOR: [&str; 2] = ["--state=/var/lib/umbra/gateway", "--device=umbra-gw"];
-/// Calls at one door may take this long in all.
-const CALLS_MAX: Duration = Duration::from_secs(120);
 /// Codes of gRPC that say that a request was wrong, and not that a program is.
 const REFUSALS: [i32; 7] = [3, 5, 6, 7, 9, 11, 16];
 
@@ -56,42 +53,9 @@ fn clean(what: &str, text: &str) {
     assert!(!text.lines().any(|line| line.starts_with("2030-01-01")), "{what} has a line that was forged");
 }
 
-/// What came back to a call.
-pub struct Answer {
-    /// The gRPC code; -1: a stream stayed open.
-    pub code: i32,
-    /// What the status says.
-    pub message: String,
-    /// The first message of the answer.
-    pub bytes: Vec<u8>,
-}
-
 /// Makes calls on a host, one after the other.
 pub fn call(world: &World, host: Name, door: &[&str], calls: &[(String, Vec<Vec<u8>>)]) -> Vec<Answer> {
-    use std::fmt::Write as _;
-    let mut text = String::new();
-    for (path, messages) in calls {
-        let messages: Vec<String> = messages.iter().map(|bytes| umbra_tests::attacker::hex_text(bytes)).collect();
-        writeln!(text, "{path} {}", messages.join(",")).unwrap();
-    }
-    let file = write_file(world, host, "calls", text.as_bytes()).unwrap();
-    let words = [&["umbra-lab", "__attack", "calls"], door, &[&file]].concat();
-    let done = world.host(host).run(&words, CALLS_MAX).unwrap();
-    let answers: Vec<Answer> = done.stdout.lines().map(answer).collect();
-    assert!(
-        done.success() && answers.len() == calls.len(),
-        "{host}: {} of {}: {}",
-        answers.len(),
-        calls.len(),
-        done.stderr
-    );
-    answers
-}
-
-fn answer(line: &str) -> Answer {
-    let [code, message, bytes] = line.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
-    let message = String::from_utf8(hex_bytes(message).unwrap()).unwrap();
-    Answer { code: code.parse().unwrap(), message, bytes: hex_bytes(bytes).unwrap() }
+    umbra_tests::wire::calls::call(world, host, door, calls).unwrap()
 }
 
 /// A request that would be good, so that what is refused is the field.

@@ -1,6 +1,7 @@
 //! The world in which programs are killed: an organisation with one gateway and one laptop, ways out into the open on both, and
 //! what their hosts were like before.
 
+use super::super::Helper;
 use super::nag::question;
 use crate::attacker::hex_text;
 use crate::lab::topology::{INSIDE_LINK, OUTSIDE_LINK, OUTSIDE_NAME_SERVER};
@@ -35,16 +36,6 @@ pub struct Stage {
     before: Vec<(Name, Vec<String>)>,
     /// Last: the programs end before their world.
     pub world: World,
-}
-
-/// A program of the check that ends with it.
-pub struct Helper(Child);
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let _gone_already = self.0.kill();
-        let _ended = self.0.wait();
-    }
 }
 
 impl Stage {
