@@ -5,11 +5,12 @@
 //! programs are filled from outside, and what counts is: one beyond is refused, the refusal is counted, it works again
 //! afterwards, and meanwhile nobody else loses anything or gets anything.
 
+mod records;
 mod stage;
 
 use super::Tally;
 use crate::lab::Name;
-use crate::perimeter::{carry_join_file, join_laptop, log_in, start_client, write_file};
+use crate::perimeter::{POLICY, carry_join_file, join_laptop, log_in, start_client, write_file};
 use anyhow::{Context as _, ensure};
 use model::limits::{
     ADMIN_CONNECTIONS_MAX, FLOWS_PER_GRANT_MAX, HANDSHAKES_PER_SECOND, JOIN_KEY_USES_MAX, KNOCKS_PER_SECOND,
@@ -33,7 +34,7 @@ pub struct Arguments {
 /// One bound, filled.
 type Fill = fn(&mut Stage, &Arguments) -> anyhow::Result<()>;
 
-const FILLS: [(&str, Fill); 12] = [
+const FILLS: [(&str, Fill); 14] = [
     ("strangers' knocks and handshakes in a second", strangers),
     ("machines that enrol with one join key", newcomers),
     ("a machine joins and connects", join),
@@ -41,6 +42,8 @@ const FILLS: [(&str, Fill); 12] = [
     ("connections of one node", connections),
     ("streams of one connection", streams),
     ("flows of one grant", flows),
+    ("grants of a device", records::grants),
+    ("new names of a device in a minute", records::suffix_names),
     ("connections to the local socket", local_connections),
     ("names of a resource, and bytes of a name", names),
     ("uses of a join key", uses),
@@ -64,8 +67,8 @@ pub fn check(arguments: &Arguments) -> anyhow::Result<Tally> {
 }
 
 /// Says what was found, one line of the report.
-fn said(words: &str) -> io::Result<()> {
-    writeln!(io::stdout(), "  {words}")
+fn said(words: &str) -> anyhow::Result<()> {
+    Ok(writeln!(io::stdout(), "  {words}")?)
 }
 
 fn controller_at() -> anyhow::Result<String> {
@@ -85,7 +88,7 @@ fn strangers(stage: &mut Stage, _: &Arguments) -> anyhow::Result<()> {
     ensure!(noise.success(), "{noise:?}");
     let counted = stage.counted(&reasons)? - before;
     ensure!(counted > 0, "nothing of it is counted");
-    Ok(said(&format!("{knocks} knocks and {initiations} initiations, {counted} refused and counted"))?)
+    said(&format!("{knocks} knocks and {initiations} initiations, {counted} refused and counted"))
 }
 
 fn newcomers(stage: &mut Stage, arguments: &Arguments) -> anyhow::Result<()> {
@@ -148,15 +151,9 @@ fn connections(stage: &mut Stage, arguments: &Arguments) -> anyhow::Result<()> {
     storm(stage, arguments, "whole", "rpc_connections_full")
 }
 
-/// The library of HTTP/2 keeps this bound and ends the connection; the next one is served.
+/// Those beyond are refused; a connection that goes on asking ends, and the next one is served.
 fn streams(stage: &mut Stage, arguments: &Arguments) -> anyhow::Result<()> {
-    let lasts = arguments.storm.to_string();
-    let raged =
-        stage.world.host(Name::Laptop).run(&["umbra-lab", "__attack", "storm", "body", "--lasts", &lasts], SOON)?;
-    ensure!(raged.success(), "{raged:?}");
-    said(&format!("{} endless bodies", raged.stdout.trim()))?;
-    stage.others_are_answered()?;
-    stage.until("its own log-in", || Ok(log_in(&stage.world, Name::Laptop).is_ok()))
+    storm(stage, arguments, "streams", "rpc_http2_broken")
 }
 
 fn flows(stage: &mut Stage, _: &Arguments) -> anyhow::Result<()> {
@@ -181,7 +178,7 @@ fn local_connections(stage: &mut Stage, _: &Arguments) -> anyhow::Result<()> {
     ensure!(waiting.try_wait()?.is_none(), "one connection too many was served");
     drop(holder);
     stage.until("the command that waited", || Ok(waiting.try_wait()?.is_some_and(|status| status.success())))?;
-    Ok(said(&format!("{ADMIN_CONNECTIONS_MAX} idle connections, one command waits and is answered when they go"))?)
+    said(&format!("{ADMIN_CONNECTIONS_MAX} idle connections, one command waits and is answered when they go"))
 }
 
 fn names(stage: &mut Stage, _: &Arguments) -> anyhow::Result<()> {
@@ -190,28 +187,44 @@ fn names(stage: &mut Stage, _: &Arguments) -> anyhow::Result<()> {
         let words = ["resource", "add", name, "--site", "hq", "--tcp", "443"].map(str::to_owned);
         words.into_iter().chain(hosts).collect::<Vec<_>>()
     };
-    stage.refused(&add("many", NAMES_PER_RESOURCE_MAX + 1), "at most 32 places")?;
-    stage.done(&add("many", NAMES_PER_RESOURCE_MAX))?;
-    let group = |bytes: usize| ["group", "add", &"g".repeat(bytes)].map(str::to_owned);
-    stage.refused(&group(NAME_MAX + 1), "")?;
-    stage.done(&group(NAME_MAX))
+    let long = "g".repeat(NAME_MAX);
+    let delete = |noun: &str, name: &str| [noun, "delete", name].map(str::to_owned);
+    // Twice: what was at the limit is gone without a trace, and fits again.
+    for _ in 0..2 {
+        stage.refused(&add("many", NAMES_PER_RESOURCE_MAX + 1), "at most 32 places")?;
+        stage.done(&add("many", NAMES_PER_RESOURCE_MAX))?;
+        stage.done(&delete("resource", "many"))?;
+        stage.refused(&["group", "add", &format!("{long}g")].map(str::to_owned), "")?;
+        stage.done(&["group", "add", &long].map(str::to_owned))?;
+        stage.done(&delete("group", &long))?;
+    }
+    Ok(())
 }
 
 fn uses(stage: &mut Stage, _: &Arguments) -> anyhow::Result<()> {
     let key = |uses: u32| ["join-key", "create", "--device", "--uses", &uses.to_string()].map(str::to_owned);
+    let before = stage.join_keys()?;
     stage.refused(&key(JOIN_KEY_USES_MAX + 1), "at most 1000 uses")?;
-    stage.done(&key(JOIN_KEY_USES_MAX))
+    ensure!(stage.join_keys()? == before, "one that was refused is there");
+    stage.done(&key(JOIN_KEY_USES_MAX))?;
+    for fresh in stage.join_keys()?.into_iter().filter(|id| !before.contains(id)) {
+        stage.done(&["join-key", "revoke", &fresh].map(str::to_owned))?;
+    }
+    ensure!(stage.join_keys()? == before, "one that was revoked is alive");
+    stage.done(&key(1))
 }
 
 fn policy_bytes(stage: &mut Stage, _: &Arguments) -> anyhow::Result<()> {
-    let policy = "permit (principal in Group::\"engineers\", action, resource);\n//";
-    let check = |bytes: usize| -> anyhow::Result<Vec<String>> {
-        let text = format!("{policy}{}", " ".repeat(bytes - policy.len()));
+    let apply = |bytes: usize| -> anyhow::Result<Vec<String>> {
+        let text = format!("{POLICY}//{}", " ".repeat(bytes.saturating_sub(POLICY.len() + 2)));
         let path = write_file(&stage.world, Name::Controller, "large.cedar", text.as_bytes())?;
-        Ok(vec!["policy".to_owned(), "check".to_owned(), path])
+        Ok(vec!["policy".to_owned(), "apply".to_owned(), path])
     };
-    stage.refused(&check(POLICY_BYTES_MAX + 1)?, "more than 1048576 bytes")?;
-    stage.done(&check(POLICY_BYTES_MAX)?)
+    stage.refused(&apply(POLICY_BYTES_MAX + 1)?, "more than 1048576 bytes")?;
+    stage.done(&apply(POLICY_BYTES_MAX)?)?;
+    stage.attacker_reaches()?;
+    stage.done(&apply(0)?)?;
+    stage.attacker_reaches()
 }
 
 /// Last: it lasts a quarter of an hour.
@@ -227,5 +240,5 @@ fn log_ins(stage: &mut Stage, _: &Arguments) -> anyhow::Result<()> {
     }
     let late = log_in_with(&right)?;
     ensure!(!late.success() && late.stderr.contains("wait"), "{late:?}");
-    Ok(said(&format!("after {LOGIN_FAILURES_MAX} failures the right password has to wait"))?)
+    said(&format!("after {LOGIN_FAILURES_MAX} failures the right password has to wait"))
 }

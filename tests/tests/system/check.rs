@@ -46,5 +46,5 @@ fn no_network_that_lies_about_routes_gets_a_packet() {
 #[test]
 fn nobody_who_asks_for_too_much_takes_anything_from_others() {
     let last = check(&["limits", "--storm=2"]);
-    assert_eq!(last, "check limits: 12 bounds, 0 lost, 0 alive, 0 leaked, 0 panics");
+    assert_eq!(last, "check limits: 14 bounds, 0 lost, 0 alive, 0 leaked, 0 panics");
 }

@@ -1,12 +1,15 @@
 //! The world whose bounds are filled: an organisation with one gateway, somebody who works on all the time, and the machine that will
 //! ask for too much.
 
-use super::super::Tally;
+use super::super::{Helper, Tally};
 use crate::lab::{Daemon, Name, World};
 use crate::perimeter::{Perimeter, Plan, admin_json, log_in, umbra};
 use crate::service::{ECHO_PORT, Services};
-use anyhow::{Context as _, ensure};
+use crate::wire::calls::{Answer, call};
+use anyhow::{Context as _, bail, ensure};
 use controller::config::SOCKET;
+use prost::Message;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Child, Stdio};
@@ -33,13 +36,10 @@ pub struct Stage {
     pub world: World,
 }
 
-/// A process that ends with its value.
-pub struct Helper(Child);
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let _gone_already = self.0.kill();
-        let _ended = self.0.wait();
+fn taken(answers: &[Answer]) -> anyhow::Result<()> {
+    match answers.iter().find(|answer| answer.code != 0) {
+        Some(refused) => bail!("a call was refused: {refused:?}"),
+        None => Ok(()),
     }
 }
 
@@ -123,7 +123,7 @@ impl Stage {
         let finished = self.run_admin(words)?;
         ensure!(!finished.success(), "one beyond was taken: {words:?}");
         ensure!(finished.stderr.contains(part), "{:?}", finished.stderr);
-        Ok(super::said(finished.stderr.lines().next().unwrap_or_default())?)
+        super::said(finished.stderr.lines().next().unwrap_or_default())
     }
 
     /// What it does when it is not.
@@ -170,6 +170,69 @@ impl Stage {
         Ok(self.world.host(from).run(&words, SOON)?.success())
     }
 
+    /// Makes calls as an administrator; each is taken.
+    pub fn administer<M: Message>(&self, call: &str, requests: impl IntoIterator<Item = M>) -> anyhow::Result<()> {
+        let socket = format!("--socket={SOCKET}");
+        taken(&self.call(Name::Controller, &[&socket], &format!("/umbra.admin.v1.Admin/{call}"), requests)?)
+    }
+
+    /// Makes calls as the attacker's machine; each is taken, and answered with these bytes.
+    pub fn attack<M: Message>(
+        &self,
+        path: &str,
+        requests: impl IntoIterator<Item = M>,
+    ) -> anyhow::Result<Vec<Vec<u8>>> {
+        let answers = self.call(Name::Laptop, &[], path, requests)?;
+        taken(&answers)?;
+        Ok(answers.into_iter().map(|answer| answer.bytes).collect())
+    }
+
+    /// The same where some may be refused: the codes of gRPC.
+    pub fn codes<M: Message>(&self, path: &str, requests: impl IntoIterator<Item = M>) -> anyhow::Result<Vec<i32>> {
+        Ok(self.call(Name::Laptop, &[], path, requests)?.into_iter().map(|answer| answer.code).collect())
+    }
+
+    fn call<M: Message>(
+        &self,
+        host: Name,
+        door: &[&str],
+        path: &str,
+        requests: impl IntoIterator<Item = M>,
+    ) -> anyhow::Result<Vec<Answer>> {
+        let calls = requests.into_iter().map(|request| (path.to_owned(), vec![request.encode_to_vec()]));
+        call(&self.world, host, door, &calls.collect::<Vec<_>>())
+    }
+
+    /// The ids of resources whose names begin so.
+    pub fn resources(&self, begin: &str) -> anyhow::Result<Vec<String>> {
+        let named = |row: &Value| row.get("name").and_then(Value::as_str).is_some_and(|name| name.starts_with(begin));
+        self.ids(&["resource", "list"], "resources", named)
+    }
+
+    /// The ids of the join keys with which somebody may still knock.
+    pub fn join_keys(&self) -> anyhow::Result<Vec<String>> {
+        let alive = |row: &Value| row.get("state").is_some_and(|state| state == "usable" || state == "used");
+        self.ids(&["join-key", "list"], "join_keys", alive)
+    }
+
+    fn ids(&self, words: &[&str], rows: &str, which: impl Fn(&Value) -> bool) -> anyhow::Result<Vec<String>> {
+        let listed = admin_json(&self.world, words)?;
+        let all = listed.get(rows).and_then(Value::as_array).with_context(|| format!("no {rows}"))?;
+        let id = |row: &Value| row.get("id").and_then(Value::as_str).map(str::to_owned).context("no id");
+        all.iter().filter(|row| which(row)).map(id).collect()
+    }
+
+    /// How many grants the attacker's log-in has.
+    pub fn attackers_grants(&self) -> anyhow::Result<usize> {
+        let shown = admin_json(&self.world, &["session", "show", &self.session_of("engineer")?])?;
+        Ok(shown.get("grants").and_then(Value::as_array).context("no grants")?.len())
+    }
+
+    /// Does the newest part of the audit trail hold these words?
+    pub fn trail_says(&self, words: &str) -> anyhow::Result<bool> {
+        Ok(admin_json(&self.world, &["audit", "list"])?.to_string().contains(words))
+    }
+
     fn session_of(&self, user: &str) -> anyhow::Result<String> {
         let listed = admin_json(&self.world, &["session", "list"])?;
         let rows = listed.get("sessions").and_then(|rows| rows.as_array()).context("no list of sessions")?;
@@ -189,7 +252,7 @@ impl Stage {
     /// Somebody else's question to the controller: why is that closed?
     pub fn others_are_answered(&self) -> anyhow::Result<()> {
         let said = umbra(&self.world, Name::Laptop2, &["why", "web"])?;
-        Ok(super::said(said.stdout.lines().next().unwrap_or_default())?)
+        super::said(said.stdout.lines().next().unwrap_or_default())
     }
 
     /// After each filling: who works on has lost nothing, what nobody granted is closed, and the programs are the same.
