@@ -3,7 +3,7 @@
 use crate::check::{self, kill, power};
 use crate::lab::topology::Name;
 use crate::lab::{fabric, holder, standing};
-use crate::{attacker, demo, measure, probe, service};
+use crate::{attacker, bench, demo, measure, probe, service};
 use clap::{Parser, Subcommand};
 use host::namespace;
 use std::ffi::OsString;
@@ -51,6 +51,9 @@ enum What {
     Probe(probe::Arguments),
     /// Take a figure of the whole system, in a network of its own
     Measure(measure::Arguments),
+    /// Measure how fast Umbra is beside other programs
+    #[command(subcommand)]
+    Bench(bench::Arguments),
     /// Make bad days happen, many times, and count what may not come of them
     #[command(subcommand)]
     Check(check::Arguments),
@@ -116,6 +119,7 @@ fn run(what: What) -> anyhow::Result<ExitCode> {
         What::Keep(options) => standing::keep(&options)?,
         What::Service(arguments) => service::run(&arguments)?,
         What::Attack(arguments) => attacker::run(&arguments)?,
+        What::Bench(arguments) => return bench::run(&arguments),
         What::Check(arguments) => return check::run(&arguments),
         What::Writer(arguments) => power::load::write(&arguments)?,
         What::Nag(arguments) => kill::nag::run(&arguments)?,

@@ -3,10 +3,11 @@
 //! [`lab::World`] makes the network and runs programs in it; [`service`] holds the services that it protects;
 //! [`probe`] asks them, so that a test needs no other program; [`scan`] looks for whatever answers a stranger, [`leaks`] for
 //! what leaves a host in the clear; [`perimeter`] brings a whole organisation up, [`demo`] shows it, [`measure`] takes its
-//! figures, [`check`] makes bad days happen, [`wire`] says which calls and texts there are, [`parsers`] lists whatever reads what
-//! others wrote, and [`command`] is the command line.
+//! figures, [`bench`] compares its speed with that of others, [`check`] makes bad days happen, [`wire`] says which calls and
+//! texts there are, [`parsers`] lists whatever reads what others wrote, and [`command`] is the command line.
 
 pub mod attacker;
+pub mod bench;
 pub mod check;
 pub mod command;
 pub mod demo;

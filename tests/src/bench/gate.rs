@@ -1,0 +1,153 @@
+//! Is Umbra as fast as it has to be?
+//!
+//! Each row is one "at least". A figure that is missing is missed: a comparison that did not take place proves nothing.
+
+use super::figures::{Metric, Rounds, median};
+use std::fmt;
+
+/// Us, and whom we are compared with.
+pub const UMBRA: &str = "umbra";
+/// The reference of the same origin as our own engine.
+pub const BORINGTUN: &str = "boringtun-cli";
+/// The reference that everybody knows.
+pub const WIREGUARD_GO: &str = "wireguard-go";
+
+/// What this run does not look at yet: shown, and not judged.
+pub const NOT_LOOKED_AT: [&str; 2] =
+    ["cost of filter, flows and NAT against the bare engine", "20 grants for the peer, and 5,000 other live peers"];
+
+/// Up to which release wireguard-go made a system call for each packet (its first with offloads is v0.0.20230223).
+const WITHOUT_OFFLOADS_UNTIL: u32 = 20_221_231;
+
+/// Which way is better?
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// One row, judged.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Verdict {
+    /// What was looked at.
+    pub what: String,
+    /// What it has to be.
+    pub wanted: String,
+    /// The median over the rounds; None where it could not be taken.
+    pub found: Option<f64>,
+    /// Is it so?
+    pub holds: bool,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.holds { "reached" } else { "MISSED " };
+        let found = self.found.map_or_else(|| "not measured".to_owned(), |found| format!("{found:.2}"));
+        write!(f, "{word}  {}: {found} (wanted: {})", self.what, self.wanted)
+    }
+}
+
+fn judge_one(what: String, found: Option<f64>, bound: Bound, unit: &str) -> Verdict {
+    let (wanted, holds) = match bound {
+        Bound::AtLeast(bound) => (format!(">= {bound}{unit}"), found.is_some_and(|found| found >= bound)),
+        Bound::AtMost(bound) => (format!("<= {bound}{unit}"), found.is_some_and(|found| found <= bound)),
+    };
+    Verdict { what, wanted, found, holds }
+}
+
+/// Judges all rows. `wireguard_go` is what that program says of its version.
+pub fn judge(rounds: &Rounds, wireguard_go: &str) -> Vec<Verdict> {
+    // Whoever has no offloads is no match for one who has them: there more is asked.
+    let against_go = if has_no_offloads(wireguard_go) { 5.0 } else { 1.5 };
+    let against = |other: &str, metric: Metric, bound| {
+        let ratio = median(rounds.ratios(UMBRA, other, metric));
+        judge_one(format!("{}, against {other}", metric.title()), ratio, bound, "x")
+    };
+    let alone = |metric: Metric, bound| {
+        judge_one(metric.title().to_owned(), rounds.median(UMBRA, metric), Bound::AtMost(bound), "")
+    };
+    vec![
+        against(BORINGTUN, Metric::TcpMean, Bound::AtLeast(5.0)),
+        against(WIREGUARD_GO, Metric::TcpMean, Bound::AtLeast(against_go)),
+        alone(Metric::CpuPerGb, 2.8),
+        alone(Metric::Retransmits4, 0.0),
+        alone(Metric::Rss, 20.0),
+        against(WIREGUARD_GO, Metric::Udp64, Bound::AtLeast(1.5)),
+        against(WIREGUARD_GO, Metric::PingLoad, Bound::AtMost(0.7)),
+    ]
+}
+
+/// Whether a version like `wireguard-go v0.0.20220316` is of a time before the offloads. Of others it is not assumed.
+fn has_no_offloads(version: &str) -> bool {
+    let dates = version.split(|c: char| !c.is_ascii_digit()).filter(|part| part.len() == 8);
+    dates.filter_map(|date| date.parse::<u32>().ok()).next().is_some_and(|date| date <= WITHOUT_OFFLOADS_UNTIL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::figures::Figures;
+    use super::*;
+
+    const DEBIAN: &str = "wireguard-go v0.0.20220316";
+
+    fn rounds(of: &[(&str, &[(Metric, f64)])]) -> Rounds {
+        let round = of.iter().map(|(name, of)| ((*name).to_owned(), Figures(of.iter().copied().collect())));
+        Rounds(vec![round.collect()])
+    }
+
+    const GOOD: [(Metric, f64); 6] = [
+        (Metric::TcpMean, 5.0),
+        (Metric::CpuPerGb, 2.8),
+        (Metric::Retransmits4, 0.0),
+        (Metric::Rss, 20.0),
+        (Metric::Udp64, 150.0),
+        (Metric::PingLoad, 7.0),
+    ];
+    const SLOW: [(Metric, f64); 3] = [(Metric::TcpMean, 1.0), (Metric::Udp64, 100.0), (Metric::PingLoad, 10.0)];
+
+    #[test]
+    fn what_reaches_each_bound_exactly_holds() {
+        let all = judge(&rounds(&[(UMBRA, &GOOD), (BORINGTUN, &SLOW), (WIREGUARD_GO, &SLOW)]), DEBIAN);
+        assert_eq!(all.len(), 7);
+        assert!(all.iter().all(|verdict| verdict.holds), "{all:?}");
+    }
+
+    #[test]
+    fn each_figure_that_falls_short_is_missed_alone_and_named() {
+        let worse = [
+            (Metric::TcpMean, 4.99, 2),
+            (Metric::CpuPerGb, 2.81, 1),
+            (Metric::Retransmits4, 1.0, 1),
+            (Metric::Rss, 20.1, 1),
+            (Metric::Udp64, 149.0, 1),
+            (Metric::PingLoad, 7.1, 1),
+        ];
+        for (metric, value, rows) in worse {
+            let ours: Vec<_> = GOOD.iter().map(|(m, v)| (*m, if *m == metric { value } else { *v })).collect();
+            let all = judge(&rounds(&[(UMBRA, &ours), (BORINGTUN, &SLOW), (WIREGUARD_GO, &SLOW)]), DEBIAN);
+            let missed: Vec<_> = all.iter().filter(|verdict| !verdict.holds).collect();
+            assert_eq!(missed.len(), rows, "{metric:?}: {missed:?}");
+            assert!(missed.iter().all(|verdict| verdict.to_string().contains(metric.title())), "{missed:?}");
+            assert!(missed.iter().all(|verdict| verdict.to_string().starts_with("MISSED")), "{missed:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_measured_is_missed() {
+        assert!(judge(&Rounds::default(), DEBIAN).iter().all(|verdict| !verdict.holds));
+        let alone = judge(&rounds(&[(UMBRA, &GOOD)]), DEBIAN);
+        let missed: Vec<_> = alone.iter().filter(|verdict| !verdict.holds).map(ToString::to_string).collect();
+        assert_eq!(missed.len(), 4, "{missed:?}");
+        assert!(missed.iter().all(|line| line.contains("not measured")), "{missed:?}");
+    }
+
+    #[test]
+    fn a_wireguard_go_with_offloads_is_a_harder_match() {
+        let figures = rounds(&[(UMBRA, &[(Metric::TcpMean, 3.0)]), (WIREGUARD_GO, &[(Metric::TcpMean, 2.0)])]);
+        let against_go = |version| judge(&figures, version).into_iter().nth(1).unwrap();
+        assert!(!against_go(DEBIAN).holds && against_go(DEBIAN).wanted == ">= 5x");
+        for version in ["wireguard-go v0.0.20250522", "wireguard-go", "", "v99999999999"] {
+            assert!(against_go(version).holds && against_go(version).wanted == ">= 1.5x", "{version}");
+        }
+    }
+}

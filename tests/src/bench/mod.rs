@@ -1,0 +1,156 @@
+//! How fast is the data plane, beside other programs that do the same?
+//!
+//! `umbra-lab bench dataplane` runs Umbra's client and gateway, boringtun-cli, wireguard-go and whatever else speaks WireGuard's
+//! UAPI, one after the other in the same network ([`stage`]), round after round in turning order, under the same load
+//! ([`load`]); it tells medians, ratios within each round, and whether every "at least" is reached ([`gate`]).
+
+pub mod answers;
+pub mod figures;
+pub mod gate;
+pub mod load;
+pub mod peers;
+pub mod plot;
+pub mod report;
+pub mod stage;
+pub mod uapi;
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Subcommand;
+use figures::Figures;
+use gate::{UMBRA, WIREGUARD_GO};
+use peers::{NO_TUNNEL, Peer};
+use report::Results;
+use stage::{Program, Stage};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The programs that carry the load and furnish the hosts, and where Debian has them.
+const NEEDED: [(&str, &str); 4] =
+    [("iperf3", "iperf3"), ("ip", "iproute2"), ("nft", "nftables"), ("ping", "iputils-ping")];
+
+/// Which bench?
+#[derive(Debug, Subcommand)]
+pub enum Arguments {
+    /// Throughput, CPU, latency and memory of client and gateway, beside boringtun-cli and wireguard-go
+    Dataplane(Dataplane),
+}
+
+/// How `bench dataplane` is called.
+#[derive(Debug, clap::Args)]
+pub struct Dataplane {
+    /// How often every program is measured; the order turns
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
+    /// How long each run takes
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=600))]
+    seconds: u16,
+    /// A further program that is called with an interface's name and has WireGuard's UAPI, as NAME=PATH
+    #[arg(long = "peer", value_name = "NAME=PATH")]
+    peers: Vec<Peer>,
+    /// Write everything to this file, too, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the medians into this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Fail when a figure falls short of what it has to be
+    #[arg(long)]
+    gate: bool,
+    /// Refuse rather than build boringtun-cli where there is none
+    #[arg(long)]
+    no_build: bool,
+    /// Measure programs that were built without optimisation, to try the bench itself
+    #[arg(long)]
+    debug: bool,
+}
+
+/// Runs the bench.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    match arguments {
+        Arguments::Dataplane(arguments) => dataplane(arguments),
+    }
+}
+
+fn dataplane(arguments: &Dataplane) -> anyhow::Result<ExitCode> {
+    ensure!(
+        arguments.debug || !cfg!(debug_assertions),
+        "this is a debug build, whose figures say nothing: `cargo build --profile dist --bin umbra-lab`, then \
+         `target/dist/umbra-lab bench dataplane` (or --debug, to try the bench itself)"
+    );
+    for (program, package) in NEEDED {
+        ensure!(peers::on_path(program).is_some(), "{program} is missing: on Debian, `apt-get install {package}`");
+    }
+    let program = std::env::current_exe().context("which program is this?")?;
+    let others = peers::find(&arguments.peers, &program, !arguments.no_build)?;
+    let mut results = Results {
+        build: peers::profile_of(&program, cfg!(debug_assertions)),
+        seconds: arguments.seconds.into(),
+        programs: programs_of(&others),
+        ..Results::default()
+    };
+    writeln!(io::stderr(), "measuring umbra as built with profile `{}`: {}", results.build, program.display())?;
+    for number in 0..arguments.rounds.into() {
+        let round = measure_round(number, &others, &mut results)?;
+        results.rounds.0.push(round);
+    }
+    let go = results.programs.iter().find(|(name, _)| name == WIREGUARD_GO);
+    results.verdicts = gate::judge(&results.rounds, go.map_or("", |(_, version)| version));
+    tell(arguments, &results)?;
+    if results.rounds.0.iter().all(|round| round.get(UMBRA).is_none_or(|figures| figures.0.is_empty())) {
+        bail!("nothing of Umbra could be measured");
+    }
+    let missed = results.verdicts.iter().filter(|verdict| !verdict.holds).count();
+    if arguments.gate && missed > 0 {
+        writeln!(io::stderr(), "umbra-lab: the gate is closed: {missed} of {} figures missed", results.verdicts.len())?;
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All that is measured, with versions.
+fn programs_of(others: &[Peer]) -> Vec<(String, String)> {
+    let ours = (UMBRA.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    let others = others.iter().map(|peer| (peer.name.clone(), peer.version()));
+    std::iter::once(ours).chain(others).chain([(NO_TUNNEL.to_owned(), String::new())]).collect()
+}
+
+/// Every program once. A program that fails is told of, and the others go on.
+fn measure_round(number: usize, others: &[Peer], results: &mut Results) -> anyhow::Result<BTreeMap<String, Figures>> {
+    let peers = others.iter().map(|peer| (peer.name.as_str(), Program::Peer(peer)));
+    let mut order: Vec<_> =
+        std::iter::once((UMBRA, Program::Umbra)).chain(peers).chain([(NO_TUNNEL, Program::NoTunnel)]).collect();
+    let turn = number % order.len();
+    order.rotate_left(turn);
+    let mut round = BTreeMap::new();
+    for (name, program) in order {
+        writeln!(io::stderr(), "round {}: {name}", number + 1)?;
+        let (figures, faults) = match Stage::set(program) {
+            Ok(stage) => load::measure(&stage, results.seconds),
+            Err(error) => (Figures::default(), vec![format!("{error:#}")]),
+        };
+        for fault in faults {
+            writeln!(io::stderr(), "  {fault}")?;
+            results.faults.push(format!("round {}, {name}: {fault}", number + 1));
+        }
+        round.insert(name.to_owned(), figures);
+    }
+    Ok(round)
+}
+
+/// Tells the results everywhere where they are wanted.
+fn tell(arguments: &Dataplane, results: &Results) -> anyhow::Result<()> {
+    results.write(&mut io::stdout())?;
+    if let Some(file) = &arguments.json {
+        let text = serde_json::to_string_pretty(&results.json())?;
+        fs::write(file, text + "\n").with_context(|| format!("write {}", file.display()))?;
+    }
+    if let Some(file) = &arguments.plot {
+        let title = format!("Medians: {}", results.setting());
+        let picture = plot::draw(&results.rounds, &results.names(), &title);
+        fs::write(file, picture).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! The network in which one program is measured once.
+//!
+//! ```text
+//!   laptop ---- outside network ---- gateway ---- inside network ---- service
+//!     |                                 |                                |
+//!   one end of the program     the other end, forwarding,       iperf3, HTTP, ping
+//!                              masquerading
+//! ```
+//!
+//! It is made anew for each program in each round, so that nothing of the one is left for the other. Umbra runs as a whole
+//! organisation whose policy lets the laptop reach one resource; a place for further grants and peers is [`start_umbra`].
+
+use super::peers::Peer;
+use super::uapi::{Far, Keys, configure};
+use crate::lab::topology::INSIDE_LINK;
+use crate::lab::{Daemon, Host, Name, Options, World};
+use crate::perimeter::{Perimeter, Plan, done};
+use crate::service::{Services, ZONE};
+use anyhow::{Context as _, ensure};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The port of iperf3 on host `service`, over TCP and UDP.
+pub const PORT: u16 = 5201;
+/// The MTU of every tunnel, bytes.
+pub const MTU: u16 = 1420;
+/// What a program's TUN device is called.
+const DEVICE: &str = "bench0";
+/// The UDP port of the end on the gateway.
+const LISTEN: u16 = 51_820;
+/// The addresses inside the tunnels of other programs: laptop, gateway.
+const INNER: [&str; 2] = ["10.99.0.2", "10.99.0.1"];
+/// The network of the services.
+const INSIDE: &str = "10.20.0.0/24";
+/// How long a program may take until it can be configured.
+const READY_MAX: Duration = Duration::from_secs(20);
+/// The pause between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What is measured.
+#[derive(Debug, Clone, Copy)]
+pub enum Program<'a> {
+    /// Our own client and gateway, as this program has them.
+    Umbra,
+    /// Another program at both ends.
+    Peer(&'a Peer),
+    /// Nothing: the gateway forwards and masquerades.
+    NoTunnel,
+}
+
+/// A network with a program that works. All of it ends with this.
+pub struct Stage {
+    /// What the laptop calls the service.
+    pub target: String,
+    /// The program's processes: on the laptop, on the gateway.
+    pub daemons: Vec<u32>,
+    _programs: Vec<Daemon>,
+    _perimeter: Option<Perimeter>,
+    _services: Services,
+    /// Last: the programs end before their world.
+    pub world: World,
+}
+
+impl Stage {
+    /// Makes the network and starts the program in it. Nothing has gone through the tunnel yet.
+    pub fn set(program: Program<'_>) -> anyhow::Result<Self> {
+        let world = World::start(&Options::default())?;
+        let services = Services::start(&world)?;
+        let address = v4(&Name::Service.inside())?;
+        let mut stage = Self {
+            target: address.to_string(),
+            daemons: Vec::new(),
+            _programs: Vec::new(),
+            _perimeter: None,
+            _services: services,
+            world,
+        };
+        match program {
+            Program::Umbra => stage.start_umbra()?,
+            Program::Peer(peer) => stage.start_peer(peer)?,
+            Program::NoTunnel => stage.start_nothing()?,
+        }
+        Ok(stage)
+    }
+
+    /// A whole organisation, with filter, flows and rewriting as always.
+    fn start_umbra(&mut self) -> anyhow::Result<()> {
+        let resource_options = ["--tcp", "--udp"].map(|option| format!("{option}={PORT}")).to_vec();
+        let plan = Plan { laptops: vec![Name::Laptop], resource_options, ..Plan::default() };
+        let perimeter = Perimeter::start(&self.world, &plan)?;
+        let client = perimeter.clients.get(&Name::Laptop).context("there is no client")?;
+        let gateway = perimeter.gateways.get(&Name::Gateway).context("there is no gateway")?;
+        self.daemons = vec![client.pid(), gateway.pid()];
+        self.target = format!("web.{ZONE}");
+        self._perimeter = Some(perimeter);
+        Ok(())
+    }
+
+    fn start_peer(&mut self, peer: &Peer) -> anyhow::Result<()> {
+        let (near, far) = (Keys::generate()?, Keys::generate()?);
+        let ends = [Name::Laptop, Name::Gateway];
+        for host in ends {
+            let host = self.world.host(host);
+            let mut command = host.command(&peer.path);
+            command.args(peer.options()).arg(DEVICE);
+            self._programs.push(host.start(&format!("{}-{}", peer.name, host.name()), command)?);
+        }
+        self.daemons = self._programs.iter().map(Daemon::pid).collect();
+        let sockets = self._programs.iter().map(await_socket).collect::<anyhow::Result<Vec<_>>>()?;
+        let endpoint = Some(SocketAddr::new(v4(&Name::Gateway.outside())?, LISTEN));
+        let [laptop_inner, _] = INNER;
+        let told = [
+            (&near, None, Far { key: far.public, endpoint, allowed: &["0.0.0.0/0"] }),
+            (&far, Some(LISTEN), Far { key: near.public, endpoint: None, allowed: &[&format!("{laptop_inner}/32")] }),
+        ];
+        for ((socket, inner), (host, (keys, listen, far))) in sockets.iter().zip(INNER).zip(ends.into_iter().zip(told))
+        {
+            configure(socket, keys, listen, &far).with_context(|| format!("{} on {host}", peer.name))?;
+            let device = format!(
+                "ip address add {inner}/24 dev {DEVICE} && ip link set {DEVICE} mtu {MTU} && ip link set {DEVICE} up"
+            );
+            done(&self.world, host, &["sh", "-c", &device])?;
+        }
+        done(&self.world, Name::Laptop, &["ip", "route", "add", INSIDE, "dev", DEVICE])?;
+        self.forward()
+    }
+
+    fn start_nothing(&mut self) -> anyhow::Result<()> {
+        let gateway = v4(&Name::Gateway.outside())?.to_string();
+        done(&self.world, Name::Laptop, &["ip", "route", "add", INSIDE, "via", &gateway])?;
+        self.forward()
+    }
+
+    /// The gateway forwards what is for the services, under its own address.
+    fn forward(&self) -> anyhow::Result<()> {
+        let table = format!(
+            "echo 1 > /proc/sys/net/ipv4/ip_forward && nft 'add table ip bench; \
+             add chain ip bench out {{ type nat hook postrouting priority srcnat; }}; \
+             add rule ip bench out oifname \"{INSIDE_LINK}\" masquerade'"
+        );
+        done(&self.world, Name::Gateway, &["sh", "-c", &table])?;
+        Ok(())
+    }
+
+    /// A host.
+    pub fn host(&self, name: Name) -> &Host {
+        self.world.host(name)
+    }
+}
+
+fn v4(addresses: &[IpAddr]) -> anyhow::Result<IpAddr> {
+    addresses.iter().copied().find(IpAddr::is_ipv4).context("the host has no IPv4 address")
+}
+
+/// The UAPI socket of a program, as it is seen from here, once it is there.
+fn await_socket(program: &Daemon) -> anyhow::Result<PathBuf> {
+    // /var/run is a link to /run, and would lead to our own from here.
+    let socket = PathBuf::from(format!("/proc/{}/root/run/wireguard/{DEVICE}.sock", program.pid()));
+    let started = Instant::now();
+    while !socket.exists() {
+        let last = || program.lines().last().cloned().unwrap_or_default();
+        ensure!(program.is_running(), "the program ended before it made its UAPI socket: {}", last());
+        ensure!(started.elapsed() < READY_MAX, "no UAPI socket within {READY_MAX:?}: {}", last());
+        thread::sleep(PAUSE);
+    }
+    Ok(socket)
+}
