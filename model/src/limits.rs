@@ -42,6 +42,23 @@ pub const WAITING_MAX: Duration = Duration::from_secs(10);
 pub const EXTENSION_HEADERS_MAX: usize = 6;
 /// Options of one IPv6 options header: 8 x 256 bytes of single-byte padding.
 pub const IP_OPTIONS_MAX: usize = 2_048;
+/// Datagrams of which fragments are kept, in all. With the bytes below it is memory that a gateway may lose to it: 4 MiB.
+pub const FRAGMENTED_MAX: usize = 1_024;
+/// Of one source (a pairing, or an address behind the TUN): what a burst of a program has under way at once.
+pub const FRAGMENTED_PER_SOURCE_MAX: usize = 64;
+/// Fragments of one datagram: 65,535 bytes on a path of 576 (RFC 791) are 119.
+pub const FRAGMENTS_MAX: usize = 128;
+/// Bytes of all fragments that are kept, with [`FRAGMENT_COST`].
+pub const FRAGMENT_BYTES_MAX: usize = 4 << 20;
+/// Of one source: seven of the largest datagrams, 1/8 of all.
+pub const FRAGMENT_BYTES_PER_SOURCE_MAX: usize = FRAGMENT_BYTES_MAX / 8;
+/// What keeping a fragment, or a datagram, costs besides its bytes, counted so that tiny ones are not free. Bytes.
+pub const FRAGMENT_COST: usize = 64;
+/// How long a datagram may take to become whole: the value of RFC 791 (section 3.2). Fragments in a tunnel are made at its end,
+/// so they come within a round trip; the longer they are kept, the sooner 65,536 identifications come round.
+pub const FRAGMENT_LIFE: Duration = Duration::from_secs(15);
+/// Bytes that every path of IPv6 takes (RFC 8200 section 5).
+pub const V6_MTU_MIN: usize = 1_280;
 
 // -- peers and pairings ----------------------------------------------------------------------------------------------
 /// Peers of one engine. A controller's nodes, a gateway's pairings; boringtun's index has 24 bits.

@@ -33,8 +33,20 @@ reasons! {
     SourceRoute = "drop_source_route",
     /// An IP option other than padding: it could carry or collect addresses that nobody rewrites.
     IpOption = "drop_ip_option",
-    /// A fragment, atomic ones included.
+    /// A fragment where none is put together: on a control tunnel, to the resolver, inside another one.
     Fragment = "drop_fragment",
+    /// A fragment that no whole packet is cut into: empty, not a multiple of 8 bytes, or beyond the largest packet.
+    FragmentBad = "drop_fragment_bad",
+    /// A first fragment without its whole transport header (RFC 1858).
+    FragmentTiny = "drop_fragment_tiny",
+    /// Fragments that overlap or contradict each other, and all others of their datagram (RFC 5722).
+    FragmentOverlap = "drop_fragment_overlap",
+    /// The same fragment once more.
+    FragmentRepeated = "drop_fragment_repeated",
+    /// Too many fragments of one datagram, one source, or in all.
+    FragmentsFull = "drop_fragments_full",
+    /// The rest of the datagram did not come in time.
+    FragmentExpired = "drop_fragment_expired",
     /// An IPv6 routing header of type 0 (RFC 5095), or one with segments left.
     RoutingHeader = "drop_routing_header",
     /// An IPv6 extension header out of place, or too many of them.
@@ -136,6 +148,7 @@ mod tests {
         let tests = [
             include_str!("headers/tests.rs"),
             include_str!("flow/tests.rs"),
+            include_str!("fragments/tests.rs"),
             include_str!("ecn.rs").split("mod tests").last().unwrap(),
             include_str!("segment/tests.rs"),
             include_str!("site/tests.rs"),

@@ -36,6 +36,19 @@ pub fn arrive(packet: &mut [u8], outer: u8) -> Result<(), Drop> {
     }
 }
 
+/// A packet was put together out of fragments with these codepoints, a bit each (RFC 3168 section 5.3): a mark on any of them
+/// is a mark on the whole, unless the sender of another would not understand.
+pub fn join(packet: &mut [u8], seen: u8) -> Result<(), Drop> {
+    if seen & (1 << CE) == 0 {
+        return Ok(());
+    }
+    if seen & (1 << NOT_ECT) != 0 {
+        return Err(Drop::Ecn);
+    }
+    put(packet, CE);
+    Ok(())
+}
+
 fn put(packet: &mut [u8], ecn: u8) {
     let Some(old) = word(packet, 0) else { return };
     if old >> 12 == 6 {

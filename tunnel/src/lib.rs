@@ -13,6 +13,7 @@ pub mod ecn;
 pub mod engine;
 pub mod filter;
 pub mod flow;
+pub mod fragments;
 pub mod headers;
 pub mod icmp;
 pub mod keys;
