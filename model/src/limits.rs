@@ -34,6 +34,9 @@ pub const BATCH_BYTES_MAX: usize = 200_000;
 pub const SPARE_BUFFERS_MAX: usize = 16;
 /// Packets that wait for a tunnel or a decision, for each resource or peer. A burst of a TCP opening, no more.
 pub const WAITING_PACKETS_MAX: usize = 16;
+/// Bytes of them: as many as if each were one packet of the TUN. A datagram that was put together out of fragments takes the
+/// room of several, and one beyond it does not wait.
+pub const WAITING_BYTES_MAX: usize = WAITING_PACKETS_MAX * TUN_MTU;
 /// Resources for which packets may wait at once.
 pub const WAITING_QUEUES_MAX: usize = 256;
 /// How long a packet may wait for a decision before it is answered with an ICMP error.

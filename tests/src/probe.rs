@@ -51,7 +51,12 @@ enum What {
         targets: Vec<scan::Target>,
     },
     /// Send one ICMP echo request and wait for its reply
-    Ping { to: String },
+    Ping {
+        to: String,
+        /// Bytes of data
+        #[arg(long, default_value_t = 15)]
+        size: usize,
+    },
     /// Ask for numbered datagrams and print how many came, and the milliseconds from the first to the last
     Stream {
         to: String,
@@ -72,7 +77,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         What::Echo { to, lines } => converse(to, lines, patience)?,
         What::Udp { to, text } => send(to, text, patience)?,
         What::Scan { targets } => scan::run(targets, patience)?,
-        What::Ping { to } => ping(to, patience)?,
+        What::Ping { to, size } => ping(to, *size, patience)?,
         What::Stream { to, rate, count, verbose } => stream(to, *rate, *count, *verbose, patience)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -186,7 +191,7 @@ fn send(to: &str, text: &str, patience: Duration) -> anyhow::Result<()> {
     Ok(writeln!(io::stdout(), "{}", receive(&socket)?)?)
 }
 
-fn ping(to: &str, patience: Duration) -> anyhow::Result<()> {
+fn ping(to: &str, size: usize, patience: Duration) -> anyhow::Result<()> {
     let address = resolve(&format!("{to}:0")).or_else(|_| resolve(&format!("[{to}]:0")))?;
     let socket = open_echo_socket(address.is_ipv6())?;
     socket.connect(address).with_context(|| format!("send to {}", address.ip()))?;
@@ -194,8 +199,12 @@ fn ping(to: &str, patience: Duration) -> anyhow::Result<()> {
     let kind = if address.is_ipv6() { ICMPV6_ECHO_REQUEST } else { ICMP_ECHO_REQUEST };
     let started = Instant::now();
     // Type, code, checksum, identifier (both the kernel's to set), number, and some data.
-    socket.send(&[&[kind, 0, 0, 0, 0, 0, 0, 1][..], b"umbra-lab probe"].concat())?;
-    receive(&socket)?;
+    let data: Vec<u8> = b"umbra-lab probe".iter().copied().cycle().take(size).collect();
+    socket.send(&[&[kind, 0, 0, 0, 0, 0, 0, 1][..], &data].concat())?;
+    let answer = receive(&socket)?;
+    if !answer.as_bytes().ends_with(&data) {
+        bail!("another answer, of {} bytes", answer.len());
+    }
     Ok(writeln!(io::stdout(), "{} answered in {} us", address.ip(), started.elapsed().as_micros())?)
 }
 

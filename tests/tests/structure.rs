@@ -79,8 +79,7 @@ const EXCUSED: [(&str, &str); 1] = [
 ];
 
 /// Bounds of `model::limits` that no test can fill, and why. Everything else there is named by a test, which fills it.
-const NOT_FILLED: [(&str, &[&str]); 5] = [
-    ("the size of a packet that the kernel makes, and cuts larger ones to", &["TUN_MTU"]),
+const NOT_FILLED: [(&str, &[&str]); 4] = [
     (
         "stacks for the deepest and the longest policy, which tests compile and decide on them",
         &["POLICY_STACK_BYTES", "DECIDE_STACK_BYTES"],

@@ -6,11 +6,13 @@
 
 mod change;
 
-use crate::api::{Config, Event, FlowEnd, FlowSummary, Out, PeerId, PeerStatus, Role, Routes, Scratch};
+use crate::api::{Config, Event, FlowEnd, FlowSummary, Out, PeerId, PeerKind, PeerStatus, Role, Routes, Scratch};
 use crate::coalesce::Coalescer;
 use crate::control;
 use crate::counters::{Counters, Drop};
 use crate::ecn;
+use crate::filter::Filter;
+use crate::fragments::{Fragments, Origin, cut};
 use crate::headers::Packet;
 use crate::knock;
 use crate::limiter::{PerSecond, Sources};
@@ -23,7 +25,7 @@ use crate::site::{Replies, Site};
 use crate::wire::{Boring, Door, Doors, Message, Verdict};
 use grant::View;
 use model::key::{PrivateKey, PublicKey};
-use model::limits::{KNOCKS_PER_SECOND, PEER_SWEEP_MAX};
+use model::limits::{KNOCKS_PER_SECOND, PEER_SWEEP_MAX, TUN_MTU};
 use model::packet::{Frame, GsoKind, Local, Train};
 use model::time::Instant;
 use parking_lot::{Mutex, RwLock};
@@ -62,6 +64,7 @@ pub struct Engine {
     second: Mutex<Instant>,
     knocks: PerSecond,
     sources: Sources,
+    fragments: Fragments,
     site: Site,
     client: ClientPath,
     drops: Arc<Counters>,
@@ -98,6 +101,7 @@ impl Engine {
             second: Mutex::new(Instant(0)),
             knocks: PerSecond::new(KNOCKS_PER_SECOND),
             sources,
+            fragments: Fragments::new(drops.clone()),
             site: Site::new(drops.clone()),
             client: ClientPath::new(drops.clone()),
             drops,
@@ -288,11 +292,21 @@ impl Engine {
     ) {
         match (self.config.role, peer.id) {
             (Role::Gateway, PeerId::Pairing(pairing)) => match &state.view {
-                Some(view) => self.site.from_client(now, view, pairing, frame, out, replies),
+                Some(view) => {
+                    let owned = |source, _| Filter::sender(view, pairing, source).map(|_| Origin::Pairing(pairing));
+                    if self.fragments.complete(now, &mut frame, owned) {
+                        self.site.from_client(now, view, pairing, frame, out, replies);
+                    }
+                }
                 None => self.drops.count(Drop::UnknownPairing),
             },
             (Role::Client, PeerId::Pairing(pairing)) => {
-                if self.client.from_gateway(now, &state.routes, pairing, &mut frame) {
+                let may = |source, destination| {
+                    state.routes.may_answer(now, source, destination).map(|()| Origin::Pairing(pairing))
+                };
+                if self.fragments.complete(now, &mut frame, may)
+                    && self.client.from_gateway(now, &state.routes, pairing, &mut frame)
+                {
                     out.write(frame);
                 }
             }
@@ -333,7 +347,10 @@ impl Engine {
             }
             Role::Gateway => match &state.view {
                 Some(view) if view.scope.nat.contains(destination) => {
-                    if let Some(pairing) = self.site.from_service(now, frame) {
+                    // The kernel lets only answers to what we forwarded come here (`host::nft::Gateway`).
+                    if self.fragments.complete(now, frame, |source, _| Ok(Origin::Tun(source)))
+                        && let Some(pairing) = self.site.from_service(now, frame)
+                    {
                         self.send(&state, now, &PeerId::Pairing(pairing), frame, out);
                     }
                 }
@@ -349,8 +366,12 @@ impl Engine {
                 packets.unwrap_or_else(|reason| self.drops.count(reason));
             }
             Role::Client => {
-                let verdict = self.client.from_tun(now, &state.routes, frame, out);
-                if let RouteVerdict::Send(pairing) = verdict {
+                let own = |source| {
+                    if state.routes.own.contains(&source) { Ok(Origin::Tun(source)) } else { Err(Drop::SourceNotOwn) }
+                };
+                if self.fragments.complete(now, frame, |source, _| own(source))
+                    && let RouteVerdict::Send(pairing) = self.client.from_tun(now, &state.routes, frame, out)
+                {
                     self.send(&state, now, &PeerId::Pairing(pairing), frame, out);
                 }
             }
@@ -383,6 +404,13 @@ impl Engine {
             Ok(tunnel) => tunnel,
             Err(error) => return self.silences.count(error.into()),
         };
+        if matches!(peer.kind, PeerKind::Pairing(_)) && cut::is_too_large(frame, TUN_MTU) {
+            // In fragments inside the tunnel: those are sealed and counted, and each datagram passes where any other does. One
+            // large datagram would leave in fragments outside, which anybody can spoil and many a NAT drops.
+            let id = tunnel.identify();
+            let done = cut::cut(&frame.bytes, TUN_MTU, id, |piece| self.sent(tunnel.send(now, piece, out)));
+            return done.unwrap_or_else(|reason| self.drops.count(reason));
+        }
         if frame.gso.kind == GsoKind::None {
             return self.sent(tunnel.send(now, &frame.bytes, out));
         }
@@ -438,6 +466,7 @@ impl Engine {
                 break;
             }
         }
+        due = due.min(self.fragments.expire(now));
         let state = self.state.read();
         let mut replies = Replies::new();
         due = due.min(match self.config.role {

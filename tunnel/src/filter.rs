@@ -7,6 +7,7 @@ use crate::headers::{Error, Packet, Transport};
 use grant::{PairingView, VerifiedGrant, View};
 use model::ids::PairingId;
 use model::net::Rule;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What the filter lets pass, and by which permission.
@@ -34,13 +35,16 @@ pub enum Pass<'v> {
 pub struct Filter;
 
 impl Filter {
+    /// Whose pairing is it, and does it own this source address? Also fragments are judged by that, before they are kept.
+    pub fn sender(view: &View, pairing: PairingId, source: IpAddr) -> Result<&PairingView, Drop> {
+        let pairing = view.pairings.get(&pairing).ok_or(Drop::UnknownPairing)?;
+        if pairing.owns(source) { Ok(pairing) } else { Err(Drop::SourceNotOwned) }
+    }
+
     /// Judges a packet that came out of the tunnel of `pairing`. Everything that is not admitted leaves by one of the
     /// counted reasons: unknown pairing, foreign source, a kind of ICMP that opens no flow, no grant.
     pub fn check<'v>(view: &'v View, pairing: PairingId, packet: &Packet) -> Result<Pass<'v>, Drop> {
-        let pairing = view.pairings.get(&pairing).ok_or(Drop::UnknownPairing)?;
-        if !pairing.owns(packet.source) {
-            return Err(Drop::SourceNotOwned);
-        }
+        let pairing = Self::sender(view, pairing, packet.source)?;
         match packet.transport {
             Transport::Error(error) => return Ok(Pass::Error { pairing, error }),
             Transport::Echo { request: false, .. } => return Err(Drop::IcmpKind),

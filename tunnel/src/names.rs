@@ -3,8 +3,8 @@
 use crate::counters::Drop;
 use model::ids::{DeviceId, PairingId};
 use model::limits::{
-    RESOLVED_ADDRESSES_MAX, RESOLVED_NAMES_MAX, WAITING_MAX, WAITING_PACKETS_MAX, WAITING_QUEUES_MAX,
-    WAITING_QUEUES_PER_DEVICE_MAX,
+    RESOLVED_ADDRESSES_MAX, RESOLVED_NAMES_MAX, WAITING_BYTES_MAX, WAITING_MAX, WAITING_PACKETS_MAX,
+    WAITING_QUEUES_MAX, WAITING_QUEUES_PER_DEVICE_MAX,
 };
 use model::net::HostName;
 use model::time::Instant;
@@ -51,11 +51,15 @@ impl Names {
     pub fn wait(&mut self, now: Instant, question: Question, device: DeviceId, waiter: Waiter) -> Result<bool, Drop> {
         let queue = self.pending.get_mut(&question).and_then(|p| p.waiters.get_mut(&device));
         if let Some(queue) = queue {
-            if queue.len() >= WAITING_PACKETS_MAX {
+            let bytes = queue.iter().map(|(_, packet)| packet.len()).sum::<usize>() + waiter.1.len();
+            if queue.len() >= WAITING_PACKETS_MAX || bytes > WAITING_BYTES_MAX {
                 return Err(Drop::WaitingFull);
             }
             queue.push(waiter);
             return Ok(false);
+        }
+        if waiter.1.len() > WAITING_BYTES_MAX {
+            return Err(Drop::WaitingFull);
         }
         let of_device = self.queues_of.get(&device).copied().unwrap_or(0);
         if self.queues >= WAITING_QUEUES_MAX || of_device >= WAITING_QUEUES_PER_DEVICE_MAX {
@@ -164,6 +168,17 @@ mod tests {
         assert_eq!(names.look(NOW, &question(RESOLVED_NAMES_MAX)), Some(&[address][..]));
         names.expire(NOW.plus(TTL * 3));
         assert!(names.answers.is_empty() && names.ends.is_empty());
+    }
+
+    #[test]
+    fn as_many_bytes_wait_for_a_name_as_the_limit_says() {
+        let waiter = |bytes: usize| (PairingId::from_bytes([1; 10]), vec![0; bytes]);
+        let device = DeviceId::from_bytes([1; 10]);
+        let mut names = Names::default();
+        assert_eq!(names.wait(NOW, question(1), device, waiter(WAITING_BYTES_MAX + 1)), Err(Drop::WaitingFull));
+        assert_eq!(names.wait(NOW, question(1), device, waiter(WAITING_BYTES_MAX - 100)), Ok(true));
+        assert_eq!(names.wait(NOW, question(1), device, waiter(100)), Ok(false));
+        assert_eq!(names.wait(NOW, question(1), device, waiter(1)), Err(Drop::WaitingFull));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::reset;
 use crate::segment::each_packet;
 use crate::site::Replies;
 use model::ids::{DeviceId, GrantId, ID_LEN, PairingId, ResourceId};
-use model::limits::{WAITING_MAX, WAITING_PACKETS_MAX, WAITING_QUEUES_MAX};
+use model::limits::{WAITING_BYTES_MAX, WAITING_MAX, WAITING_PACKETS_MAX, WAITING_QUEUES_MAX};
 use model::net::{Prefix, Protocol};
 use model::packet::Frame;
 use model::time::Instant;
@@ -62,6 +62,21 @@ enum Way {
     Ask(ResourceId),
     /// No.
     Shut(Drop),
+}
+
+impl Routes {
+    /// May a packet with these ends come from a gateway at all? What more it must be, only a whole packet tells.
+    pub fn may_answer(&self, now: Instant, source: IpAddr, destination: IpAddr) -> Result<(), Drop> {
+        let granted = |entry: &RouteEntry| matches!(way(entry, now), Way::Open(..));
+        let mut below = Some(Prefix::host(source)).filter(|_| self.own.contains(&destination));
+        while let Some(prefix) = below.and_then(|bound| longest(self, source, bound)) {
+            if self.entries.get(&prefix).is_some_and(|entries| entries.iter().any(granted)) {
+                return Ok(());
+            }
+            below = prefix.bits().checked_sub(1).map(|bits| Prefix::containing(source, bits));
+        }
+        Err(Drop::Unasked)
+    }
 }
 
 /// How often one resource is asked for at most, as long as packets for it come.
@@ -278,7 +293,7 @@ impl State {
             }
         }
         let queue = self.waiting.entry(resource).or_insert_with(|| Queue { since: now, packets: Vec::new() });
-        if queue.packets.len() >= WAITING_PACKETS_MAX {
+        if !has_room(&queue.packets, bytes) {
             return Err(Drop::WaitingFull);
         }
         queue.packets.push(bytes.to_vec());
@@ -298,7 +313,7 @@ impl State {
             return;
         }
         let queue = self.kept.entry(pairing).or_insert_with(|| Queue { since: now, packets: Vec::new() });
-        if queue.packets.len() < WAITING_PACKETS_MAX && !queue.packets.contains(&bytes) {
+        if has_room(&queue.packets, &bytes) && !queue.packets.contains(&bytes) {
             queue.packets.push(bytes);
         }
     }
@@ -410,6 +425,12 @@ impl State {
             out.events.push(Event::FlowEnded(flow.summary(FlowEnd::Grant)));
         }
     }
+}
+
+/// May one more packet wait with these?
+fn has_room(packets: &[Vec<u8>], more: &[u8]) -> bool {
+    let bytes = packets.iter().map(Vec::len).sum::<usize>() + more.len();
+    packets.len() < WAITING_PACKETS_MAX && bytes <= WAITING_BYTES_MAX
 }
 
 /// The flow of a packet that this machine sends.

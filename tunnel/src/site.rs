@@ -9,6 +9,7 @@ use crate::api::{Event, FlowEnd, FlowSummary, Out};
 use crate::counters::{Counters, Drop};
 use crate::filter::{Filter, Pass};
 use crate::flow::{Caps, ClientKey, Flow, FlowId, Load, Opening, ServiceKey, Table};
+use crate::fragments::cut;
 use crate::headers::{Error, Packet, RST, Tcp, Transport};
 use crate::icmp::{self, Limiter, Reason};
 use crate::names::Names;
@@ -17,7 +18,7 @@ use crate::rewrite::{Ends, decrement_hops, rewrite, rewrite_quote};
 use crate::segment::each_packet;
 use grant::{VerifiedGrant, View};
 use model::ids::{DeviceId, GrantId, PairingId};
-use model::limits::{REFUSED_MEMORY_MAX, REFUSED_REPORT_EVERY};
+use model::limits::{REFUSED_MEMORY_MAX, REFUSED_REPORT_EVERY, TUN_MTU, V6_MTU_MIN};
 use model::net::{HostName, Prefix, Protocol, Rule, Target};
 use model::packet::Frame;
 use model::time::Instant;
@@ -41,6 +42,8 @@ struct State {
     table: Table,
     names: Names,
     refused: BTreeMap<(GrantId, IpAddr), Instant>,
+    /// How many large datagrams left for services.
+    large: u32,
     errors: Limiter,
 }
 
@@ -196,8 +199,27 @@ impl State {
         if let Some(ends) = self.table.flow(id).map(Flow::to_service) {
             rewrite(&mut frame.bytes, packet, &ends);
             decrement_hops(&mut frame.bytes, packet);
-            io.out.write(frame);
+            self.leave(frame, io);
         }
+    }
+
+    /// Out to the kernel. What was put together out of fragments is cut again: with IPv4 by the kernel, as the next network
+    /// needs it; with IPv6, which no router cuts, by us, to what every path takes (the kernel's connection tracking puts
+    /// them together and forwards them in the same sizes).
+    ///
+    /// All clients are one address behind masquerade, so their own identifications may meet; ours count.
+    fn leave(&mut self, mut frame: Frame, io: &mut Io<'_>) {
+        if !cut::is_too_large(&frame, TUN_MTU) {
+            return io.out.write(frame);
+        }
+        self.large = self.large.wrapping_add(1);
+        if frame.bytes.first().is_some_and(|b| b >> 4 == 4) {
+            cut::renumber_v4(&mut frame.bytes, self.large);
+            return io.out.write(frame);
+        }
+        let done =
+            cut::cut(&frame.bytes, V6_MTU_MIN, self.large, |piece| io.out.tun.push(Frame::packet(piece.to_vec())));
+        done.unwrap_or_else(|reason| io.counters.count(reason));
     }
 
     /// The live flow that the packet continues, now carried by this pairing.

@@ -119,3 +119,24 @@ fn prefixes_of_both_families_pass_and_errors_show_virtual_addresses_only() {
         assert_eq!(error.mtu, NARROW);
     }
 }
+
+#[test]
+fn datagrams_larger_than_the_tunnel_cross_both_ways() {
+    let world = world();
+    let _services = Services::start(&world).unwrap();
+    let plan = Plan { laptops: vec![Name::Laptop], ..Plan::default() };
+    let _perimeter = Perimeter::start(&world, &plan).unwrap_or_else(|error| panic!("{error}"));
+    let net = ["resource", "add", "net", "--site", "hq", "--cidr", "10.20.0.8/29", "--cidr", "fd20::10/124"];
+    admin(&world, &[&net[..], &["--udp", "9000", "--icmp"]].concat()).unwrap();
+    let text = "a datagram, ".repeat(334);
+    let text = text.split_at(4_000).0;
+    for address in ["10.20.0.11", "fd20::11"] {
+        until("the route", SOON, || probe(&world, Name::Laptop, &["ping", address]).success());
+        // More than once, where it must: with IPv6 the first large answer tells the service how narrow its way back is.
+        let to = SocketAddr::new(address.parse().unwrap(), service::UDP_PORT).to_string();
+        until("a datagram of 4,000 bytes and its answer", SOON, || {
+            probe(&world, Name::Laptop, &["udp", &to, text]).stdout.trim_end() == text.trim_end()
+        });
+        until("a large echo", SOON, || probe(&world, Name::Laptop, &["ping", address, "--size", "3000"]).success());
+    }
+}

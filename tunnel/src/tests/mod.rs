@@ -2,6 +2,7 @@
 
 mod change;
 mod control;
+mod fragments;
 mod hostile;
 mod pairing;
 mod path;

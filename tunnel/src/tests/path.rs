@@ -23,7 +23,7 @@ pub fn pairing() -> PairingId {
 pub fn resource() -> ResourceId {
     ResourceId::from_bytes([6; 10])
 }
-fn grant_id() -> GrantId {
+pub fn grant_id() -> GrantId {
     GrantId::from_bytes([9; 10])
 }
 pub fn device() -> Ipv4Addr {
@@ -42,12 +42,15 @@ pub fn nat() -> Ipv4Addr {
 fn host(address: Ipv4Addr) -> Prefix {
     Prefix::host(address.into())
 }
+fn virtual_host6() -> Prefix {
+    Prefix::host(pool().virtual_v6(7).unwrap().into())
+}
 
 pub fn view(granted: bool) -> Arc<View> {
     let scope = Arc::new(Scope {
         pool: pool(),
         nat: NatPool { v4: "198.18.0.0/15".parse().unwrap(), v6: "fd99::/48".parse().unwrap() },
-        site: vec!["10.1.0.0/16".parse().unwrap()],
+        site: vec!["10.1.0.0/16".parse().unwrap(), "fd20::/64".parse().unwrap()],
         own: vec![],
     });
     let mut view = View::empty(scope.clone());
@@ -58,12 +61,14 @@ pub fn view(granted: bool) -> Arc<View> {
             protocol,
             ports: PortRange::ALL,
         };
+        let rule6 =
+            Rule { client: virtual_host6(), target: Target::Prefix("fd20::1".parse().unwrap()), ..rule(Protocol::Udp) };
         let grant = Grant {
             id: grant_id(),
             pairing: pairing(),
             device: DeviceId::from_bytes([5; 10]),
             resource: resource(),
-            rules: vec![rule(Protocol::Udp), rule(Protocol::Tcp)],
+            rules: vec![rule(Protocol::Udp), rule(Protocol::Tcp), rule6],
             nat_v4: nat(),
             nat_v6: "fd99::1".parse().unwrap(),
             ends_in: Duration::from_secs(60),
@@ -93,8 +98,9 @@ pub fn routes(net: &Net, granted: bool) -> Change {
         ports: vec![(Protocol::Udp, PortRange::ALL), (Protocol::Tcp, PortRange::ALL)],
         state,
     };
-    let entries = BTreeMap::from([(host(virtual_address()), vec![entry])]);
-    Change::Routes(Arc::new(Routes { own: vec![device().into()], entries, ..Routes::default() }))
+    let entries = BTreeMap::from([(host(virtual_address()), vec![entry.clone()]), (virtual_host6(), vec![entry])]);
+    let own = vec![device().into(), pool().node(1).into()];
+    Change::Routes(Arc::new(Routes { own, entries, ..Routes::default() }))
 }
 
 pub fn tunnel() -> Change {
