@@ -225,6 +225,9 @@ fn show(s: &Status, output: &mut Output) -> Result<(), Failure> {
     for line in &s.firewalls {
         output.field("attention", line)?;
     }
+    if !s.without.is_empty() {
+        output.field("packets", format!("slower than they could be: {}", s.without))?;
+    }
     for (reason, count) in &s.drops {
         output.field("dropped", format!("{count} {reason}"))?;
     }

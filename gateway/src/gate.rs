@@ -58,6 +58,9 @@ pub struct Status {
     pub trouble: Option<String>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// Fast ways of the kernel that the packet path lacks, as `--offload` names them; empty: none.
+    #[serde(default)]
+    pub without: String,
     /// What other firewalls of this host do to packets of grants.
     #[serde(default)]
     pub firewalls: Vec<String>,

@@ -273,8 +273,9 @@ async fn answer_status(
             let counted = counting.engine.drops().into_iter().filter(|(_, count)| *count > 0);
             let drops = counted.map(|(reason, count)| (reason.to_owned(), count)).collect();
             let firewalls = firewalls.borrow().clone();
-            let document =
-                serde_json::to_vec(&Status { drops, firewalls, ..status.borrow().clone() }).unwrap_or_default();
+            let without = counting.without();
+            let status = Status { drops, firewalls, without, ..status.borrow().clone() };
+            let document = serde_json::to_vec(&status).unwrap_or_default();
             // Who does not read its answer has lost it.
             let _ = tokio::time::timeout(ANSWER_MAX, connection.write_all(&document)).await;
         }

@@ -5,8 +5,9 @@
 
 use crate::pulse::Pulse;
 use host::clock::SystemClock;
+use host::offload::Steps;
 use host::tun::Tun;
-use host::udp::Udp;
+use host::udp::{BUFFER_BYTES, Udp};
 use model::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, ENGINE_EVENTS_MAX, STREAM_QUEUE_MAX};
 use model::packet::{Frame, Train};
 use model::time::{Clock, Instant};
@@ -87,6 +88,10 @@ impl Runtime {
             panics: AtomicU64::new(0),
             pulses: Pulses::default(),
         });
+        let without = runtime.without();
+        if !without.is_empty() {
+            tracing::info!(%without, "the packet path works without these fast ways of the kernel");
+        }
         for (name, run) in
             [("tun-to-udp", Self::pump_tun as fn(&Self)), ("udp-to-tun", Self::pump_udp), ("timers", Self::pump_timers)]
         {
@@ -110,6 +115,13 @@ impl Runtime {
         drop(self.under_way.write());
         self.flush(&mut out);
         (generation, events)
+    }
+
+    /// The fast ways of the kernel that it lacks or was told to leave, as `--offload` names them; empty: it has them all.
+    pub fn without(&self) -> String {
+        let (tun, udp, buffers) = (self.tun.offloads(), self.udp.offloads(), self.udp.buffers());
+        let large_buffers = buffers.receive.min(buffers.send) >= BUFFER_BYTES;
+        Steps { vnet: tun.vnet, tso: tun.tso, uso: tun.uso, gso: udp.gso, gro: udp.gro, large_buffers }.to_string()
     }
 
     /// Sends a raw datagram from the outside socket (a knock).

@@ -147,6 +147,7 @@ impl Agent {
                 .filter(|(_, count)| *count > 0)
                 .map(|(reason, count)| local::Count { reason: reason.to_owned(), count })
                 .collect(),
+            without: self.runtime.without(),
             revision: self.catalogue.revision().to_string(),
             resources: self.catalogue.len() as u64,
             fingerprint: identity.fingerprint.clone(),

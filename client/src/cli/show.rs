@@ -180,6 +180,9 @@ fn people(reply: &wire::StatusReply, output: &mut Output) -> Result<(), Failure>
         };
         output.field("dns", state)?;
     }
+    if !reply.without.is_empty() {
+        output.field("packets", format!("slower than they could be: {}", reply.without))?;
+    }
     for drop in &reply.drops {
         output.field("dropped", format!("{} {}", drop.count, drop.reason))?;
     }

@@ -32,6 +32,7 @@ mod lives;
 mod measure;
 mod names;
 mod network;
+mod offload;
 mod perimeter;
 mod privilege;
 mod resolved;
