@@ -39,6 +39,7 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     host::keyfile::close_umask();
+    host::memory::give_back_large_blocks();
     let mut output = Output::new("umbra-controller", args.json);
     if let Err(failure) = start::become_user(&args) {
         return output.fail(&failure);

@@ -12,6 +12,7 @@ pub mod entropy;
 pub mod forwarding;
 pub mod keyfile;
 pub mod local;
+pub mod memory;
 pub mod namespace;
 pub mod netlink;
 pub mod nft;
