@@ -143,7 +143,8 @@ pub const TEXTS: &[(&str, Fate, &str)] = &[
     (
         "umbra.local.v1.StatusReply",
         Told,
-        "state trouble version organisation device addresses findings revision fingerprint organisation_fingerprint",
+        "state trouble version organisation device addresses findings revision fingerprint organisation_fingerprint \
+         without",
     ),
     ("umbra.local.v1.Controller", Told, "trouble endpoint"),
     ("umbra.local.v1.Session", Told, "user"),
