@@ -132,7 +132,7 @@ fn under_a_careless_umask_nothing_is_open_to_others() {
     // A folder into which others may put files is none to keep state in.
     for (host, folder, words) in [
         (Name::Controller, "/var/lib/umbra/controller/org", &["umbra-controller", "serve", "--local-only"][..]),
-        (Name::Gateway, GATEWAY, &["umbra-gateway", "up"]),
+        (Name::Gateway, GATEWAY, &["umbra-gateway", "up", "--socket", "/run/umbra/other.sock", "--device", "other0"]),
         (Name::Laptop, CLIENT, &["umbra", "--socket", "/run/umbra/other.sock", "daemon"]),
     ] {
         done(&world, host, &["chmod", "0770", folder]);
