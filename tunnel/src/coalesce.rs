@@ -6,17 +6,10 @@
 //! is looked at first, because the joined packet's is made anew: a damaged packet goes on alone, damaged as it is.
 
 use crate::checksum::{Delta, put_word, word};
-use crate::headers::{ACK, Packet, Transport};
-use crate::segment::{self, PSH};
+use crate::headers::{ACK, PSH, Packet, Transport, UDP_HEADER, V4_HEADER, V6_HEADER};
+use crate::segment;
 use model::limits::{DATAGRAM_MAX, SUPER_SEGMENTS_MAX};
 use model::packet::{Frame, Gso, GsoKind, Offloads, Spare};
-
-/// Bytes of an IPv4 header without options.
-const V4_HEADER: usize = 20;
-/// Bytes of an IPv6 header without extension headers.
-const V6_HEADER: usize = 40;
-/// Bytes of a UDP header.
-const UDP_HEADER: usize = 8;
 
 /// Joins packets into frames, in their order.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ mod piece;
 
 use crate::counters::{Counters, Drop};
 use crate::ecn;
+use crate::headers::V6_HEADER;
 use cut::seal_v4;
 use model::ids::PairingId;
 use model::limits::{
@@ -176,7 +177,7 @@ fn finish(bytes: &mut [u8], head: usize, next: Option<(usize, u8)>) {
     let len = bytes.len();
     match next {
         Some((field, next)) => {
-            crate::checksum::put_word(bytes, 4, u16::try_from(len - piece::V6_HEADER).unwrap_or(u16::MAX));
+            crate::checksum::put_word(bytes, 4, u16::try_from(len - V6_HEADER).unwrap_or(u16::MAX));
             if let Some(field) = bytes.get_mut(field) {
                 *field = next;
             }

@@ -22,8 +22,17 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 /// TCP flag RST.
 pub const RST: u8 = 0x04;
+/// TCP flag PSH.
+pub const PSH: u8 = 0x08;
 /// TCP flag ACK.
 pub const ACK: u8 = 0x10;
+
+/// Bytes of an IPv4 header without options.
+pub const V4_HEADER: usize = 20;
+/// Bytes of an IPv6 header without extension headers; its length field leaves them out.
+pub const V6_HEADER: usize = 40;
+/// Bytes of a UDP header.
+pub const UDP_HEADER: usize = 8;
 
 /// A whole IP packet whose lengths hold. Offsets are into the buffer that was parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

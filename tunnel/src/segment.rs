@@ -7,19 +7,13 @@
 
 use crate::checksum::{self, put_word, word};
 use crate::counters::Drop;
-use crate::headers::{FIN, Packet, TCP, Transport, UDP};
+use crate::headers::{FIN, PSH, Packet, TCP, Transport, UDP, UDP_HEADER, V6_HEADER};
 use model::limits::SUPER_SEGMENTS_MAX;
 use model::packet::{Frame, Gso, GsoKind};
 use std::net::IpAddr;
 
-/// TCP flag PSH.
-pub const PSH: u8 = 0x08;
 /// TCP flag CWR.
 const CWR: u8 = 0x80;
-/// Bytes of an IPv6 header, which its length field leaves out.
-const V6_HEADER: usize = 40;
-/// Bytes of a UDP header.
-const UDP_HEADER: usize = 8;
 /// Where a TCP header has its checksum.
 const TCP_SUM: usize = 16;
 /// Where a UDP header has its checksum.

@@ -1,9 +1,9 @@
 //! How does a datagram that was put together leave again, where it is larger than the way takes? In fragments of our own.
 
-use super::piece::{DF, FRAGMENT, FRAGMENT_HEADER, MORE_V4, MORE_V6, V6_HEADER, field_of};
+use super::piece::{DF, FRAGMENT, FRAGMENT_HEADER, MORE_V4, MORE_V6, field_of};
 use crate::checksum::{self, put_word, word};
 use crate::counters::Drop;
-use crate::headers::Packet;
+use crate::headers::{Packet, V6_HEADER};
 use model::packet::{Frame, GsoKind};
 
 /// The least that a fragment may carry: the first one of each has its transport header whole, and a chain of headers that

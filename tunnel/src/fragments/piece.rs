@@ -5,12 +5,10 @@
 
 use crate::checksum::{self, word};
 use crate::counters::Drop;
-use crate::headers::{ICMP4, ICMP6, TCP, UDP};
+use crate::headers::{ICMP4, ICMP6, TCP, UDP, V6_HEADER};
 use model::limits::{DATAGRAM_MAX, EXTENSION_HEADERS_MAX};
 use std::net::IpAddr;
 
-/// Bytes of an IPv6 header.
-pub const V6_HEADER: usize = 40;
 /// Bytes of an IPv6 fragment header, and its number.
 pub const FRAGMENT_HEADER: usize = 8;
 /// See [`FRAGMENT_HEADER`].
