@@ -201,7 +201,7 @@ impl Engine {
         out: &mut Out,
     ) -> bool {
         let mut shaken = false;
-        let mut tunnel = match peer.lock() {
+        let mut tunnel = match peer.lock(now) {
             Ok(tunnel) => tunnel,
             Err(error) => {
                 self.silences.count(error.into());
@@ -400,7 +400,7 @@ impl Engine {
 
     /// Sends all that a frame stands for under one lock.
     fn seal(&self, now: Instant, peer: &Peer, frame: &Frame, out: &mut Out) {
-        let mut tunnel = match peer.lock() {
+        let mut tunnel = match peer.lock(now) {
             Ok(tunnel) => tunnel,
             Err(error) => return self.silences.count(error.into()),
         };
@@ -450,22 +450,7 @@ impl Engine {
             let _one = self.changing.lock();
             self.state.write().peers.expire(now);
         }
-        let mut due = now.plus(TICK_MAX);
-        let mut last = None;
-        loop {
-            // In parts, so that a change never waits for a sweep of all.
-            let state = self.state.read();
-            let before = last;
-            for peer in state.peers.after(last).take(PEER_SWEEP_MAX) {
-                for tunnel in std::iter::once(peer).chain(state.peers.successors_of(&peer.id)) {
-                    due = due.min(tunnel.tick(now, out));
-                }
-                last = Some(peer.id);
-            }
-            if last == before {
-                break;
-            }
-        }
+        let mut due = now.plus(TICK_MAX).min(self.turns(now, out));
         due = due.min(self.fragments.expire(now));
         let state = self.state.read();
         let mut replies = Replies::new();
@@ -476,6 +461,32 @@ impl Engine {
         });
         self.send_replies(&state, now, &mut replies, out);
         due.max(now.plus(TICK_MIN))
+    }
+
+    /// Runs the timers of the tunnels whose turn has come; answers when the next turn is.
+    fn turns(&self, now: Instant, out: &mut Out) -> Instant {
+        loop {
+            // In parts, so that a change never waits for all.
+            let state = self.state.read();
+            let timers = state.peers.timers();
+            let entries = timers.due(now, PEER_SWEEP_MAX);
+            if entries.is_empty() {
+                return timers.next();
+            }
+            for entry in entries {
+                let peer = state.peers.by_turn(entry.1);
+                timers.begin(entry, peer.map(|peer| peer.place()));
+                if let Some(peer) = peer {
+                    peer.tick(now, out);
+                }
+            }
+        }
+    }
+
+    /// The queue of the tunnels' turns.
+    #[cfg(test)]
+    pub(crate) fn timers(&self) -> Arc<crate::timers::Timers> {
+        self.state.read().peers.timers().clone()
     }
 
     /// Starts a new second of load; answers whether a provisional peer's time is over.

@@ -19,6 +19,7 @@ pub mod icmp;
 pub mod keys;
 pub mod knock;
 pub mod limiter;
+pub mod lookup;
 pub mod names;
 pub mod peer;
 pub mod peers;
@@ -28,6 +29,7 @@ pub mod routes;
 pub mod segment;
 pub mod silence;
 pub mod site;
+pub mod timers;
 pub mod wire;
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use crate::api::{Out, PeerId, PeerKind, PeerStatus};
 use crate::ecn;
+use crate::timers::{Place, Timers};
 use crate::wire::{Door, Message, Opened, Wire, WireError};
 use model::key::PublicKey;
 use model::limits::{
@@ -17,17 +18,26 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A tunnel is ticked before use, but not more often than this.
 const TICK_MIN: Duration = Duration::from_millis(250);
-/// How often a tunnel is ticked that was used within [`ACTIVE`]: WireGuard's own timers are seconds.
-const TICK_ACTIVE: Duration = Duration::from_millis(500);
-/// How often one is ticked that was not.
-const TICK_IDLE: Duration = Duration::from_secs(5);
+/// How often a tunnel is ticked that carried data within [`ACTIVE`]: WireGuard's own timers are seconds.
+pub(crate) const TICK_ACTIVE: Duration = Duration::from_millis(500);
 /// See [`TICK_ACTIVE`]; longer than WireGuard's Keepalive-Timeout and Rekey-Timeout together.
 const ACTIVE: Duration = Duration::from_secs(20);
+/// What WireGuard does so long after a handshake, whether or not there is traffic: a new one for what was sent, a new one for
+/// what was received, the end of the session, the end of all secrets (WireGuard paper, section 6.1; 165 s is Reject-After-Time
+/// less Keepalive-Timeout and Rekey-Timeout).
+pub(crate) const MARKS: [Duration; 4] =
+    [Duration::from_secs(120), Duration::from_secs(165), SESSION_END, Duration::from_secs(540)];
+const SESSION_END: Duration = Duration::from_secs(180);
+/// So long after a mark it is asked again: the tunnel's own clock may be behind ours.
+const MARK_SLACK: Duration = Duration::from_secs(10);
+/// How often it is asked meanwhile.
+pub(crate) const TICK_IDLE: Duration = Duration::from_secs(5);
+/// No tunnel has two turns closer together than this.
+const TURN_MIN: Duration = Duration::from_millis(10);
 
 /// Who is at the other end, and what it owns. Immutable but for the tunnel inside.
 pub struct Peer {
@@ -50,14 +60,22 @@ pub struct Peer {
 
 struct Guarded {
     tunnel: Mutex<Tunnel>,
-    due: AtomicU64,
+    place: Place,
+    timers: Arc<Timers>,
 }
 
 impl Peer {
     /// A peer whose tunnel state is not built yet.
-    pub fn new(id: PeerId, kind: PeerKind, door: Arc<dyn Door>, remote: PublicKey, index: u32) -> Self {
-        let tunnel = Tunnel::new(kind.clone());
-        let tunnel = Arc::new(Guarded { tunnel: Mutex::new(tunnel), due: AtomicU64::new(0) });
+    pub fn new(
+        id: PeerId,
+        kind: PeerKind,
+        door: Arc<dyn Door>,
+        remote: PublicKey,
+        index: u32,
+        timers: Arc<Timers>,
+    ) -> Self {
+        let tunnel = Mutex::new(Tunnel::new(kind.clone()));
+        let tunnel = Arc::new(Guarded { tunnel, place: Place::default(), timers });
         Self { id, kind, remote, door, addresses: Vec::new(), provisional: None, index, tunnel }
     }
 
@@ -89,14 +107,13 @@ impl Peer {
         self.tunnel.tunnel.lock().follow(&other);
     }
 
-    /// The tunnel, locked; its state is built at the first use.
-    pub fn lock(&self) -> Result<Locked<'_>, WireError> {
+    /// The tunnel, locked; its state is built at the first use. Its timers are looked at soon after.
+    pub fn lock(&self, now: Instant) -> Result<Locked<'_>, WireError> {
         let mut tunnel = self.tunnel.tunnel.lock();
         if tunnel.wire.is_none() {
             tunnel.wire = Some(self.door.open(&self.remote, &self.kind, self.index)?);
         }
-        // Whatever is done under the lock may have set a new deadline; the next sweep asks again.
-        self.tunnel.due.store(0, Ordering::Relaxed);
+        self.turn_at(now.plus(TICK_ACTIVE));
         Ok(Locked { tunnel })
     }
 
@@ -108,24 +125,34 @@ impl Peer {
     /// The tunnel, locked, without building its state: for settings.
     pub fn settings(&self) -> MutexGuard<'_, Tunnel> {
         let tunnel = self.tunnel.tunnel.lock();
-        self.tunnel.due.store(0, Ordering::Relaxed);
+        self.turn_at(Instant(0));
         tunnel
     }
 
-    /// Runs what is due; answers when to come again.
+    /// The timers shall look at it then, if not before.
+    pub fn turn_at(&self, at: Instant) {
+        self.tunnel.timers.put(&self.tunnel.place, self.index, at);
+    }
+
+    /// The timers shall not look at it any more.
+    pub fn no_turn(&self) {
+        self.tunnel.timers.remove(&self.tunnel.place, self.index);
+    }
+
+    /// Where it stands in the queue of its timers.
+    pub fn place(&self) -> &Place {
+        &self.tunnel.place
+    }
+
+    /// Runs what is due, and has the timers come again when more is; answers when that is.
     pub fn tick(&self, now: Instant, out: &mut Out) -> Instant {
-        let due = Instant(self.tunnel.due.load(Ordering::Relaxed));
-        if due > now {
-            return due;
-        }
         let mut tunnel = self.tunnel.tunnel.lock();
         if tunnel.wire.is_none() && tunnel.keepalive.is_some() {
             // Kept alive, it comes up by itself; all others wait for their first use.
             tunnel.wire = self.door.open(&self.remote, &self.kind, self.index).ok();
         }
         let due = tunnel.tick(now, out);
-        // Stored under the lock: who comes next and has more to do must overwrite it, not the other way round.
-        self.tunnel.due.store(due.0, Ordering::Relaxed);
+        self.turn_at(due);
         due
     }
 }
@@ -203,6 +230,12 @@ pub struct Tunnel {
     keepalive: Option<Duration>,
     ticked: Option<Instant>,
     last_sent: Instant,
+    /// When data last passed, either way.
+    used: Option<Instant>,
+    /// When a handshake message of either side last changed the wire's state.
+    shaken: Option<Instant>,
+    /// Until then a session may end that another one came after.
+    older: Instant,
     status: PeerStatus,
     /// How many packets were cut for it.
     cuts: u32,
@@ -222,6 +255,9 @@ impl Tunnel {
             keepalive: None,
             ticked: None,
             last_sent: Instant(0),
+            used: None,
+            shaken: None,
+            older: Instant(0),
             status: PeerStatus::default(),
             cuts: 0,
         }
@@ -317,17 +353,22 @@ impl Tunnel {
                     self.unconfirmed.pop_front();
                 }
                 self.unconfirmed.push_back(index);
+                self.shakes(now);
                 out.send(from.addr, from.local, bytes);
                 return Ok(Received::default());
             }
             Opened::Established(bytes, index) => {
+                self.shakes(now);
                 self.established(now, index, 0, from);
                 self.transmit(now, bytes, out);
                 self.flush(now, out);
                 return Ok(Received { packet: None, handshake: Some((from.addr, false)) });
             }
             Opened::Keepalive => None,
-            Opened::Packet(len) => Some(len),
+            Opened::Packet(len) => {
+                self.used = Some(now);
+                Some(len)
+            }
         };
         self.status.last_received = Some(now);
         self.status.unanswered_since = None;
@@ -368,6 +409,8 @@ impl Tunnel {
 
     /// Begins a handshake now, also when one is under way: it gets its whole time again.
     pub fn force(&mut self, now: Instant, out: &mut Out) {
+        // The wire dates what it does by its last tick, which may be long ago.
+        self.wire_timers(now, out);
         self.attempt = None;
         self.initiate(now, out);
     }
@@ -400,6 +443,7 @@ impl Tunnel {
         if Message::read(&bytes) == Some(Message::Initiation) {
             let attempt = self.attempt.get_or_insert(Attempt { began: now, sent: now, endpoint_since: now });
             attempt.sent = now;
+            self.shakes(now);
         }
         self.last_sent = now;
         out.send(endpoint.addr, endpoint.local, bytes);
@@ -414,6 +458,7 @@ impl Tunnel {
         }
         self.status.sent = self.status.sent.saturating_add(packet.len() as u64);
         if !packet.is_empty() {
+            self.used = Some(now);
             self.status.unanswered_since.get_or_insert(now);
         }
         self.last_sent = now;
@@ -483,16 +528,40 @@ impl Tunnel {
     }
 
     fn due(&self, now: Instant) -> Instant {
-        let used = self.last_sent.max(self.status.last_received.unwrap_or(Instant(0)));
-        let active = self.attempt.is_some() || !self.waiting.is_empty() || now.since(used) < ACTIVE;
-        let mut due = now.plus(if active { TICK_ACTIVE } else { TICK_IDLE });
+        let within = |at: Option<Instant>| at.is_some_and(|at| now.since(at) < ACTIVE);
+        // Whom nobody answers, a keepalive makes shake hands anew.
+        let unanswered = self.status.unanswered_since.map(|_| self.last_sent);
+        let active = self.attempt.is_some() || !self.waiting.is_empty() || within(self.used) || within(unanswered);
+        let mut due = if active { now.plus(TICK_ACTIVE) } else { Instant::NEVER };
         if let Some(attempt) = self.attempt {
             due = due.min(attempt.sent.plus(HANDSHAKE_RETRY));
         }
         if let Some(every) = self.keepalive {
             due = due.min(self.last_sent.plus(every));
         }
-        due.max(now.plus(Duration::from_millis(10)))
+        if now < self.older {
+            due = due.min(now.plus(TICK_IDLE));
+        }
+        if let Some(since) = self.shaken {
+            due = due.min(self.settles(now, since));
+        }
+        due.max(now.plus(TURN_MIN))
+    }
+
+    fn shakes(&mut self, now: Instant) {
+        if let Some(before) = self.shaken.replace(now) {
+            self.older = self.older.max(before.plus(SESSION_END + MARK_SLACK));
+        }
+    }
+
+    /// When WireGuard has the next thing to do for a handshake of that time, if nothing more happens; never, once all is done.
+    fn settles(&self, now: Instant, since: Instant) -> Instant {
+        let age = now.since(since);
+        match MARKS.into_iter().find(|mark| age < *mark + MARK_SLACK) {
+            Some(mark) if age < mark => since.plus(mark),
+            None if !self.has_session() => Instant::NEVER,
+            Some(_) | None => now.plus(TICK_IDLE),
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Which peer is meant? Look-up by index, by keys, by id and by overlay address, and the bounds of all four.
 
 use crate::api::{self, PeerId, PeerKind};
+use crate::lookup::Lookup;
 use crate::peer::Peer;
 use crate::silence::Silence;
+use crate::timers::Timers;
 use crate::wire::{Door, is_low_order};
 use blake2::{Blake2s256, Digest};
 use model::key::PublicKey;
@@ -10,7 +12,6 @@ use model::limits::{DATA_KEYS_MAX, PEERS_MAX, PROVISIONAL_LIFE, PROVISIONAL_MAX,
 use model::time::Instant;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::ops::Bound;
 use std::sync::Arc;
 
 /// Bits of an index that demultiplex; the eight below count a tunnel's sessions.
@@ -37,8 +38,8 @@ impl Default for Bounds {
 pub struct Peers {
     bounds: Bounds,
     by_id: BTreeMap<PeerId, Arc<Peer>>,
-    by_index: BTreeMap<u32, Arc<Peer>>,
-    by_keys: BTreeMap<(PublicKey, PublicKey), Arc<Peer>>,
+    by_index: Lookup<u32, Arc<Peer>>,
+    by_keys: Lookup<(PublicKey, PublicKey), Arc<Peer>>,
     by_address: BTreeMap<IpAddr, Arc<Peer>>,
     /// Tunnels of peers that are to change their keys, until they have proven themselves.
     successors: BTreeMap<(PeerId, u32), Arc<Peer>>,
@@ -49,6 +50,7 @@ pub struct Peers {
     expires: Instant,
     doors: BTreeMap<PublicKey, (Arc<dyn Door>, usize)>,
     controls: Vec<Arc<dyn Door>>,
+    timers: Arc<Timers>,
     seed: [u8; 32],
     drawn: u64,
 }
@@ -59,8 +61,8 @@ impl Peers {
         Self {
             bounds,
             by_id: BTreeMap::new(),
-            by_index: BTreeMap::new(),
-            by_keys: BTreeMap::new(),
+            by_index: Lookup::new(&seed),
+            by_keys: Lookup::new(&seed),
             by_address: BTreeMap::new(),
             successors: BTreeMap::new(),
             succeeded: BTreeMap::new(),
@@ -68,6 +70,7 @@ impl Peers {
             expires: Instant::NEVER,
             doors: BTreeMap::from([(control.public(), (control.clone(), 1))]),
             controls: vec![control],
+            timers: Arc::default(),
             seed,
             drawn: 0,
         }
@@ -79,11 +82,11 @@ impl Peers {
     }
     /// By the receiver index of a message: its upper 24 bits.
     pub fn by_receiver(&self, receiver: u32) -> Option<&Arc<Peer>> {
-        self.by_index.get(&(receiver >> (u32::BITS - INDEX_BITS)))
+        self.by_index.find(&(receiver >> (u32::BITS - INDEX_BITS)))
     }
     /// By our public key and the far end's.
     pub fn by_keys(&self, local: PublicKey, remote: PublicKey) -> Option<&Arc<Peer>> {
-        self.by_keys.get(&(local, remote))
+        self.by_keys.find(&(local, remote))
     }
     /// By an overlay address; pairings are not found so.
     pub fn by_address(&self, address: IpAddr) -> Option<&Arc<Peer>> {
@@ -101,10 +104,14 @@ impl Peers {
     pub fn successors_of(&self, id: &PeerId) -> impl Iterator<Item = &Arc<Peer>> {
         self.successors.range((*id, 0)..=(*id, u32::MAX)).map(|(_, peer)| peer)
     }
-    /// Those that come after `last` in the order of ids; all without it.
-    pub fn after(&self, last: Option<PeerId>) -> impl Iterator<Item = &Arc<Peer>> {
-        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
-        self.by_id.range((from, Bound::Unbounded)).map(|(_, peer)| peer)
+    /// The queue in which their tunnels wait for their turns.
+    pub const fn timers(&self) -> &Arc<Timers> {
+        &self.timers
+    }
+    /// Whose turn is it? By the index in the queue. One that was succeeded begins nothing any more.
+    pub fn by_turn(&self, index: u32) -> Option<&Arc<Peer>> {
+        let succeeded = |peer: &Peer| self.succeeded.get(&peer.id).is_some_and(|(old, _)| old.index == peer.index);
+        self.by_index.find(&index).filter(|peer| !succeeded(peer))
     }
     /// Our keys at the socket, at most [`DATA_KEYS_MAX`] and the control key.
     pub fn doors(&self) -> impl Iterator<Item = &Arc<dyn Door>> {
@@ -187,7 +194,7 @@ impl Peers {
             }
             None => {
                 let index = self.unused_index();
-                let mut new = Peer::new(peer.id, peer.kind.clone(), door, peer.remote, index);
+                let mut new = Peer::new(peer.id, peer.kind.clone(), door, peer.remote, index, self.timers.clone());
                 new.addresses = addresses;
                 new.provisional = grace;
                 new
@@ -267,7 +274,8 @@ impl Peers {
             return Err(Silence::DataKeysFull);
         }
         let door = self.doors.get(&door.public()).map_or(door, |(known, _)| known).clone();
-        let mut new = Peer::new(current.id, PeerKind::Control, door, remote, self.unused_index());
+        let index = self.unused_index();
+        let mut new = Peer::new(current.id, PeerKind::Control, door, remote, index, self.timers.clone());
         new.addresses.clone_from(&current.addresses);
         new.follow(current);
         let new = Arc::new(new);
@@ -285,7 +293,7 @@ impl Peers {
         self.end_succeeded(&new.id);
         if let Some(old) = self.by_id.get(&new.id).cloned() {
             // No handshake under the old keys any more; data of its sessions for a moment.
-            self.by_keys.remove(&(old.door.public(), old.remote));
+            self.by_keys.take(&(old.door.public(), old.remote));
             let until = now.plus(SUCCEEDED_KEEP);
             self.expires = self.expires.min(until);
             self.succeeded.insert(old.id, (old, until));
@@ -384,10 +392,11 @@ impl Peers {
 
     /// No datagram leads to this tunnel any more.
     fn forget(&mut self, peer: &Peer) {
-        self.by_index.remove(&peer.index);
+        self.by_index.take(&peer.index);
+        peer.no_turn();
         let local = peer.door.public();
-        if self.by_keys.get(&(local, peer.remote)).is_some_and(|held| held.index == peer.index) {
-            self.by_keys.remove(&(local, peer.remote));
+        if self.by_keys.find(&(local, peer.remote)).is_some_and(|held| held.index == peer.index) {
+            self.by_keys.take(&(local, peer.remote));
         }
         self.leave(&local);
     }
@@ -396,8 +405,9 @@ impl Peers {
     fn know(&mut self, peer: &Arc<Peer>) {
         let local = peer.door.public();
         self.doors.entry(local).or_insert_with(|| (peer.door.clone(), 0)).1 += 1;
-        self.by_index.insert(peer.index, peer.clone());
-        self.by_keys.insert((local, peer.remote), peer.clone());
+        self.by_index.put(peer.index, peer.clone());
+        self.by_keys.put((local, peer.remote), peer.clone());
+        peer.turn_at(Instant(0));
     }
 
     fn insert(&mut self, peer: Peer) -> Arc<Peer> {
@@ -426,7 +436,7 @@ impl Peers {
                 .chain_update(self.drawn.to_le_bytes())
                 .finalize();
             let index = digest.iter().take(3).fold(0, |word, byte| word << 8 | u32::from(*byte));
-            if !self.by_index.contains_key(&index) {
+            if !self.by_index.has(&index) {
                 return index;
             }
         }

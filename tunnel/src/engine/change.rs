@@ -44,11 +44,11 @@ impl Engine {
                 Ok(())
             }),
             Change::ForceHandshake(id) => self.with_peer(&id, |peer| {
-                peer.lock()?.force(now, out);
+                peer.lock(now)?.force(now, out);
                 Ok(())
             }),
             Change::NextEndpoint(id) => self.with_peer(&id, |peer| {
-                let mut tunnel = peer.lock()?;
+                let mut tunnel = peer.lock(now)?;
                 tunnel.next_candidate();
                 tunnel.force(now, out);
                 Ok(())
@@ -113,7 +113,7 @@ impl Engine {
         let successors = self.state.write().peers.succeed(doors, id)?;
         if self.config.role != Role::Controller {
             for successor in successors {
-                successor.lock()?.force(now, out);
+                successor.lock(now)?.force(now, out);
             }
         }
         Ok(())

@@ -10,6 +10,7 @@ mod simulation;
 mod succession;
 mod timing;
 mod trains;
+mod turns;
 
 use crate::api::*;
 use crate::engine::Engine;

@@ -32,7 +32,7 @@ fn end(own: u8, other: u8, psk: u8) -> Inside {
     let kind = PeerKind::Pairing(Psk::new([psk; 32]));
     let door = VirtualDoors.door(&key(own));
     let id = PeerId::Pairing(PairingId::from_bytes([7; 10]));
-    Inside::new(id, kind, door, public_of(&key(other)), u32::from(own) * 1_000)
+    Inside::new(id, kind, door, public_of(&key(other)), u32::from(own) * 1_000, Arc::default())
 }
 
 fn ends(psk_a: u8, psk_b: u8, candidates: &[SocketAddr], keepalive: Option<Duration>) -> Ends {
@@ -44,13 +44,13 @@ fn ends(psk_a: u8, psk_b: u8, candidates: &[SocketAddr], keepalive: Option<Durat
 
 impl Ends {
     fn lock_a(&self) -> Locked<'_> {
-        self.a.lock().unwrap()
+        self.a.lock(self.now).unwrap()
     }
     fn send_a(&mut self, packet: &[u8]) -> Sent {
-        self.a.lock().unwrap().send(self.now, packet, &mut self.sent_a)
+        self.a.lock(self.now).unwrap().send(self.now, packet, &mut self.sent_a)
     }
     fn send_b(&mut self, packet: &[u8]) -> Sent {
-        self.b.lock().unwrap().send(self.now, packet, &mut self.sent_b)
+        self.b.lock(self.now).unwrap().send(self.now, packet, &mut self.sent_b)
     }
     /// Delivers until quiet.
     fn exchange(&mut self) {
@@ -58,13 +58,13 @@ impl Ends {
         while !sent_a.is_empty() || !sent_b.is_empty() {
             for datagram in apart(sent_a) {
                 let from = (addr(2), Local::default());
-                if let Ok(got) = b.lock().unwrap().receive(*now, from, &datagram, opened, sent_b) {
+                if let Ok(got) = b.lock(*now).unwrap().receive(*now, from, &datagram, opened, sent_b) {
                     got_b.extend(got.packet.map(|len| opened[..len].to_vec()));
                 }
             }
             for datagram in apart(sent_b) {
                 let from = (addr(3), Local::default());
-                if let Ok(got) = a.lock().unwrap().receive(*now, from, &datagram, opened, sent_a) {
+                if let Ok(got) = a.lock(*now).unwrap().receive(*now, from, &datagram, opened, sent_a) {
                     got_a.extend(got.packet.map(|len| opened[..len].to_vec()));
                 }
             }
@@ -249,7 +249,7 @@ fn only_fresh_authentic_packets_move_the_endpoint() {
     let sent = apart(&mut ends.sent_a);
     let receive = |ends: &mut Ends, from: u8, bytes: &[u8]| {
         ends.b
-            .lock()
+            .lock(ends.now)
             .unwrap()
             .receive(ends.now, (addr(from), Local::default()), bytes, &mut Vec::new(), &mut Out::default())
             .is_ok()
@@ -262,7 +262,7 @@ fn only_fresh_authentic_packets_move_the_endpoint() {
     assert!(receive(&mut ends, 51, &sent[0]), "late packets are taken");
     assert_eq!(at(&ends), addr(40));
     // An initiation alone moves nothing, whatever its address; the session that it leads to does.
-    ends.a.lock().unwrap().force(ends.now, &mut ends.sent_a);
+    ends.a.lock(ends.now).unwrap().force(ends.now, &mut ends.sent_a);
     let initiation = ends.sent_a.udp.pop().unwrap().bytes;
     assert!(receive(&mut ends, 60, &initiation));
     assert_eq!(at(&ends), addr(40));
@@ -277,10 +277,14 @@ fn the_session_goes_on_while_a_handshake_is_answered_and_not_finished() {
     ends.exchange();
     for n in 0..20 {
         ends.now = ends.now.plus(HANDSHAKE_RETRY);
-        ends.a.lock().unwrap().force(ends.now, &mut ends.sent_a);
+        ends.a.lock(ends.now).unwrap().force(ends.now, &mut ends.sent_a);
         let initiation = ends.sent_a.udp.pop().unwrap().bytes;
         let from = (addr(2), Local::default());
-        ends.b.lock().unwrap().receive(ends.now, from, &initiation, &mut Vec::new(), &mut Out::default()).unwrap();
+        ends.b
+            .lock(ends.now)
+            .unwrap()
+            .receive(ends.now, from, &initiation, &mut Vec::new(), &mut Out::default())
+            .unwrap();
         assert_eq!(ends.send_b(&packet(n)), Sent::Sealed);
         ends.sent_a.clear();
         ends.exchange();
