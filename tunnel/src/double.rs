@@ -10,7 +10,7 @@ use model::key::{PrivateKey, PublicKey};
 use model::time::Instant;
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hasher};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ impl Door for VirtualDoor {
     fn public(&self) -> PublicKey {
         self.0
     }
-    fn judge(&self, _from: IpAddr, datagram: &[u8]) -> Verdict {
+    fn judge(&self, _from: SocketAddr, datagram: &[u8]) -> Verdict {
         let ours = datagram.first() == Some(&2) || datagram.get(40..72) == Some(self.0.0.as_slice());
         if ours { Verdict::Admitted } else { Verdict::NotOurs }
     }

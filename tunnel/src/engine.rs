@@ -63,6 +63,8 @@ pub struct Engine {
     /// When seconds were counted last.
     second: Mutex<Instant>,
     knocks: PerSecond,
+    /// Who was asked for cookies, and who shook hands.
+    asked: Sources,
     sources: Sources,
     fragments: Fragments,
     site: Site,
@@ -85,7 +87,7 @@ impl Engine {
         let control = doors.door(&config.key);
         let control_keys = Mutex::new(vec![config.key.clone()]);
         let drops = Arc::new(Counters::default());
-        let sources = Sources::new(config.seed);
+        let (asked, sources) = (Sources::new(config.seed), Sources::new(config.seed));
         let state = State {
             generation: 0,
             peers: Peers::new(bounds, control, config.seed),
@@ -100,6 +102,7 @@ impl Engine {
             changing: Mutex::new(()),
             second: Mutex::new(Instant(0)),
             knocks: PerSecond::new(KNOCKS_PER_SECOND),
+            asked,
             sources,
             fragments: Fragments::new(drops.clone()),
             site: Site::new(drops.clone()),
@@ -183,7 +186,7 @@ impl Engine {
             Message::Initiation => self.initiator(state, now, from, datagram, out)?,
             Message::Response(index) => {
                 let peer = by_index(index)?;
-                judge(peer.door.as_ref(), from, datagram, out)?;
+                self.judge(peer.door.as_ref(), now, from, datagram, out)?;
                 peer
             }
             Message::Cookie(index) | Message::Data(index, _) => by_index(index)?,
@@ -243,7 +246,7 @@ impl Engine {
         out: &mut Out,
     ) -> Result<Arc<Peer>, Silence> {
         for door in state.peers.doors() {
-            match judge(door.as_ref(), from, datagram, out) {
+            match self.judge(door.as_ref(), now, from, datagram, out) {
                 Err(Silence::Mac1) => {}
                 Err(reason) => return Err(reason),
                 Ok(()) => {
@@ -256,6 +259,27 @@ impl Engine {
             }
         }
         Err(Silence::Mac1)
+    }
+
+    /// What the door says, as the engine takes it: a cookie goes out, and that is all. Nobody gets them without measure: whose
+    /// address is forged is not to be flooded by us.
+    fn judge(
+        &self,
+        door: &dyn Door,
+        now: Instant,
+        from: Source,
+        datagram: &[u8],
+        out: &mut Out,
+    ) -> Result<(), Silence> {
+        match door.judge(from.0, datagram) {
+            Verdict::Admitted => Ok(()),
+            Verdict::NotOurs => Err(Silence::Mac1),
+            Verdict::Cookie(_) if !self.asked.admit(now, from.0.ip()) => Err(Silence::SourceRate),
+            Verdict::Cookie(reply) => {
+                out.send(from.0, from.1, reply);
+                Err(Silence::CookieAsked)
+            }
+        }
     }
 
     fn stranger(
@@ -526,18 +550,6 @@ impl Engine {
         let flows = self.site.flows() + self.client.flows();
         let gauges = [("peers", self.state.read().peers.len() as u64), ("flows", flows as u64)];
         self.drops().into_iter().chain(gauges).collect()
-    }
-}
-
-/// What the door says, as the engine takes it: a cookie goes out, and that is all.
-fn judge(door: &dyn Door, from: Source, datagram: &[u8], out: &mut Out) -> Result<(), Silence> {
-    match door.judge(from.0.ip(), datagram) {
-        Verdict::Admitted => Ok(()),
-        Verdict::NotOurs => Err(Silence::Mac1),
-        Verdict::Cookie(reply) => {
-            out.send(from.0, from.1, reply);
-            Err(Silence::CookieAsked)
-        }
     }
 }
 

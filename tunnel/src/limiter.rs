@@ -32,8 +32,8 @@ impl PerSecond {
     }
 }
 
-/// Handshakes by source address. A cookie proves an address and omits the port, so whoever has one real address could
-/// otherwise ask for as many Diffie-Hellmans as fit through his line.
+/// Handshakes by source address. A cookie proves an address and a port, so whoever has one real address could otherwise ask for as
+/// many Diffie-Hellmans as fit through his line.
 pub struct Sources {
     seed: [u8; 32],
     state: Mutex<Counted>,

@@ -5,6 +5,7 @@
 //! read a clock and entropy of their own.
 
 use crate::api::PeerKind;
+use blake2::{Blake2s256, Digest};
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
@@ -13,8 +14,9 @@ use boringtun::x25519;
 use model::key::{PrivateKey, PublicKey};
 use model::limits::{DATAGRAM_MAX, HANDSHAKES_PER_SECOND, WIREGUARD_OVERHEAD};
 use model::time::Instant;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of a handshake initiation (WireGuard paper, section 5.4.2).
 pub const INITIATION_LEN: usize = 148;
@@ -160,8 +162,9 @@ pub enum Verdict {
 pub trait Door: Send + Sync {
     /// The public half.
     fn public(&self) -> PublicKey;
-    /// Checks MAC1, counts, and under load MAC2 (WireGuard paper, section 5.3). Types 1 and 2 only.
-    fn judge(&self, from: IpAddr, datagram: &[u8]) -> Verdict;
+    /// Checks MAC1, counts, and under load MAC2, whose cookie proves address and port (WireGuard paper, sections 5.3 and 5.4.7).
+    /// Types 1 and 2 only.
+    fn judge(&self, from: SocketAddr, datagram: &[u8]) -> Verdict;
     /// Whose initiation is it? One Diffie-Hellman.
     fn sender(&self, initiation: &[u8]) -> Option<PublicKey>;
     /// The state of a tunnel. `index` has 24 bits.
@@ -196,6 +199,8 @@ impl Doors for Boring {
         Arc::new(BoringDoor {
             limiter: RateLimiter::new(&public, self.handshakes_per_second),
             unlimited: Arc::new(RateLimiter::new(&public, u64::MAX)),
+            limit: self.handshakes_per_second,
+            genuine: AtomicU64::new(0),
             secret,
             public,
         })
@@ -209,6 +214,27 @@ struct BoringDoor {
     limiter: RateLimiter,
     /// What each `Tunn` gets, or every handshake would count twice.
     unlimited: Arc<RateLimiter>,
+    limit: u64,
+    /// Handshake messages in this second whose MAC1 held.
+    genuine: AtomicU64,
+}
+
+/// What a cookie is bound to: boringtun binds it to an address only, so address and port become one address. IPv4 with its port
+/// fits; what does not fit is hashed, which nobody can make meet another on purpose.
+fn bound_to(from: SocketAddr) -> IpAddr {
+    let port = from.port().to_be_bytes();
+    let mut bytes = [0; 16];
+    match from.ip() {
+        IpAddr::V4(address) => {
+            let both = address.octets().into_iter().chain(port);
+            bytes.iter_mut().zip(both).for_each(|(to, byte)| *to = byte);
+        }
+        IpAddr::V6(address) => {
+            let hash = Blake2s256::new().chain_update(address.octets()).chain_update(port).finalize();
+            bytes.iter_mut().zip(hash).for_each(|(to, byte)| *to = byte);
+        }
+    }
+    IpAddr::V6(Ipv6Addr::from(bytes))
 }
 
 impl Door for BoringDoor {
@@ -216,13 +242,15 @@ impl Door for BoringDoor {
         PublicKey(self.public.to_bytes())
     }
 
-    fn judge(&self, from: IpAddr, datagram: &[u8]) -> Verdict {
+    fn judge(&self, from: SocketAddr, datagram: &[u8]) -> Verdict {
         let mut cookie = [0; COOKIE_LEN];
-        match self.limiter.verify_packet(Some(from), datagram, &mut cookie) {
+        let verdict = match self.limiter.verify_packet(Some(bound_to(from)), datagram, &mut cookie) {
             Ok(_) => Verdict::Admitted,
             Err(TunnResult::WriteToNetwork(reply)) => Verdict::Cookie(reply.to_vec()),
-            Err(_) => Verdict::NotOurs,
-        }
+            Err(_) => return Verdict::NotOurs,
+        };
+        self.genuine.fetch_add(1, Ordering::Relaxed);
+        verdict
     }
 
     fn sender(&self, initiation: &[u8]) -> Option<PublicKey> {
@@ -251,7 +279,11 @@ impl Door for BoringDoor {
     }
 
     fn second(&self) {
-        self.limiter.reset_count();
+        // A flood that goes on is under load from the first message of each second: it is not given its first thousand
+        // Diffie-Hellmans every second anew.
+        if self.genuine.swap(0, Ordering::Relaxed) <= self.limit {
+            self.limiter.reset_count();
+        }
     }
 }
 
@@ -385,5 +417,33 @@ mod tests {
         }
         assert_eq!(Message::read(&[4, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None);
         assert_eq!(Message::read(&[1]), None);
+    }
+
+    #[test]
+    fn a_cookie_is_good_for_the_address_and_port_that_it_was_sent_to() {
+        let now = Instant(1);
+        let (ours, theirs) = (PrivateKey::new([7; 32]), PrivateKey::new([8; 32]));
+        let door = Boring { handshakes_per_second: 0 }.door(&ours);
+        for [own, other] in [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]] {
+            let at = |address: &str, port: u16| SocketAddr::new(address.parse().unwrap(), port);
+            let mut wire = Boring::default().door(&theirs).open(&door.public(), &PeerKind::Control, 1).unwrap();
+            let first = wire.initiate(now).unwrap();
+            let Verdict::Cookie(cookie) = door.judge(at(own, 1_000), &first) else { panic!("no cookie under load") };
+            assert_eq!(wire.decapsulate(now, &cookie, &mut Vec::new()), Ok(Opened::Cookie));
+            let second = wire.initiate(now).unwrap();
+            for elsewhere in [at(own, 1_001), at(own, 0), at(other, 1_000), at(own, 59_395), at(own, 2_000)] {
+                assert!(matches!(door.judge(elsewhere, &second), Verdict::Cookie(_)), "{elsewhere}");
+            }
+            assert_eq!(door.judge(at(own, 1_000), &second), Verdict::Admitted);
+        }
+    }
+
+    #[test]
+    fn no_two_sources_are_bound_to_the_same() {
+        let addresses = ["0.0.0.0", "1.2.3.4", "4.3.2.1", "::", "::1", "102:304::", "::ffff:1.2.3.4"];
+        let all =
+            addresses.iter().flat_map(|a| [0, 1, 256, 65_535].map(|port| SocketAddr::new(a.parse().unwrap(), port)));
+        let bound: std::collections::BTreeSet<IpAddr> = all.map(bound_to).collect();
+        assert_eq!(bound.len(), addresses.len() * 4);
     }
 }

@@ -53,7 +53,7 @@ fn wireguard(bytes: &[u8]) -> bool {
     let Some(message) = Message::read(bytes) else { return false };
     let door = door(OURS);
     if matches!(message, Message::Initiation | Message::Response(_)) {
-        let _ = door.judge(IpAddr::V4(Ipv4Addr::LOCALHOST), bytes);
+        let _ = door.judge(SocketAddr::from((Ipv4Addr::LOCALHOST, 443)), bytes);
         let _ = door.sender(bytes);
     }
     let far = Boring::default().door(&PrivateKey::new(THEIRS)).public();

@@ -25,7 +25,7 @@ impl Door for StoppingDoor {
     fn public(&self) -> PublicKey {
         self.0
     }
-    fn judge(&self, _from: IpAddr, _datagram: &[u8]) -> Verdict {
+    fn judge(&self, _from: SocketAddr, _datagram: &[u8]) -> Verdict {
         Verdict::Admitted
     }
     fn sender(&self, _initiation: &[u8]) -> Option<PublicKey> {

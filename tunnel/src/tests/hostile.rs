@@ -5,7 +5,10 @@ use super::*;
 use crate::knock;
 use crate::wire::{Doors, Message};
 use model::ids::NodeId;
-use model::limits::{DATA_KEYS_MAX, DATAGRAM_MAX, KNOCKS_PER_SECOND, PEER_SWEEP_MAX, PEERS_MAX, PROVISIONAL_MAX};
+use model::limits::{
+    DATA_KEYS_MAX, DATAGRAM_MAX, HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SOURCE, KNOCKS_PER_SECOND, PEER_SWEEP_MAX,
+    PEERS_MAX, PROVISIONAL_MAX,
+};
 use model::pool::CONTROL_PORT;
 use model::secret::Secret;
 use model::time::WallMs;
@@ -97,6 +100,26 @@ fn a_flood_is_asked_for_cookies_and_the_living_go_on() {
     assert_eq!(net.hosts[1].events.len(), 1);
     // A stranger's cookie is not sent to a type 2 of somebody else's index, and garbage does not count as load.
     assert!(!net.deliver(0, addr(STRANGER), &initiation(STRANGER, 9)));
+}
+
+#[test]
+fn whose_address_is_forged_is_not_flooded_with_cookies() {
+    let mut net = Net::new();
+    net.host_with(Role::Controller, 1, Arc::new(Boring { handshakes_per_second: 0 }), Bounds::default());
+    let flood = initiation(STRANGER, 1);
+    for _ in 0..2 * HANDSHAKES_PER_SECOND {
+        net.deliver(0, addr(STRANGER), &flood);
+    }
+    let cookies = |net: &Net, to: u8| net.log.iter().filter(|(_, at, b)| *at == addr(to) && b[0] == 3).count() as u64;
+    assert_eq!(cookies(&net, STRANGER), HANDSHAKES_PER_SECOND);
+    assert_eq!(net.counter(0, "udp_source_rate"), HANDSHAKES_PER_SECOND);
+    for _ in 0..u64::from(HANDSHAKES_PER_SOURCE) * 2 {
+        net.deliver(0, addr(40), &flood);
+    }
+    assert_eq!(cookies(&net, 40), u64::from(HANDSHAKES_PER_SOURCE), "others have their share");
+    net.advance(Duration::from_secs(1));
+    net.deliver(0, addr(STRANGER), &flood);
+    assert_eq!(cookies(&net, STRANGER), HANDSHAKES_PER_SECOND + 1);
 }
 
 #[test]

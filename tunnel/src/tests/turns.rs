@@ -64,7 +64,7 @@ impl Door for NotingDoor {
     fn public(&self) -> PublicKey {
         self.0
     }
-    fn judge(&self, _from: IpAddr, _datagram: &[u8]) -> Verdict {
+    fn judge(&self, _from: SocketAddr, _datagram: &[u8]) -> Verdict {
         Verdict::Admitted
     }
     fn sender(&self, initiation: &[u8]) -> Option<PublicKey> {
