@@ -77,6 +77,7 @@ impl Delta {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::craft::ip;
     use proptest::prelude::*;
 
     #[test]
@@ -94,6 +95,41 @@ mod tests {
                 plain = (plain >> 16) + (plain & 0xffff);
             }
             prop_assert_eq!(u64::from(sum(&data, start)), plain);
+        }
+
+        #[test]
+        fn the_sum_of_a_packet_is_that_of_its_parts(
+            head in proptest::collection::vec(any::<u8>(), 0..40), body in proptest::collection::vec(any::<u8>(), 0..70), v6: bool,
+        ) {
+            // Begun with an even part, whatever the rest: how pseudo header, header and payload are summed.
+            let even = &head[..head.len() / 2 * 2];
+            prop_assert_eq!(sum(&[even, &body].concat(), 0), sum(&body, sum(even, 0).into()));
+            // And the pseudo header is what the RFCs write down, byte by byte.
+            let (from, to): (IpAddr, IpAddr) = if v6 { (ip("fd00::ffff"), ip("fe80::1:2")) } else { (ip("10.1.2.3"), ip("255.255.0.1")) };
+            let octets = |address: IpAddr| match address {
+                IpAddr::V4(a) => a.octets().to_vec(),
+                IpAddr::V6(a) => a.octets().to_vec(),
+            };
+            let len = (body.len() as u32).to_be_bytes();
+            let written = [octets(from), octets(to), len.to_vec(), vec![0, 0, 0, 17], body.clone()].concat();
+            prop_assert_eq!(sum(&body, pseudo(from, to, 17, body.len())), sum(&written, 0));
+        }
+
+        #[test]
+        fn another_address_equals_a_new_sum(
+            body in proptest::collection::vec(any::<u8>(), 3..50), from in 0..u128::MAX - 9, to: u128, v6: bool, hops in 1usize..5,
+        ) {
+            let address = |n: u128| if v6 { IpAddr::from(n.to_be_bytes()) } else { IpAddr::from((n as u32).to_be_bytes()) };
+            let target = ip(if v6 { "fd00::7" } else { "192.0.2.7" });
+            let mut body = [vec![0, 0], body].concat();
+            let check = !sum(&body, pseudo(address(from), target, 17, body.len()));
+            put_word(&mut body, 0, check);
+            let mut delta = Delta::default();
+            for hop in 0..hops as u128 {
+                delta = delta.address(address(from + hop), address(if hop + 1 == hops as u128 { to } else { from + hop + 1 }));
+            }
+            delta.fix(&mut body, 0);
+            prop_assert_eq!(sum(&body, pseudo(address(to), target, 17, body.len())), 0xffff);
         }
 
         #[test]

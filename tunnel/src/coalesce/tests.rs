@@ -4,7 +4,7 @@ use super::*;
 use crate::craft::{assert_sums, seal_v4};
 use crate::headers::{FIN, SYN};
 use crate::segment::leave_checksum;
-use crate::segment::tests::{cut, identified, made};
+use crate::segment::tests::{Shape, cut, identified, made};
 use proptest::prelude::*;
 
 const ALL: Offloads = Offloads { vnet: true, tso: true, uso: true };
@@ -71,6 +71,136 @@ proptest! {
         let again = cut_again(joined(ALL, &packets));
         prop_assert!(again.len() == packets.len());
         prop_assert!(again.into_iter().map(unnamed).eq(packets.into_iter().map(unnamed)));
+    }
+}
+
+/// One thing that may be different in a packet of a flow.
+fn change(shape: &mut Shape, what: usize, to: u8) {
+    match what {
+        0 => shape.flags ^= to & !6,
+        1 => shape.seq = shape.seq.wrapping_add(to.into()),
+        2 => shape.ack ^= u32::from(to),
+        3 => shape.window ^= u16::from(to),
+        4 => shape.urgent ^= u16::from(to),
+        5 => shape.options.iter_mut().take(1).for_each(|byte| *byte ^= to),
+        6 => shape.options.truncate(4 * usize::from(to % 4)),
+        7 => shape.class ^= to,
+        8 => shape.hops ^= to,
+        9 => shape.id = shape.id.wrapping_add(to.into()),
+        10 => shape.whole ^= to & 1 != 0,
+        11 => shape.unsummed ^= to & 1 != 0,
+        12 => shape.padding = usize::from(to % 3),
+        13 => shape.is_tcp ^= to & 1 != 0,
+        14 => shape.v6 ^= to & 1 != 0,
+        _ => shape.flags |= PSH,
+    }
+}
+
+/// A flow whose packets differ here and there, each with right sums.
+fn flow() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let size = prop_oneof![4 => Just(700usize), 1 => 0usize..1_400, 1 => Just(1)];
+    let changes = proptest::collection::vec((0usize..40, 0usize..16, any::<u8>()), 0..4);
+    (Shape::any(true), proptest::collection::vec(size, 1..40), changes, any::<bool>()).prop_map(
+        |(shape, sizes, changes, like_tcp)| {
+            // Nothing is joined but data; its flags come by the changes.
+            let first = Shape { flags: ACK, unsummed: false, ..shape };
+            let mut sent = 0;
+            let one = |(n, size): (usize, &usize)| {
+                let mut own = first.after(n, sent);
+                changes.iter().filter(|c| c.0 == n).for_each(|c| change(&mut own, c.1, c.2));
+                // A change of the sequence number may stay.
+                sent += if like_tcp { *size } else { *size + own.seq.wrapping_sub(first.seq) as usize % 7 };
+                own.packet(&vec![n as u8; *size])
+            };
+            sizes.iter().enumerate().map(one).collect()
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn whatever_a_flow_says_cutting_gives_it_back(packets in flow()) {
+        let again = cut_again(joined(ALL, &packets));
+        prop_assert_eq!(again.len(), packets.len());
+        prop_assert!(again.into_iter().map(unnamed).eq(packets.into_iter().map(unnamed)));
+    }
+
+    #[test]
+    fn what_was_cut_is_joined_to_what_it_was(
+        shape in Shape::any(true), payload in proptest::collection::vec(any::<u8>(), 2..9_000), size in 150usize..1_400, pushes: bool,
+    ) {
+        prop_assume!(payload.len() > size);
+        let shape = Shape { flags: if pushes && shape.is_tcp { ACK | PSH } else { ACK }, unsummed: false, ..shape };
+        let mut whole = Frame::packet(shape.packet(&payload));
+        let kind = match (shape.is_tcp, shape.v6) {
+            (true, false) => GsoKind::TcpV4,
+            (true, true) => GsoKind::TcpV6,
+            _ => GsoKind::Udp,
+        };
+        whole.gso = Gso { kind, size: size as u16, ..Gso::NONE };
+        let packets = cut(&whole).unwrap();
+        packets.iter().for_each(|packet| assert_sums(packet));
+        let mut frames = joined(ALL, &packets);
+        prop_assert_eq!(frames.len(), 1);
+        // But for the transport's checksum, which whoever cuts it makes anew.
+        for frame in frames.iter_mut().chain([&mut whole]) {
+            let packet = Packet::parse(&frame.bytes).unwrap();
+            frame.gso.header_len = 0;
+            leave_checksum(frame, &packet);
+        }
+        prop_assert_eq!(&frames[0], &whole);
+    }
+}
+
+#[test]
+fn an_identification_counts_on_beyond_its_last() {
+    for whole in [false, true] {
+        let shape = Shape { whole, id: 0xffff, ..plain_shape() };
+        let packets =
+            [shape.packet(&[1; 100]), shape.after(1, 100).packet(&[2; 99]), shape.after(2, 199).packet(&[3; 9])];
+        let frames = joined(ALL, &packets);
+        // The second is shorter, so that it is the last one.
+        assert_eq!((frames.len(), cut_again(frames)), (2, packets.to_vec()));
+    }
+}
+
+/// TCP over IPv4, nothing special.
+fn plain_shape() -> Shape {
+    Shape {
+        v6: false,
+        is_tcp: true,
+        flags: ACK,
+        seq: 7,
+        ack: 9,
+        window: 500,
+        urgent: 0,
+        options: Vec::new(),
+        padding: 0,
+        class: 0,
+        hops: 64,
+        id: 1,
+        whole: true,
+        unsummed: false,
+    }
+}
+
+#[test]
+fn what_says_more_than_data_goes_alone() {
+    // URG, ECE and CWR, each in front and behind: a joined packet could not say of which part they speak.
+    for (flag, urgent) in [(0x20, 3), (0x40, 0), (0x80, 0), (FIN, 0)] {
+        for special in 0..3 {
+            let made = |n: usize| {
+                let own = plain_shape().after(n, n * 100);
+                let flags = if n == special { ACK | flag } else { ACK };
+                Shape { flags, urgent: if n == special { urgent } else { 0 }, ..own }.packet(&[1; 100])
+            };
+            let packets: Vec<_> = (0..3).map(made).collect();
+            let frames = joined(ALL, &packets);
+            assert_eq!(frames.len(), if special == 1 { 3 } else { 2 }, "flag {flag:#x} in packet {special}");
+            assert_eq!(cut_again(frames), packets);
+        }
     }
 }
 

@@ -1,9 +1,15 @@
 //! Cutting against a plain model: packets made one by one. And lying headers.
 
 use super::*;
-use crate::craft::{assert_sums, echo, ip, seal_v4, tcp, udp};
+use crate::craft::{assert_sums, echo, extend, ip, packet, seal_v4, tcp, udp, with_options};
 use crate::headers::{ACK, SYN};
 use proptest::prelude::*;
+
+/// TCP flags URG and ECE.
+const URG: u8 = 0x20;
+const ECE: u8 = 0x40;
+/// IPv4: it may not be fragmented.
+const DF: u16 = 0x4000;
 
 /// A super-packet, as a device gives it: the checksum holds the sum of the pseudo header.
 pub fn super_packet(bytes: Vec<u8>, size: u16) -> Frame {
@@ -46,8 +52,109 @@ pub fn made(v6: bool, is_tcp: bool, seq: u32, flags: u8, payload: &[u8]) -> Vec<
     if is_tcp { tcp((from, 4000), (to, 443), flags, (seq, 99), payload) } else { udp((from, 4000), (to, 443), payload) }
 }
 
+/// All that the headers of one flow's packets say. Packets are made from it one by one, with sums made naively: the plain model
+/// of what is cut and joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    pub v6: bool,
+    pub is_tcp: bool,
+    pub flags: u8,
+    pub seq: u32,
+    pub ack: u32,
+    pub window: u16,
+    pub urgent: u16,
+    /// TCP: bytes of its options, a multiple of four.
+    pub options: Vec<u8>,
+    /// IPv4: words of padding options. IPv6: headers with padding in front of the transport.
+    pub padding: usize,
+    /// Traffic class, or type of service.
+    pub class: u8,
+    pub hops: u8,
+    pub id: u16,
+    pub whole: bool,
+    /// UDP over IPv4: without a checksum.
+    pub unsummed: bool,
+}
+
+impl Shape {
+    /// The packet with this payload.
+    pub fn packet(&self, payload: &[u8]) -> Vec<u8> {
+        let (from, to) = if self.v6 { (ip("fd00::1"), ip("fd00::2")) } else { (ip("10.0.0.1"), ip("10.0.0.2")) };
+        let mut bytes = if self.is_tcp {
+            let mut body = [4_000u16.to_be_bytes(), 443u16.to_be_bytes()].concat();
+            body.extend([self.seq, self.ack].into_iter().flat_map(u32::to_be_bytes));
+            body.extend([((5 + self.options.len() / 4) << 4) as u8, self.flags]);
+            body.extend([self.window, 0, self.urgent].into_iter().flat_map(u16::to_be_bytes));
+            body.extend(&self.options);
+            body.extend(payload);
+            packet(from, to, TCP, body)
+        } else {
+            udp((from, 4_000), (to, 443), payload)
+        };
+        if self.v6 {
+            (0..self.padding).for_each(|_| bytes = extend(&bytes, 60, &[0, 1, 4, 0, 0, 0, 0]));
+            let first = 0x6000 | u16::from(self.class) << 4;
+            bytes[..2].copy_from_slice(&first.to_be_bytes());
+            bytes[7] = self.hops;
+        } else {
+            if !self.is_tcp && self.unsummed {
+                bytes[26..28].fill(0);
+            }
+            bytes = with_options(&bytes, &vec![1; self.padding * 4]);
+            bytes[1] = self.class;
+            bytes[6..8].copy_from_slice(&(if self.whole { DF } else { 0 }).to_be_bytes());
+            bytes[8] = self.hops;
+            bytes = identified(bytes, self.id);
+        }
+        bytes
+    }
+
+    /// What follows `sent` bytes of payload, `number` packets later.
+    pub fn after(&self, number: usize, sent: usize) -> Self {
+        let (id, seq) = (self.id.wrapping_add(number as u16), self.seq.wrapping_add(sent as u32));
+        Self { id, seq, ..self.clone() }
+    }
+
+    /// Any that a parser takes. `plain`: without options of IP, as packets are that can be joined.
+    pub fn any(plain: bool) -> impl Strategy<Value = Self> {
+        let edge = |edge: u32| prop_oneof![any::<u32>(), Just(edge)];
+        let padding = if plain { 0usize..1 } else { 0usize..4 };
+        let options = prop_oneof![Just(0usize), Just(3), Just(10)]
+            .prop_flat_map(|words| proptest::collection::vec(any::<u8>(), words * 4));
+        let flags = prop_oneof![Just(0), Just(PSH), Just(FIN), Just(CWR | ECE), Just(URG), any::<u8>()];
+        let flags = flags.prop_map(|flags| ACK | flags & !(SYN | 4));
+        let transport =
+            (any::<bool>(), any::<bool>(), flags, edge(0xffff_ff00), any::<u32>(), any::<u16>(), any::<u16>(), options);
+        let network = (padding, any::<u8>(), any::<u8>(), edge(0xfffe), any::<bool>(), any::<bool>());
+        (transport, network).prop_map(|(transport, network)| {
+            let (v6, is_tcp, flags, seq, ack, window, urgent, options) = transport;
+            let (padding, class, hops, id, whole, unsummed) = network;
+            let id = id as u16;
+            Self { v6, is_tcp, flags, seq, ack, window, urgent, options, padding, class, hops, id, whole, unsummed }
+        })
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn every_header_is_in_each_segment_as_its_sender_would_have_written_it(
+        shape in Shape::any(false), payload in proptest::collection::vec(any::<u8>(), 1..5_000),
+        size in prop_oneof![Just(1usize), Just(1_380), 36usize..1_500],
+    ) {
+        // Whoever has segments made has them summed.
+        let shape = Shape { unsummed: false, ..shape };
+        let payload = &payload[..payload.len().min(size * SUPER_SEGMENTS_MAX)];
+        let last = payload.len().div_ceil(size) - 1;
+        let plain: Vec<_> = payload.chunks(size).enumerate().map(|(n, part)| {
+            let mut own = shape.after(n, n * size);
+            if n < last { own.flags &= !(PSH | FIN); }
+            if n > 0 { own.flags &= !CWR; }
+            own.packet(part)
+        }).collect();
+        prop_assert_eq!(cut(&super_packet(shape.packet(payload), size as u16)).unwrap(), plain);
+    }
 
     #[test]
     fn a_cut_super_packet_is_what_would_have_been_sent_without(
