@@ -88,6 +88,7 @@ impl Engine {
         let control_keys = Mutex::new(vec![config.key.clone()]);
         let drops = Arc::new(Counters::default());
         let (asked, sources) = (Sources::new(config.seed), Sources::new(config.seed));
+        let site = Site::new(drops.clone(), config.seed);
         let state = State {
             generation: 0,
             peers: Peers::new(bounds, control, config.seed),
@@ -105,7 +106,7 @@ impl Engine {
             asked,
             sources,
             fragments: Fragments::new(drops.clone()),
-            site: Site::new(drops.clone()),
+            site,
             client: ClientPath::new(drops.clone()),
             drops,
             silences: Silences::default(),
@@ -318,7 +319,8 @@ impl Engine {
             (Role::Gateway, PeerId::Pairing(pairing)) => match &state.view {
                 Some(view) => {
                     let owned = |source, _| Filter::sender(view, pairing, source).map(|_| Origin::Pairing(pairing));
-                    if self.fragments.complete(now, &mut frame, owned) {
+                    let judge = |packet: &Packet| Filter::check(view, pairing, packet).map(|_| ());
+                    if self.fragments.complete(now, &mut frame, owned, judge) {
                         self.site.from_client(now, view, pairing, frame, out, replies);
                     }
                 }
@@ -328,7 +330,8 @@ impl Engine {
                 let may = |source, destination| {
                     state.routes.may_answer(now, source, destination).map(|()| Origin::Pairing(pairing))
                 };
-                if self.fragments.complete(now, &mut frame, may)
+                let judge = |packet: &Packet| self.client.expects(now, &state.routes, pairing, packet);
+                if self.fragments.complete(now, &mut frame, may, judge)
                     && self.client.from_gateway(now, &state.routes, pairing, &mut frame)
                 {
                     out.write(frame);
@@ -372,7 +375,8 @@ impl Engine {
             Role::Gateway => match &state.view {
                 Some(view) if view.scope.nat.contains(destination) => {
                     // The kernel lets only answers to what we forwarded come here (`host::nft::Gateway`).
-                    if self.fragments.complete(now, frame, |source, _| Ok(Origin::Tun(source)))
+                    let judge = |packet: &Packet| self.site.expects(packet);
+                    if self.fragments.complete(now, frame, |source, _| Ok(Origin::Tun(source)), judge)
                         && let Some(pairing) = self.site.from_service(now, frame)
                     {
                         self.send(&state, now, &PeerId::Pairing(pairing), frame, out);
@@ -393,7 +397,8 @@ impl Engine {
                 let own = |source| {
                     if state.routes.own.contains(&source) { Ok(Origin::Tun(source)) } else { Err(Drop::SourceNotOwn) }
                 };
-                if self.fragments.complete(now, frame, |source, _| own(source))
+                // Whole, it is answered where it may not go, so that its sender knows.
+                if self.fragments.complete(now, frame, |source, _| own(source), |_| Ok(()))
                     && let RouteVerdict::Send(pairing) = self.client.from_tun(now, &state.routes, frame, out)
                 {
                     self.send(&state, now, &PeerId::Pairing(pairing), frame, out);

@@ -8,11 +8,12 @@
 //! pushes out its own oldest datagrams, and where all of it is full, whoever has most loses one.
 
 pub mod cut;
+pub mod identification;
 mod piece;
 
 use crate::counters::{Counters, Drop};
 use crate::ecn;
-use crate::headers::V6_HEADER;
+use crate::headers::{Packet, V6_HEADER};
 use cut::seal_v4;
 use model::ids::PairingId;
 use model::limits::{
@@ -50,17 +51,23 @@ impl Fragments {
     }
 
     /// Is the frame a whole packet, by itself or because it completes one (which it then is)? `may` says of a fragment's source
-    /// and destination whose it is, or why it is not even kept. What is no fragment is not looked at further.
+    /// and destination whose it is, or why it is not even kept; `judge`, of the headers of a first one, why no packet that
+    /// begins so will pass: then nothing of its datagram is kept. What is no fragment is not looked at further.
     pub fn complete(
         &self,
         now: Instant,
         frame: &mut Frame,
         may: impl FnOnce(IpAddr, IpAddr) -> Result<Origin, Drop>,
+        judge: impl FnOnce(&Packet) -> Result<(), Drop>,
     ) -> bool {
         let whole = match Piece::read(&frame.bytes) {
             Ok(None) => return true,
-            Ok(Some(piece)) => may(piece.source, piece.destination)
-                .and_then(|origin| self.table.lock().add(now, origin, &piece, &self.counters)),
+            Ok(Some(piece)) => may(piece.source, piece.destination).and_then(|origin| {
+                let first = piece.offset == 0 && piece.more;
+                let opening = if first { piece.opening() } else { Ok(None) };
+                let refused = opening.and_then(|packet| packet.as_ref().map_or(Ok(()), judge)).err();
+                self.table.lock().add(now, origin, &piece, refused, &self.counters)
+            }),
             Err(reason) => Err(reason),
         };
         match whole {
@@ -107,8 +114,9 @@ struct Datagram {
     end: Option<usize>,
     /// Which ECN codepoints were seen, a bit each.
     ecn: u8,
-    /// Nothing that comes can complete it any more; it stays until its time, so that later parts do not begin it anew.
-    poisoned: bool,
+    /// Nothing that comes can complete it any more; it stays until its time, so that later parts do not begin it anew, and
+    /// this is why they are dropped.
+    poisoned: Option<Drop>,
     /// What it takes of the room.
     cost: usize,
 }
@@ -197,6 +205,7 @@ impl Table {
         now: Instant,
         origin: Origin,
         piece: &Piece<'_>,
+        refused: Option<Drop>,
         counters: &Counters,
     ) -> Result<Option<Vec<u8>>, Drop> {
         if piece.offset == 0 && !piece.more {
@@ -210,9 +219,12 @@ impl Table {
         let key = Key { origin, source, destination, protocol, id };
         let first = piece.offset == 0;
         let head = if first { piece.head.len() } else { 0 };
-        let mut cost = FRAGMENT_COST + piece.body.len() + head;
+        let cost = FRAGMENT_COST + piece.body.len() + head;
+        if let Some(reason) = refused {
+            return Err(self.refuse(now, key, reason, counters));
+        }
         match self.datagrams.get(&key) {
-            Some(known) if known.poisoned => return Err(Drop::FragmentOverlap),
+            Some(Datagram { poisoned: Some(reason), .. }) => return Err(*reason),
             Some(known) => match known.fit(piece) {
                 Fit::Same => return Err(Drop::FragmentRepeated),
                 Fit::Overlaps => return Err(self.poison(&key, Drop::FragmentOverlap, counters)),
@@ -222,8 +234,7 @@ impl Table {
                 Fit::New => self.make_room(origin, 0, cost, counters),
             },
             None => {
-                cost += FRAGMENT_COST;
-                self.make_room(origin, 1, cost, counters);
+                self.make_room(origin, 1, FRAGMENT_COST + cost, counters);
                 self.begin(now, key);
             }
         }
@@ -252,7 +263,10 @@ impl Table {
         let number = self.begun;
         self.begun += 1;
         self.ages.insert(number, key);
-        self.shares.entry(key.origin).or_default().ages.insert(number);
+        self.bytes += FRAGMENT_COST;
+        let share = self.shares.entry(key.origin).or_default();
+        share.bytes += FRAGMENT_COST;
+        share.ages.insert(number);
         let datagram = Datagram {
             number,
             since: now,
@@ -262,10 +276,23 @@ impl Table {
             held: 0,
             end: None,
             ecn: 0,
-            poisoned: false,
-            cost: 0,
+            poisoned: None,
+            cost: FRAGMENT_COST,
         };
         self.datagrams.insert(key, datagram);
+    }
+
+    /// A first fragment that may not pass: the datagram is given up, whatever is there of it and whatever comes.
+    fn refuse(&mut self, now: Instant, key: Key, reason: Drop, counters: &Counters) -> Drop {
+        match self.datagrams.get(&key).map(|known| known.poisoned) {
+            Some(Some(before)) => return before,
+            Some(None) => {}
+            None => {
+                self.make_room(key.origin, 1, FRAGMENT_COST, counters);
+                self.begin(now, key);
+            }
+        }
+        self.poison(&key, reason, counters)
     }
 
     /// Pushes out the oldest until there is room for so many more datagrams and bytes: first of the same source, while that
@@ -302,7 +329,7 @@ impl Table {
             datagram.parts.values().for_each(|_| counters.count(reason));
             datagram.parts.clear();
             datagram.head = Vec::new();
-            datagram.poisoned = true;
+            datagram.poisoned = Some(reason);
             let freed = datagram.cost.saturating_sub(FRAGMENT_COST);
             datagram.cost -= freed;
             self.bytes = self.bytes.saturating_sub(freed);

@@ -160,6 +160,13 @@ impl ClientPath {
         state.table.next_deadline().min(oldest)
     }
 
+    /// Would a packet of this gateway pass, as far as its headers tell? For the first fragment of one.
+    pub fn expects(&self, now: Instant, routes: &Routes, pairing: PairingId, packet: &Packet) -> Result<(), Drop> {
+        // An error is judged by what it quotes, when it is whole.
+        let is_error = matches!(packet.transport, Transport::Error(_));
+        if is_error { Ok(()) } else { self.state().expected(now, routes, pairing, packet).map(|_| ()) }
+    }
+
     /// How many flows live.
     pub fn flows(&self) -> usize {
         self.state().table.len()
@@ -370,8 +377,8 @@ impl State {
         }
     }
 
-    fn receive(&mut self, now: Instant, routes: &Routes, pairing: PairingId, frame: &mut Frame) -> Result<(), Drop> {
-        let packet = Packet::parse(&frame.bytes)?;
+    /// The flow of ours that a packet of a gateway belongs to.
+    fn expected(&self, now: Instant, routes: &Routes, pairing: PairingId, packet: &Packet) -> Result<FlowId, Drop> {
         let (protocol, from, to) = (packet.protocol(), packet.source, packet.destination);
         let key = match packet.transport {
             // About a packet of ours: its quote is a flow as we sent it, and the error comes in its target's name.
@@ -397,9 +404,12 @@ impl State {
             Way::Open(current, _) => current == pairing || carrier == Some(pairing),
             Way::Ask(_) | Way::Shut(_) => false,
         };
-        if !granted {
-            return Err(Drop::Unasked);
-        }
+        if granted { Ok(id) } else { Err(Drop::Unasked) }
+    }
+
+    fn receive(&mut self, now: Instant, routes: &Routes, pairing: PairingId, frame: &mut Frame) -> Result<(), Drop> {
+        let packet = Packet::parse(&frame.bytes)?;
+        let id = self.expected(now, routes, pairing, &packet)?;
         frame.bytes.truncate(packet.len);
         if !matches!(packet.transport, Transport::Error(_)) {
             self.table.touch(now, id, false, Load::of(&packet, &frame.gso), segment(&packet));

@@ -10,6 +10,7 @@ use crate::counters::{Counters, Drop};
 use crate::filter::{Filter, Pass};
 use crate::flow::{Caps, ClientKey, Flow, FlowId, Load, Opening, ServiceKey, Table};
 use crate::fragments::cut;
+use crate::fragments::identification::Identifications;
 use crate::headers::{Error, Packet, RST, Tcp, Transport};
 use crate::icmp::{self, Limiter, Reason};
 use crate::names::Names;
@@ -37,13 +38,13 @@ pub struct Site {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     table: Table,
     names: Names,
     refused: BTreeMap<(GrantId, IpAddr), Instant>,
-    /// How many large datagrams left for services.
-    large: u32,
+    /// Of large datagrams that leave for services.
+    identifications: Identifications,
     errors: Limiter,
 }
 
@@ -64,13 +65,20 @@ struct Admitted<'a> {
 }
 
 impl Site {
-    /// No flows yet.
-    pub fn new(counters: Arc<Counters>) -> Self {
-        Self::with_caps(counters, Caps::default())
+    /// No flows yet. `seed` is random.
+    pub fn new(counters: Arc<Counters>, seed: [u8; 32]) -> Self {
+        Self::with_caps(counters, seed, Caps::default())
     }
     /// With other bounds on flows.
-    pub fn with_caps(counters: Arc<Counters>, caps: Caps) -> Self {
-        Self { counters, state: Mutex::new(State { table: Table::new(caps), ..State::default() }) }
+    pub fn with_caps(counters: Arc<Counters>, seed: [u8; 32], caps: Caps) -> Self {
+        let state = State {
+            table: Table::new(caps),
+            names: Names::default(),
+            refused: BTreeMap::new(),
+            identifications: Identifications::new(seed),
+            errors: Limiter::default(),
+        };
+        Self { counters, state: Mutex::new(state) }
     }
 
     /// A packet that came out of a pairing's tunnel, or several joined. Filtered, rewritten and put into `out.tun`, or dropped
@@ -93,6 +101,17 @@ impl Site {
     pub fn from_service(&self, now: Instant, frame: &mut Frame) -> Option<PairingId> {
         let judged = self.state().service(now, frame);
         judged.map_err(|reason| self.counters.count(reason)).ok()
+    }
+
+    /// Does a packet off the TUN belong to a live flow, as far as its headers tell? For the first fragment of one.
+    pub fn expects(&self, packet: &Packet) -> Result<(), Drop> {
+        let state = self.state();
+        match packet.transport {
+            // Judged by what it quotes, when it is whole.
+            Transport::Error(_) => Ok(()),
+            Transport::Echo { request: true, .. } => Err(Drop::NoFlow),
+            _ => state.table.by_service(&service_key(packet)).map(|_| ()).ok_or(Drop::NoFlow),
+        }
     }
 
     /// Ends what the new view does not admit any more: RST to both sides, `FlowEnded`, and one `GrantClosed` for each
@@ -207,18 +226,17 @@ impl State {
     /// needs it; with IPv6, which no router cuts, by us, to what every path takes (the kernel's connection tracking puts
     /// them together and forwards them in the same sizes).
     ///
-    /// All clients are one address behind masquerade, so their own identifications may meet; ours count.
+    /// All clients are one address behind masquerade, so their own identifications may meet; ours do not repeat.
     fn leave(&mut self, mut frame: Frame, io: &mut Io<'_>) {
         if !cut::is_too_large(&frame, TUN_MTU) {
             return io.out.write(frame);
         }
-        self.large = self.large.wrapping_add(1);
         if frame.bytes.first().is_some_and(|b| b >> 4 == 4) {
-            cut::renumber_v4(&mut frame.bytes, self.large);
+            cut::renumber_v4(&mut frame.bytes, self.identifications.v4());
             return io.out.write(frame);
         }
-        let done =
-            cut::cut(&frame.bytes, V6_MTU_MIN, self.large, |piece| io.out.tun.push(Frame::packet(piece.to_vec())));
+        let id = self.identifications.v6();
+        let done = cut::cut(&frame.bytes, V6_MTU_MIN, id, |piece| io.out.tun.push(Frame::packet(piece.to_vec())));
         done.unwrap_or_else(|reason| io.counters.count(reason));
     }
 
@@ -398,14 +416,7 @@ impl State {
             Transport::Echo { request: true, .. } => return Err(Drop::NoFlow),
             _ => {}
         }
-        let key = ServiceKey {
-            protocol: packet.protocol(),
-            real: packet.source,
-            port: packet.source_port(),
-            nat: packet.destination,
-            nat_port: packet.destination_port(),
-        };
-        let id = self.table.by_service(&key).ok_or(Drop::NoFlow)?;
+        let id = self.table.by_service(&service_key(&packet)).ok_or(Drop::NoFlow)?;
         self.table.touch(now, id, false, Load::of(&packet, &frame.gso), segment(&packet));
         let flow = self.table.flow(id).ok_or(Drop::NoFlow)?;
         rewrite(&mut frame.bytes, &packet, &flow.to_client());
@@ -503,6 +514,17 @@ fn still_admits(view: &View, grant: &VerifiedGrant, flow: &Flow) -> bool {
         && nat.contains(&flow.service.nat)
         && view.scope.admits(flow.service.real, plain.on_gateway)
         && plain.rules.iter().any(|rule| rule.matches(target, protocol, port) && leads(rule))
+}
+
+/// The flow of a packet that the service's side sends.
+const fn service_key(packet: &Packet) -> ServiceKey {
+    ServiceKey {
+        protocol: packet.protocol(),
+        real: packet.source,
+        port: packet.source_port(),
+        nat: packet.destination,
+        nat_port: packet.destination_port(),
+    }
 }
 
 fn client_key(device: DeviceId, packet: &Packet) -> ClientKey {

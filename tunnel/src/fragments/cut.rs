@@ -64,9 +64,9 @@ pub fn cut(bytes: &[u8], size: usize, id: u32, mut each: impl FnMut(&[u8])) -> R
 }
 
 /// Gives an IPv4 packet another identification.
-pub fn renumber_v4(bytes: &mut [u8], id: u32) {
+pub fn renumber_v4(bytes: &mut [u8], id: u16) {
     let header = usize::from(bytes.first().map_or(0, |b| b & 15)) * 4;
-    put_word(bytes, 4, (id & 0xffff) as u16);
+    put_word(bytes, 4, id);
     seal_v4(bytes, header);
 }
 

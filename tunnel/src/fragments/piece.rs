@@ -3,9 +3,9 @@
 //! Nothing is believed that the packet's own length does not hold; what is no fragment, or not even IP, is left to
 //! [`Packet::parse`](crate::headers::Packet::parse).
 
-use crate::checksum::{self, word};
+use crate::checksum::{self, put_word, word};
 use crate::counters::Drop;
-use crate::headers::{ICMP4, ICMP6, TCP, UDP, V6_HEADER};
+use crate::headers::{ICMP4, ICMP6, Packet, TCP, UDP, V6_HEADER};
 use model::limits::{DATAGRAM_MAX, EXTENSION_HEADERS_MAX};
 use std::net::IpAddr;
 
@@ -118,18 +118,42 @@ impl<'b> Piece<'b> {
         if self.next.is_none() {
             least_header(self.protocol)?;
         }
-        if self.offset == 0 && self.body.len() < self.headers()? {
-            return Err(Drop::FragmentTiny);
+        if self.offset == 0 {
+            self.transport()?;
         }
         Ok(self)
     }
 
-    /// Bytes of headers at the front of the first fragment's part.
-    fn headers(&self) -> Result<usize, Drop> {
+    /// The first fragment as a packet of its own, as far as its headers: what its whole datagram will be judged by. None: that
+    /// cannot be told before all of it is there.
+    pub fn opening(&self) -> Result<Option<Packet>, Drop> {
+        let (protocol, at) = self.transport()?;
+        // The largest header that is read: TCP's with all its options.
+        let shown = (at + 60).min(self.body.len());
+        let mut bytes = [self.head, self.body.get(..shown).unwrap_or_default()].concat();
+        super::finish(&mut bytes, self.head.len(), self.next);
+        let at = self.head.len() + at;
+        let len = u16::try_from(bytes.len() - at).unwrap_or(u16::MAX);
+        match protocol {
+            // It speaks of the whole datagram.
+            UDP => put_word(&mut bytes, at + 4, len),
+            // An echo has a type, any other is an error: its sum is over all of it.
+            ICMP4 | ICMP6 if !matches!(bytes.get(at), Some(0 | 8 | 128 | 129)) => return Ok(None),
+            _ => {}
+        }
+        Packet::parse(&bytes).map(Some).map_err(|reason| match reason {
+            Drop::Truncated => Drop::FragmentTiny,
+            other => other,
+        })
+    }
+
+    /// Which transport header the first fragment's part has, and where; the least one must be whole.
+    fn transport(&self) -> Result<(u8, usize), Drop> {
         let (mut next, mut at) = (self.next.map_or(self.protocol, |(_, next)| next), 0);
         for _ in 0..=EXTENSION_HEADERS_MAX {
             if self.next.is_none() || !matches!(next, 43 | 60) {
-                return least_header(next).map(|least| at + least);
+                let whole = self.body.len() >= at + least_header(next)?;
+                return if whole { Ok((next, at)) } else { Err(Drop::FragmentTiny) };
             }
             let Some((following, end)) = extension(self.body, at) else { return Err(Drop::FragmentTiny) };
             (next, at) = (following, end);

@@ -136,7 +136,7 @@ impl Shape {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn every_header_is_in_each_segment_as_its_sender_would_have_written_it(

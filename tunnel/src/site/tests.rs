@@ -131,7 +131,7 @@ impl Gate {
     }
     fn with_caps(view: View, caps: Caps) -> Self {
         let counters = Arc::new(Counters::default());
-        let site = Site::with_caps(counters.clone(), caps);
+        let site = Site::with_caps(counters.clone(), [7; 32], caps);
         Self { site, counters, view, out: Out::default(), replies: Vec::new(), now: NOW }
     }
     /// What reaches the service's side.

@@ -37,7 +37,7 @@ fn joined(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let kernel = Fragments::new(Arc::new(Counters::default()));
     let whole = |packet: &Vec<u8>| {
         let mut frame = Frame::packet(packet.clone());
-        let all = kernel.complete(Instant(1), &mut frame, |source, _| Ok(Origin::Tun(source)));
+        let all = kernel.complete(Instant(1), &mut frame, |source, _| Ok(Origin::Tun(source)), |_| Ok(()));
         all.then_some(frame.bytes)
     };
     packets.iter().filter_map(whole).collect()
@@ -148,11 +148,17 @@ fn a_whole_one_is_judged_like_any_other() {
         foreign.iter().for_each(|piece| net.tun(1, piece));
         net.run();
         assert_eq!(net.counter(0, "drop_source_not_owned"), 3);
-        // What no grant speaks of is one packet without a grant.
+        // What no grant speaks of has no first piece that may pass: nothing of it is kept, in any order.
         unfiltered(&mut net, device, name);
-        pieces(echo(device, name, true, 7, &[1; 4_000])).iter().for_each(|piece| net.tun(1, piece));
+        let unwanted = pieces(echo(device, name, true, 7, &[1; 4_000]));
+        unwanted.iter().for_each(|piece| net.tun(1, piece));
         net.run();
-        assert_eq!(net.counter(0, "drop_no_grant"), 1);
+        assert_eq!(net.counter(0, "drop_no_grant"), 3);
+        for order in [[2, 0, 1], [2, 1, 0]] {
+            order.iter().for_each(|at| net.tun(1, &pieces(echo(device, name, true, 8, &[1; 4_000]))[*at]));
+            net.run();
+        }
+        assert_eq!((net.counter(0, "drop_no_grant"), net.counter(0, "drop_fragment_expired")), (9, 0));
         assert!(net.taken(0).is_empty());
     }
 }
