@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 mod device;
-mod header;
+pub mod header;
 #[cfg(test)]
 mod tests;
 

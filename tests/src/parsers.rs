@@ -3,6 +3,7 @@
 //! | file | whose input? |
 //! |---|---|
 //! | `packets` | strangers, tunnels, local programs: datagrams, IP packets, DNS, D-Bus |
+//! | `offload`, `pieces`, `engine` | kernels, strangers and far ends of tunnels: virtio headers, trains, fragments, and the whole engine |
 //! | `messages` | the far end of an RPC: every message of the descriptors, then the conversion that the program makes |
 //! | `calls` | an administrator, through the whole service and its store |
 //! | `tree` | (messages taken apart by their descriptors: each field left out, each number and enumeration unknown) |
@@ -19,10 +20,13 @@
 pub mod calls;
 mod certificates;
 pub mod corpus;
+mod engine;
 mod files;
 pub mod messages;
 mod mutate;
+mod offload;
 mod packets;
+mod pieces;
 mod texts;
 pub mod tree;
 
@@ -64,7 +68,17 @@ pub type Seeds = anyhow::Result<Vec<(String, Vec<u8>)>>;
 
 /// All parsers.
 pub fn all() -> Vec<Parser> {
-    [packets::PARSERS, messages::PARSERS, files::PARSERS, texts::PARSERS, certificates::PARSERS].concat()
+    [
+        packets::PARSERS,
+        offload::PARSERS,
+        pieces::PARSERS,
+        engine::PARSERS,
+        messages::PARSERS,
+        files::PARSERS,
+        texts::PARSERS,
+        certificates::PARSERS,
+    ]
+    .concat()
 }
 
 /// Runs a parser; the error is the panic's text.
