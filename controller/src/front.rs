@@ -205,7 +205,8 @@ impl Front {
         host::checks::net_admin()?;
         let org = organisation.org().map_err(|e| FrontError::Tls(e.to_string()))?;
         let pool = org.pool;
-        let udp = host::udp::Udp::bind_with(options.port, options.steps)?;
+        let mut udp = host::udp::Udp::bind_with(options.port, options.steps)?;
+        udp.split();
         let overlay_nets = vec![pool.v4(), pool.v6()];
         // Before there is an address: what must not be seen outside is guarded first.
         let (tun, overlay, untracked_port) = (options.device.clone(), overlay_nets.clone(), Some(udp.local_port()));

@@ -6,6 +6,7 @@ mod open;
 mod receive;
 mod refusal;
 mod send;
+mod split;
 #[cfg(test)]
 mod tests;
 
@@ -73,6 +74,8 @@ pub struct Udp {
     narrow: NarrowPaths,
     dropped: AtomicU64,
     truncated: AtomicU64,
+    steps: Steps,
+    beside: Option<Box<Udp>>,
 }
 
 impl Udp {
@@ -109,8 +112,27 @@ impl Udp {
             narrow: NarrowPaths::default(),
             dropped: AtomicU64::new(0),
             truncated: AtomicU64::new(0),
+            steps,
+            beside: None,
             socket,
         })
+    }
+
+    /// From now on only WireGuard's data comes in here; everything else comes in at [`Udp::beside`], which somebody else reads, so
+    /// that a flood of it takes no room and no time of the data's. A kernel that cannot do that leaves it as it was.
+    pub fn split(&mut self) {
+        let second = split::beside(&self.socket, self.port, self.dual);
+        match second.and_then(|socket| Self::furnish(socket, self.dual, self.steps)) {
+            Ok(second) => self.beside = Some(Box::new(second)),
+            Err(error) => {
+                tracing::info!(%error, "handshakes and data share one socket: a flood of those is felt by these")
+            }
+        }
+    }
+
+    /// Where everything but data comes in, after [`Udp::split`]. For receiving only: answers leave from the first socket.
+    pub fn beside(&self) -> Option<&Self> {
+        self.beside.as_deref()
     }
 
     /// The port that is bound.

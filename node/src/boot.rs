@@ -129,7 +129,8 @@ pub async fn resume(setup: &Setup) -> Result<Node, BootError> {
 async fn open_packets(setup: &Setup, pool: Pool, key: Arc<PrivateKey>) -> Result<Packets, BootError> {
     host::checks::tun_device()?;
     host::checks::net_admin()?;
-    let udp = Udp::bind_with(setup.port, setup.steps)?;
+    let mut udp = Udp::bind_with(setup.port, setup.steps)?;
+    udp.split();
     let (tun, overlay) = Overlay::open(&setup.device, setup.steps).await?;
     if let Some(local) = overlay.collisions(&[pool.v4(), pool.v6()]).await?.first() {
         let pool = format!("{} and {}", pool.v4(), pool.v6());

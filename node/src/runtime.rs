@@ -1,6 +1,6 @@
 //! The packet threads: what moves bytes between TUN, engine and UDP socket, and how does control code reach the engine?
 //!
-//! Three plain threads with blocking reads: TUN to UDP, UDP to TUN, and timers. Control code calls [`Runtime::apply`]
+//! Plain threads with blocking reads: TUN to UDP, UDP to TUN, handshakes (what comes by UDP and is no data), and timers. Control code calls [`Runtime::apply`]
 //! from anywhere. A panic in the engine ends one train, not the program.
 
 use crate::pulse::Pulse;
@@ -40,6 +40,7 @@ pub struct Runtime {
 struct Pulses {
     tun: Pulse,
     udp: Pulse,
+    handshakes: Pulse,
     timers: Pulse,
     control: Pulse,
 }
@@ -92,9 +93,13 @@ impl Runtime {
         if !without.is_empty() {
             tracing::info!(%without, "the packet path works without these fast ways of the kernel");
         }
-        for (name, run) in
-            [("tun-to-udp", Self::pump_tun as fn(&Self)), ("udp-to-tun", Self::pump_udp), ("timers", Self::pump_timers)]
-        {
+        let threads = [
+            ("tun-to-udp", Self::pump_tun as fn(&Self)),
+            ("udp-to-tun", Self::pump_udp),
+            ("handshakes", Self::pump_handshakes),
+            ("timers", Self::pump_timers),
+        ];
+        for (name, run) in threads {
             let runtime = Arc::clone(&runtime);
             std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&runtime))?;
         }
@@ -148,8 +153,8 @@ impl Runtime {
 
     /// Whether every packet thread, and the task that calls [`Runtime::beat`], gets on.
     pub fn is_alive(&self) -> bool {
-        let (now, Pulses { tun, udp, timers, control }) = (self.now(), &self.pulses);
-        [tun, udp, timers, control].into_iter().all(|pulse| !pulse.is_stuck(now))
+        let (now, Pulses { tun, udp, handshakes, timers, control }) = (self.now(), &self.pulses);
+        [tun, udp, handshakes, timers, control].into_iter().all(|pulse| !pulse.is_stuck(now))
     }
 
     fn send(&self, trains: &[Train]) {
@@ -219,6 +224,26 @@ impl Runtime {
                         self.engine.from_udp(now, &mut train, out)
                     });
                 }
+                Err(error) => pause_after("reading the UDP socket", &error),
+            }
+        }
+    }
+
+    /// What is no data, as many datagrams as lie there with one go: a flood costs as little as it can.
+    fn pump_handshakes(&self) {
+        let Some(udp) = self.udp.beside() else { return };
+        let mut train = Train::datagram(([0, 0, 0, 0], 0).into(), model::packet::Local::default(), Vec::new());
+        let mut out = self.out();
+        loop {
+            match udp.recv(&mut train) {
+                Ok(()) => self.guarded("handshakes", &self.pulses.handshakes, &mut out, |now, out| {
+                    self.engine.from_udp(now, &mut train, out);
+                    let mut trains = 1;
+                    while trains < BATCH_FRAMES_MAX && udp.try_recv(&mut train).unwrap_or(false) {
+                        self.engine.from_udp(now, &mut train, out);
+                        trains += 1;
+                    }
+                }),
                 Err(error) => pause_after("reading the UDP socket", &error),
             }
         }

@@ -3,6 +3,7 @@
 mod calls;
 mod crowd;
 mod fill;
+mod flood;
 mod http2;
 mod insider;
 mod noise;
@@ -80,6 +81,26 @@ enum What {
         #[arg(long, default_value_t = 1_000)]
         initiations: u32,
     },
+    /// Flood with initiations from forged addresses; print how many were sent, and the processor time in seconds
+    Pour {
+        link: String,
+        /// The hardware address of the far end, in hexadecimal
+        mac: String,
+        to: SocketAddr,
+        /// The far end's WireGuard key, base 64; without it MAC1 does not hold
+        #[arg(long)]
+        key: Option<String>,
+        /// A second
+        #[arg(long, default_value_t = 100_000)]
+        rate: u64,
+        /// Seconds
+        #[arg(long, default_value_t = 10)]
+        lasts: u64,
+    },
+    /// Download from an HTTP service of the lab; print bytes a second
+    Download { from: String, seconds: u64 },
+    /// Print the public key of a node whose state this is
+    Key { state: PathBuf },
     /// As an enrolled node whose client runs here: ask too much of the controller's port; print what was done
     Storm {
         /// The client's state
@@ -162,6 +183,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         What::Crowd { join, how, peers, lasts } => {
             return crowd::gather(&join_file(join)?, *how, *peers, Duration::from_secs(*lasts));
         }
+        What::Pour { link, mac, to, key, rate, lasts } => {
+            let target = flood::Target { link, mac, to: *to, key: key.as_deref() };
+            return flood::pour(&target, *rate, Duration::from_secs(*lasts));
+        }
+        What::Download { from, seconds } => return flood::download(from, Duration::from_secs(*seconds)),
+        What::Key { state } => return flood::show_key(state),
         What::Insider { state, resource } => return insider::hold(state, resource),
         What::Knock { to, join, count } => return fill::knock(*to, &join_file(join)?, *count),
         What::Hold { path, count } => return fill::hold(path, *count),
@@ -179,7 +206,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &arguments.what {
         What::Capture { .. } | What::Insider { .. } | What::Storm { .. } => Ok(()),
-        What::Calls { .. } | What::Crowd { .. } => Ok(()),
+        What::Calls { .. } | What::Crowd { .. } | What::Key { .. } => Ok(()),
+        What::Pour { .. } | What::Download { .. } => Ok(()),
         What::Knock { .. } | What::Hold { .. } | What::Flows { .. } => Ok(()),
         What::Mac { link } => runtime.block_on(print_mac(link)),
         What::Route { prefix, link, via } => runtime.block_on(set_route(*prefix, link, *via)),

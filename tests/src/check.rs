@@ -3,6 +3,7 @@
 //! A check prints what it tries, and at last one line like `check power: 200 kills, 40 power cuts, 0 lost, 0 alive`. Its
 //! exit code says whether everything that may not happen was counted zero times, and something was tried at all.
 
+pub mod flood;
 pub mod hostile;
 pub mod kill;
 pub mod limits;
@@ -28,6 +29,8 @@ pub enum Arguments {
     Hostile(hostile::Arguments),
     /// Throw changed inputs at every parser: is there one with which it panics, hangs or breaks its word?
     Parsers(parsers::Arguments),
+    /// Flood a gateway with handshakes: does a download keep its speed, the gateway its memory, and does a newcomer get in?
+    Flood(flood::Arguments),
     /// Ask for one more of everything than there may be: who is refused, and who loses anything?
     Limits(limits::Arguments),
 }
@@ -40,6 +43,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Arguments::Sim(arguments) => sim::check(arguments)?,
         Arguments::Hostile(arguments) => hostile::check(arguments)?,
         Arguments::Parsers(arguments) => parsers::check(arguments)?,
+        Arguments::Flood(arguments) => flood::check(arguments)?,
         Arguments::Limits(arguments) => limits::check(arguments)?,
     };
     writeln!(io::stdout(), "{tally}")?;

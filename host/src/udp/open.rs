@@ -18,8 +18,18 @@ pub fn open(port: u16) -> io::Result<(Socket, bool)> {
     }
 }
 
+/// Opens one more of the kind that is bound to the port already.
+pub fn open_beside(port: u16, dual: bool) -> io::Result<Socket> {
+    if dual { dual_socket(port, true) } else { v4_socket(port, true) }
+}
+
 fn open_dual(port: u16) -> io::Result<Socket> {
+    dual_socket(port, false)
+}
+
+fn dual_socket(port: u16, beside: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, beside.into())?;
     socket.set_only_v6(false)?;
     set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
     set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
@@ -30,7 +40,12 @@ fn open_dual(port: u16) -> io::Result<Socket> {
 }
 
 pub fn open_v4(port: u16) -> io::Result<Socket> {
+    v4_socket(port, false)
+}
+
+fn v4_socket(port: u16, beside: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, beside.into())?;
     prepare_v4(&socket)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
     Ok(socket)

@@ -340,3 +340,38 @@ fn warm_buffers_ask_for_no_memory() {
     (0..20).for_each(|_| round());
     assert_eq!(allocations(), before);
 }
+
+#[test]
+fn a_flood_of_handshakes_takes_no_room_of_the_datas() {
+    let mut udp = Udp::bind_with(0, Steps::ALL).expect("bind");
+    udp.split();
+    let beside = udp.beside().expect("a second socket");
+    for socket in [&udp, beside] {
+        socket.set_recv_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    }
+    for to in ["127.0.0.1", "::1"] {
+        let sender = UdpSocket::bind((to, 0)).expect("bind");
+        sender.connect((to, udp.local_port())).expect("connect");
+        // Far more than any buffer holds.
+        for _ in 0..20_000 {
+            sender.send(&[1; 148]).expect("send");
+        }
+        sender.send(&[4; 32]).expect("send");
+        sender.send(&[2; 92]).expect("send");
+        sender.send(&[4; 33]).expect("send");
+        let mut train = Train::datagram(([0, 0, 0, 0], 0).into(), Local::default(), Vec::new());
+        let mut data = Vec::new();
+        while data.len() < 65 {
+            udp.recv(&mut train).expect("data, in its time");
+            data.extend_from_slice(&train.bytes);
+        }
+        assert_eq!(data, [4; 65], "{to}");
+        assert!(!udp.try_recv(&mut train).expect("nothing more"));
+        beside.recv(&mut train).expect("what is no data");
+        assert!(train.bytes.starts_with(&[1; 148]));
+        while beside.try_recv(&mut train).expect("or nothing") {
+            assert_ne!(train.bytes.first(), Some(&4));
+        }
+    }
+    assert!(matches!(Udp::bind(udp.local_port()), Err(UdpError::PortInUse(_))), "the port is still ours alone");
+}

@@ -48,3 +48,10 @@ fn nobody_who_asks_for_too_much_takes_anything_from_others() {
     let last = check(&["limits", "--storm=2"]);
     assert_eq!(last, "check limits: 14 bounds, 0 lost, 0 alive, 0 leaked, 0 panics");
 }
+
+#[test]
+fn a_flood_of_handshakes_keeps_nobody_from_what_they_do() {
+    // How fast things are is not asked for here.
+    let last = check(&["flood", "--seconds=2", "--rounds=1", "--rate=20000", "--least=0"]);
+    assert!(last.starts_with("check flood: ") && last.ends_with(" 0 slow, 0 grown, 0 late, 0 uncounted"), "{last}");
+}

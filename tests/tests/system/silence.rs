@@ -352,8 +352,9 @@ fn one_udp_port_and_nothing_else_is_open_outside() {
     let pools = pools(&world);
     for host in [Name::Controller, Name::Gateway] {
         let udp = [sockets(&world, host, "udp", "07"), sockets(&world, host, "udp6", "07")].concat();
+        // Data has a socket of it, everything else the other.
         let ports: Vec<u16> = udp.iter().map(|socket| socket.1).collect();
-        assert_eq!(ports, [443], "{host}: {udp:?}");
+        assert_eq!(ports, [443, 443], "{host}: {udp:?}");
         assert!(sockets(&world, host, "tcp", "0A").is_empty(), "{host} listens on IPv4");
     }
     let IpAddr::V6(controller) = pools.overlay[0] else { panic!("the controller has an IPv6 overlay address") };
