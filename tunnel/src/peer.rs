@@ -223,6 +223,8 @@ pub struct Tunnel {
     endpoint: Option<Endpoint>,
     candidates: Vec<SocketAddr>,
     attempt: Option<Attempt>,
+    /// Control code asked for a handshake: this machine or the far end may have moved, and any candidate may be the one.
+    anywhere: bool,
     /// The sessions that we answered and the far end has not used yet, newest last; it remembers two itself.
     unconfirmed: VecDeque<u32>,
     /// The newest confirmed session and the counter that a fresh packet must reach.
@@ -250,6 +252,7 @@ impl Tunnel {
             endpoint: None,
             candidates: Vec::new(),
             attempt: None,
+            anywhere: false,
             unconfirmed: VecDeque::new(),
             newest: None,
             keepalive: None,
@@ -392,6 +395,7 @@ impl Tunnel {
 
     fn established(&mut self, now: Instant, index: u32, next: u64, from: Endpoint) {
         self.attempt = None;
+        self.anywhere = false;
         self.unconfirmed.clear();
         self.newest = Some((index, next));
         self.endpoint = Some(from);
@@ -407,11 +411,13 @@ impl Tunnel {
         }
     }
 
-    /// Begins a handshake now, also when one is under way: it gets its whole time again.
+    /// Begins a handshake now, also when one is under way: it gets its whole time again. Whoever asks for it doubts the endpoint
+    /// in use (another network, a silence), so all candidates hear it.
     pub fn force(&mut self, now: Instant, out: &mut Out) {
         // The wire dates what it does by its last tick, which may be long ago.
         self.wire_timers(now, out);
         self.attempt = None;
+        self.anywhere = true;
         self.initiate(now, out);
     }
 
@@ -425,11 +431,12 @@ impl Tunnel {
         }
     }
 
-    /// A pairing that never shook hands says the same hello to all its candidates: nobody knows yet which of them can be
-    /// reached from here, and the one that answers is used. One by one would take longer than a person waits, and an
-    /// initiation for each would spoil the answer to the one before. The far end takes the first to come.
+    /// A pairing that never shook hands, and any tunnel whose endpoint is in doubt, says the same hello to all its candidates:
+    /// nobody knows which of them can be reached from here, and the one that answers is used. One by one would take longer than
+    /// a person waits, and an initiation for each would spoil the answer to the one before. The far end takes the first to come.
     fn spread(&self, bytes: &[u8], out: &mut Out) {
-        if self.status.last_handshake.is_some() || !matches!(self.kind, PeerKind::Pairing(_)) {
+        let unknown = self.status.last_handshake.is_none() && matches!(self.kind, PeerKind::Pairing(_));
+        if !unknown && !self.anywhere {
             return;
         }
         for addr in self.candidates.iter().filter(|c| self.endpoint.is_some_and(|e| e.addr != **c)) {
@@ -603,6 +610,36 @@ mod tests {
         assert!(out.udp.is_empty() && tunnel.attempt.is_none() && tunnel.waiting.is_empty());
         tunnel.begin(given_up, &mut out);
         assert_eq!(out.udp.len(), 1, "whoever sends something begins anew");
+    }
+
+    #[test]
+    fn a_handshake_that_is_asked_for_is_heard_by_all_candidates_and_the_one_that_answers_is_used() {
+        let (mut near, mut far, mut out, mut opened) = (tunnel(1, 2), tunnel(2, 1), Out::default(), Vec::new());
+        let candidates: [SocketAddr; 3] =
+            [([192, 0, 2, 1], 443), ([192, 0, 2, 2], 443), ([192, 0, 2, 3], 443)].map(SocketAddr::from);
+        near.set_candidates(&candidates);
+        let heard = |out: &Out| out.udp.iter().map(|train| train.addr).collect::<std::collections::BTreeSet<_>>();
+        for (n, used) in (1u64..).zip([candidates[2], candidates[1]]) {
+            let now = Instant(n * 1_000_000_000);
+            out.clear();
+            near.force(now, &mut out);
+            assert_eq!(heard(&out), candidates.into());
+            let hello = out.udp[0].bytes.clone();
+            assert!(out.udp.iter().all(|train| train.bytes == hello), "one initiation: a second would end the first");
+            // It is repeated to all of them, until one answers.
+            out.clear();
+            near.tick(now.plus(HANDSHAKE_RETRY), &mut out);
+            assert_eq!(heard(&out), candidates.into());
+            let mut answer = Out::default();
+            let own = (SocketAddr::from(([192, 0, 2, 9], 443)), Local::default());
+            far.receive(now, own, &out.udp[0].bytes, &mut opened, &mut answer).unwrap();
+            near.receive(now, (used, Local::default()), &answer.udp[0].bytes, &mut opened, &mut out).unwrap();
+            assert_eq!(near.status().endpoint, Some(used));
+        }
+        // WireGuard's own rekey goes where the far end is.
+        out.clear();
+        near.begin(Instant(9_000_000_000), &mut out);
+        assert_eq!(heard(&out), [candidates[1]].into());
     }
 
     #[test]

@@ -159,4 +159,8 @@ fn congestion_on_the_outer_path_reaches_the_inner_packets() {
     assert_eq!(engine(&net, 1, mark(0b10), Some(0b11)), (0b10, Some(0b11)), "marked on its way");
     assert_eq!(engine(&net, 1, mark(0), Some(0b11)), (0, None), "its sender understands losses alone");
     assert_eq!(net.counter(0, "drop_ecn"), 3);
+    // The service class stays inside (RFC 2983, the pipe model): nobody on the way sees it, nobody on the way changes it.
+    let expedited = 46 << 2;
+    assert_eq!(engine(&net, 1, mark(expedited | 0b10), None), (0b10, Some(expedited | 0b10)));
+    assert_eq!(engine(&net, 1, mark(expedited | 0b10), Some(0b11)), (0b10, Some(expedited | 0b11)));
 }
