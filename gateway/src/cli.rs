@@ -66,7 +66,8 @@ pub struct Up {
     #[arg(long, env = "UMBRA_GATEWAY_PORT", default_value_t = 443)]
     pub port: u16,
     /// Where clients reach this gateway, HOST:PORT, when it is not where the controller sees it (both in one network, a
-    /// forwarded port). May be repeated.
+    /// forwarded port). May be repeated. Without it, these are the public addresses, of either family, from which it would
+    /// speak to its controller.
     #[arg(long = "endpoint", env = "UMBRA_GATEWAY_ENDPOINTS", value_name = "HOST:PORT", value_delimiter = ',', value_parser = endpoint)]
     pub endpoints: Vec<String>,
     /// How often the connection to the controller is probed and grants are renewed at least, from 1s to 60s.

@@ -28,8 +28,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tunnel::{Change, Event, PeerId};
 
-/// How often names under which clients reach this gateway are looked up again.
-const ENDPOINTS_EVERY: Duration = Duration::from_secs(60);
 /// How long an ending program waits for the controller to take what it knows of its flows.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 /// How often own addresses are read again and counters are reported.
@@ -79,8 +77,8 @@ pub struct Place {
     pub overlay: Overlay,
     /// Who it is, for `status`.
     pub identity: Identity,
-    /// Where clients reach it, `HOST:PORT`, beside the address that the controller sees.
-    pub endpoints: Vec<String>,
+    /// Where clients reach it, beside the address that the controller sees.
+    pub endpoints: watch::Receiver<Vec<SocketAddr>>,
     /// How often it asks for renewal, at least.
     pub renew_every: Duration,
 }
@@ -141,7 +139,7 @@ impl Gate {
             conntrack: Conntrack::open()?,
             follower: Follower::new(scope, seen.floor(), renew_every),
             hello: Hello { seen: seen.floor(), nat, endpoints: Vec::new(), boot, pairing_key, witness: None },
-            endpoints: follow_endpoints(endpoints),
+            endpoints,
             seen,
             stream: None,
             opening: None,
@@ -508,33 +506,6 @@ async fn opened(opening: &mut Option<oneshot::Receiver<Result<Stream, String>>>)
         Some(opening) => opening.await.unwrap_or_else(|_| Err("it was given up".to_owned())),
         None => std::future::pending().await,
     }
-}
-
-/// Where names of this gateway lead, looked up beside the task, again and again: the first answer begins the second
-/// stream at the latest.
-fn follow_endpoints(names: Vec<String>) -> watch::Receiver<Vec<SocketAddr>> {
-    let literal: Vec<SocketAddr> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    let all_literal = literal.len() == names.len();
-    let (found, endpoints) = watch::channel(literal);
-    if !all_literal {
-        tokio::spawn(async move {
-            loop {
-                let now = node::link::resolve_endpoints(&names).await;
-                let new = |old: &mut Vec<SocketAddr>| {
-                    !now.is_empty() && *old != now && {
-                        *old = now;
-                        true
-                    }
-                };
-                found.send_if_modified(new);
-                tokio::select! {
-                    () = tokio::time::sleep(ENDPOINTS_EVERY) => {}
-                    () = found.closed() => return,
-                }
-            }
-        });
-    }
-    endpoints
 }
 
 /// The next message of a stream that may not be there.

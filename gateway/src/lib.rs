@@ -6,6 +6,7 @@ mod flows;
 pub mod follow;
 mod gate;
 mod leftovers;
+mod reach;
 pub mod resolve;
 pub mod rpc;
 mod service;

@@ -4,6 +4,7 @@ use crate::cli::Up;
 use crate::firewalls;
 use crate::gate::{Gate, Place, Status};
 use crate::leftovers;
+use crate::reach::Reach;
 use crate::witness::Keeper;
 use anyhow::{Context as _, Result, anyhow, bail};
 use grant::verified::Scope;
@@ -215,12 +216,13 @@ async fn serve(options: &Up, node: Node, nat: NatPool, manager: &mut Manager, st
     let boot = u64::from_be_bytes(entropy::random()?);
     let Node { identity, runtime, inbox, overlay, link, keeping } = node;
     let (counting, living) = (Arc::clone(&runtime), Arc::clone(&runtime));
+    let reach = Reach { named: options.endpoints.clone(), controllers: identity.endpoints.clone(), port: options.port };
     let place = Place {
         runtime,
         link: Arc::clone(&link),
         overlay,
         identity: identity.clone(),
-        endpoints: options.endpoints.clone(),
+        endpoints: reach.follow().await,
         renew_every: options.probe_every,
     };
     let watched = firewalls::Options { program: PROGRAM, tun: options.device.clone(), except: options.pass_firewalls };
