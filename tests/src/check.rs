@@ -10,6 +10,7 @@ pub mod limits;
 pub mod parsers;
 pub mod power;
 pub mod sim;
+pub mod stream;
 
 use clap::Subcommand;
 use std::fmt;
@@ -33,6 +34,8 @@ pub enum Arguments {
     Flood(flood::Arguments),
     /// Ask for one more of everything than there may be: who is refused, and who loses anything?
     Limits(limits::Arguments),
+    /// Send a stream both ways over a path that loses and swaps packets, while all tunnels shake hands: is it the same at both ends?
+    Stream(stream::Arguments),
 }
 
 /// Runs the check and prints its last line.
@@ -45,6 +48,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Arguments::Parsers(arguments) => parsers::check(arguments)?,
         Arguments::Flood(arguments) => flood::check(arguments)?,
         Arguments::Limits(arguments) => limits::check(arguments)?,
+        Arguments::Stream(arguments) => stream::check(arguments)?,
     };
     writeln!(io::stdout(), "{tally}")?;
     Ok(if tally.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

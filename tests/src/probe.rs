@@ -3,7 +3,7 @@
 //! Each probe prints what it got and ends with 0, or says why it got nothing and ends with 1. Names are looked up
 //! as every program does it, by the C library and resolv.conf.
 
-use crate::scan;
+use crate::{exchange, scan};
 use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 use host::namespace::open_echo_socket;
@@ -43,6 +43,8 @@ enum What {
     },
     /// Send lines over TCP one by one and print what comes back; without lines, those of standard input
     Echo { to: String, lines: Vec<String> },
+    /// Send so many bytes and get as many at the same time; print the hashes of both ends as JSON
+    Exchange { to: String, bytes: u64 },
     /// Send one datagram and print what comes back
     Udp { to: String, text: String },
     /// Ask addresses on many TCP and UDP ports at once, and print whatever answers: ADDRESS, or ADDRESS@ROUTER
@@ -75,6 +77,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         What::Name { name } => look_up(name)?,
         What::Http { url, count, most } => fetch(url, *count, *most, patience)?,
         What::Echo { to, lines } => converse(to, lines, patience)?,
+        What::Exchange { to, bytes } => {
+            let outcome = exchange::ask(resolve(to)?, *bytes, patience)?;
+            writeln!(io::stdout(), "{}", serde_json::to_string(&outcome)?)?;
+        }
         What::Udp { to, text } => send(to, text, patience)?,
         What::Scan { targets } => scan::run(targets, patience)?,
         What::Ping { to, size } => ping(to, *size, patience)?,

@@ -10,6 +10,7 @@ mod echo;
 mod http;
 mod udp;
 
+use crate::exchange;
 use crate::lab::topology::OUTSIDE_NAME_SERVER;
 use crate::lab::{Daemon, LabError, Name, World};
 use clap::ValueEnum;
@@ -25,6 +26,10 @@ pub const HTTP_PORT: u16 = 80;
 pub const ECHO_PORT: u16 = 7;
 /// UDP port of the echo and stream source.
 pub const UDP_PORT: u16 = 9000;
+/// TCP port of the exchange of bytes, see [`crate::exchange`]; it runs where it is asked for with [`start_exchange`].
+pub const EXCHANGE_PORT: u16 = 5100;
+/// Bytes that do not come for so long never come.
+pub const EXCHANGE_PATIENCE: Duration = Duration::from_secs(60);
 /// UDP port of the name server.
 pub const DNS_PORT: u16 = 53;
 /// The zone that the inside name server knows.
@@ -48,6 +53,8 @@ pub enum Kind {
     Udp,
     /// Answers A and AAAA from a file
     Dns,
+    /// As many bytes both ways as the visitor says, and their hashes
+    Exchange,
 }
 
 /// How a service is called.
@@ -76,6 +83,10 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
                 Kind::Http => drop(tasks.spawn(http::serve(tokio::net::TcpListener::bind(address).await?, name))),
                 Kind::Echo => drop(tasks.spawn(echo::serve(tokio::net::TcpListener::bind(address).await?))),
                 Kind::Udp => drop(tasks.spawn(udp::serve(tokio::net::UdpSocket::bind(address).await?))),
+                Kind::Exchange => {
+                    let listener = std::net::TcpListener::bind(address)?;
+                    tasks.spawn_blocking(move || exchange::serve(&listener, EXCHANGE_PATIENCE));
+                }
                 Kind::Dns => {
                     let zone = arguments.zone.clone();
                     drop(tasks.spawn(dns::serve(tokio::net::UdpSocket::bind(address).await?, zone)));
@@ -135,6 +146,13 @@ fn start(world: &World, kind: &str, name: &str, addresses: &[IpAddr], port: u16)
     command.args(["__service", kind, "--name", name]);
     command.args(addresses.iter().map(|address| format!("--listen={}", SocketAddr::new(*address, port))));
     service.start(&format!("service-{name}"), command)
+}
+
+/// Starts the exchange of bytes on every address of host `service`.
+pub fn start_exchange(world: &World) -> Result<Daemon, LabError> {
+    let daemon = start(world, "exchange", "exchange", &Name::Service.inside(), EXCHANGE_PORT)?;
+    daemon.wait_for_line("listening", Duration::from_secs(20))?;
+    Ok(daemon)
 }
 
 fn start_public_names(world: &World) -> Result<Daemon, LabError> {

@@ -55,3 +55,12 @@ fn a_flood_of_handshakes_keeps_nobody_from_what_they_do() {
     let last = check(&["flood", "--seconds=2", "--rounds=1", "--rate=20000", "--least=0"]);
     assert!(last.starts_with("check flood: ") && last.ends_with(" 0 slow, 0 grown, 0 late, 0 uncounted"), "{last}");
 }
+
+/// Of the 2 GB, one half goes each way: an eighth for each pair of families and each way, and of that one sixteenth one datagram at
+/// a time. A debug build on two cores takes about a minute for it. `umbra-lab check stream --bytes 20G` is the long form, and
+/// holds stalls to the second: here, where other tests run beside it, one that nobody would wait for is one.
+#[test]
+fn a_stream_is_the_same_at_both_ends_over_a_bad_path_and_through_rekeys() {
+    let last = check(&["stream", "--bytes=2G", "--loss=1%", "--reorder=1%", "--stall=10s"]);
+    assert!(last.ends_with(" rekeys, 0 differing, 0 broken, 0 stalls, 0 without a rekey"), "{last}");
+}
