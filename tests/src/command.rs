@@ -3,7 +3,7 @@
 use crate::check::{self, kill, power};
 use crate::lab::topology::Name;
 use crate::lab::{fabric, holder, standing};
-use crate::{attacker, bench, demo, measure, probe, service};
+use crate::{attacker, bench, demo, interop, measure, probe, service};
 use clap::{Parser, Subcommand};
 use host::namespace;
 use std::ffi::OsString;
@@ -75,6 +75,8 @@ enum What {
     Attack(attacker::Arguments),
     #[command(name = "__witness", hide = true)]
     Witness(measure::witness::Arguments),
+    #[command(name = "__end", hide = true)]
+    End(interop::Arguments),
     #[command(name = "__as", hide = true)]
     As {
         uid: u32,
@@ -126,6 +128,7 @@ fn run(what: What) -> anyhow::Result<ExitCode> {
         What::Examine(arguments) => power::examine::run(&arguments)?,
         What::Measure(arguments) => measure::run(&arguments)?,
         What::Witness(arguments) => measure::witness::run(&arguments)?,
+        What::End(arguments) => interop::run(&arguments)?,
         What::As { uid, gid, groups, words } => return Err(execute_as(uid, gid, &groups, &words).into()),
         What::Addresses => standing::print_addresses()?,
     }

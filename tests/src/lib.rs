@@ -1,9 +1,9 @@
 //! `umbra-lab`: whole networks of Umbra's programs on one machine, for demonstrations and tests.
 //!
 //! [`lab::World`] makes the network and runs programs in it; [`service`] holds the services that it protects;
-//! [`probe`] asks them, so that a test needs no other program; [`scan`] looks for whatever answers a stranger, [`leaks`] for
+//! [`probe`] asks them, so that a test needs no other program ([`exchange`]: do bytes come out as they went in?); [`scan`] looks for whatever answers a stranger, [`leaks`] for
 //! what leaves a host in the clear; [`perimeter`] brings a whole organisation up, [`demo`] shows it, [`measure`] takes its
-//! figures, [`bench`] compares its speed with that of others, [`check`] makes bad days happen, [`wire`] says which calls and
+//! figures, [`bench`] compares its speed with that of others, [`interop`] puts our packet path at one end of a tunnel and another program at the other, [`check`] makes bad days happen, [`wire`] says which calls and
 //! texts there are, [`parsers`] lists whatever reads what others wrote, and [`command`] is the command line.
 
 pub mod attacker;
@@ -11,6 +11,8 @@ pub mod bench;
 pub mod check;
 pub mod command;
 pub mod demo;
+pub mod exchange;
+pub mod interop;
 pub mod lab;
 pub mod leaks;
 pub mod measure;

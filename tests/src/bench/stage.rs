@@ -108,12 +108,17 @@ impl Stage {
             self._programs.push(host.start(&format!("{}-{}", peer.name, host.name()), command)?);
         }
         self.daemons = self._programs.iter().map(Daemon::pid).collect();
-        let sockets = self._programs.iter().map(await_socket).collect::<anyhow::Result<Vec<_>>>()?;
+        let sockets =
+            self._programs.iter().map(|program| await_socket(program, DEVICE)).collect::<anyhow::Result<Vec<_>>>()?;
         let endpoint = Some(SocketAddr::new(v4(&Name::Gateway.outside())?, LISTEN));
         let [laptop_inner, _] = INNER;
         let told = [
-            (&near, None, Far { key: far.public, endpoint, allowed: &["0.0.0.0/0"] }),
-            (&far, Some(LISTEN), Far { key: near.public, endpoint: None, allowed: &[&format!("{laptop_inner}/32")] }),
+            (&near, None, Far { key: far.public, psk: None, endpoint, allowed: &["0.0.0.0/0"] }),
+            (
+                &far,
+                Some(LISTEN),
+                Far { key: near.public, psk: None, endpoint: None, allowed: &[&format!("{laptop_inner}/32")] },
+            ),
         ];
         for ((socket, inner), (host, (keys, listen, far))) in sockets.iter().zip(INNER).zip(ends.into_iter().zip(told))
         {
@@ -124,24 +129,13 @@ impl Stage {
             done(&self.world, host, &["sh", "-c", &device])?;
         }
         done(&self.world, Name::Laptop, &["ip", "route", "add", INSIDE, "dev", DEVICE])?;
-        self.forward()
+        forward(&self.world)
     }
 
     fn start_nothing(&mut self) -> anyhow::Result<()> {
         let gateway = v4(&Name::Gateway.outside())?.to_string();
         done(&self.world, Name::Laptop, &["ip", "route", "add", INSIDE, "via", &gateway])?;
-        self.forward()
-    }
-
-    /// The gateway forwards what is for the services, under its own address.
-    fn forward(&self) -> anyhow::Result<()> {
-        let table = format!(
-            "echo 1 > /proc/sys/net/ipv4/ip_forward && nft 'add table ip bench; \
-             add chain ip bench out {{ type nat hook postrouting priority srcnat; }}; \
-             add rule ip bench out oifname \"{INSIDE_LINK}\" masquerade'"
-        );
-        done(&self.world, Name::Gateway, &["sh", "-c", &table])?;
-        Ok(())
+        forward(&self.world)
     }
 
     /// A host.
@@ -150,14 +144,25 @@ impl Stage {
     }
 }
 
+/// The gateway forwards what is for the services, under its own addresses.
+pub(crate) fn forward(world: &World) -> anyhow::Result<()> {
+    let table = format!(
+        "echo 1 > /proc/sys/net/ipv4/ip_forward && echo 1 > /proc/sys/net/ipv6/conf/all/forwarding && \
+         nft 'add table inet bench; add chain inet bench out {{ type nat hook postrouting priority srcnat; }}; \
+         add rule inet bench out oifname \"{INSIDE_LINK}\" masquerade'"
+    );
+    done(world, Name::Gateway, &["sh", "-c", &table])?;
+    Ok(())
+}
+
 fn v4(addresses: &[IpAddr]) -> anyhow::Result<IpAddr> {
     addresses.iter().copied().find(IpAddr::is_ipv4).context("the host has no IPv4 address")
 }
 
 /// The UAPI socket of a program, as it is seen from here, once it is there.
-fn await_socket(program: &Daemon) -> anyhow::Result<PathBuf> {
+pub(crate) fn await_socket(program: &Daemon, device: &str) -> anyhow::Result<PathBuf> {
     // /var/run is a link to /run, and would lead to our own from here.
-    let socket = PathBuf::from(format!("/proc/{}/root/run/wireguard/{DEVICE}.sock", program.pid()));
+    let socket = PathBuf::from(format!("/proc/{}/root/run/wireguard/{device}.sock", program.pid()));
     let started = Instant::now();
     while !socket.exists() {
         let last = || program.lines().last().cloned().unwrap_or_default();

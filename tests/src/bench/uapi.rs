@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, bail};
 use host::entropy::random;
-use model::key::{PrivateKey, PublicKey};
+use model::key::{PrivateKey, Psk, PublicKey};
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
@@ -27,9 +27,13 @@ pub struct Keys {
 impl Keys {
     /// Fresh ones.
     pub fn generate() -> anyhow::Result<Self> {
-        let private = PrivateKey::new(random()?);
+        Ok(Self::of(PrivateKey::new(random()?)))
+    }
+
+    /// Those of a known private key.
+    pub fn of(private: PrivateKey) -> Self {
         let public = tunnel::keys::public_key(&private);
-        Ok(Self { private, public })
+        Self { private, public }
     }
 }
 
@@ -38,6 +42,8 @@ impl Keys {
 pub struct Far<'a> {
     /// Its key.
     pub key: PublicKey,
+    /// What both know besides.
+    pub psk: Option<&'a Psk>,
     /// Where it is, on the end that begins.
     pub endpoint: Option<SocketAddr>,
     /// Prefixes behind it.
@@ -52,6 +58,9 @@ fn request(keys: &Keys, listen: Option<u16>, far: &Far<'_>) -> String {
         let _ = writeln!(text, "listen_port={port}");
     }
     let _ = write!(text, "replace_peers=true\npublic_key={}\n", hex(&far.key.0));
+    if let Some(psk) = far.psk {
+        let _ = writeln!(text, "preshared_key={}", hex(psk.expose()));
+    }
     if let Some(endpoint) = far.endpoint {
         let _ = writeln!(text, "endpoint={endpoint}");
     }
@@ -97,7 +106,7 @@ mod tests {
 
     fn far() -> Far<'static> {
         let endpoint = Some(SocketAddr::from(([203, 0, 113, 20], 51_820)));
-        Far { key: PublicKey([2; 32]), endpoint, allowed: &["10.0.0.0/8", "fd00::/8"] }
+        Far { key: PublicKey([2; 32]), psk: None, endpoint, allowed: &["10.0.0.0/8", "fd00::/8"] }
     }
 
     #[test]
@@ -110,6 +119,9 @@ mod tests {
             "02".repeat(32)
         );
         assert_eq!(text, expected);
+        let secret = Psk::new([7; 32]);
+        let secret = request(&keys(), None, &Far { psk: Some(&secret), ..far() });
+        assert!(secret.contains(&format!("\npreshared_key={}\nendpoint=", "07".repeat(32))), "{secret}");
         let listening = request(&keys(), Some(7), &Far { endpoint: None, ..far() });
         assert!(listening.contains("\nlisten_port=7\n") && !listening.contains("endpoint"), "{listening}");
     }

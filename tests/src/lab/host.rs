@@ -12,6 +12,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// What all programs of the lab leave out, as their option `--offload` names it, where nothing else is said to them.
+pub const OFFLOAD: &str = "UMBRA_LAB_OFFLOAD";
+/// The variables that tell them.
+const OFFLOAD_OF: [&str; 3] = ["UMBRA_OFFLOAD", "UMBRA_GATEWAY_OFFLOAD", "UMBRA_CONTROLLER_OFFLOAD"];
+
 /// One host: a cheap handle, good for as long as its world lives.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -67,6 +72,9 @@ impl Host {
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command.env("PATH", self.path());
+        if let Some(steps) = std::env::var_os(OFFLOAD) {
+            command.envs(OFFLOAD_OF.map(|name| (name, steps.clone())));
+        }
         self.namespaces.enter(&mut command);
         command
     }

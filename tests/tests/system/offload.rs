@@ -1,8 +1,13 @@
 //! Does everything work without the kernel's fast ways, too? Step by step, each left out at one end or at both.
+//!
+//! This is the short form. With `UMBRA_LAB_OFFLOAD=no-gso,no-gro` in the environment, every whole-system test runs with these steps
+//! left out in all three programs.
 
 use crate::support::{SOON, probe, world};
 use crate::talk::{Talk, json, until};
-use umbra_tests::lab::{Name, World};
+use std::process::Command;
+use umbra_tests::lab::host::OFFLOAD;
+use umbra_tests::lab::{Name, World, run_to_its_end};
 use umbra_tests::perimeter::{Perimeter, Plan};
 use umbra_tests::service::Services;
 
@@ -27,6 +32,15 @@ fn lacks(world: &World, host: Name, program: &str, left_out: &str) {
 
 fn options(left_out: &str) -> Vec<String> {
     vec!["--offload".to_owned(), left_out.to_owned()]
+}
+
+#[test]
+fn one_variable_leaves_steps_out_in_every_program() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_umbra-lab"));
+    command.args(["measure", "first-byte", "--count=1"]).env(OFFLOAD, "no-everything");
+    let refused = run_to_its_end(&mut command, "a lab that leaves too much out", SOON).unwrap();
+    let said = refused.stdout + &refused.stderr;
+    assert!(!refused.status.success() && said.contains("'no-everything' is no step"), "{said}");
 }
 
 #[test]
