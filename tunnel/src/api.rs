@@ -290,6 +290,8 @@ pub struct Out {
     /// For control code.
     pub events: Vec<Event>,
     pub(crate) offloads: Offloads,
+    /// Packets that waited for a session until their time was over; the engine counts them before it returns.
+    pub(crate) expired: usize,
     pub(crate) spare: Spare,
     pub(crate) scratch: Scratch,
 }

@@ -154,6 +154,7 @@ impl Engine {
         self.send_replies(&state, now, &mut replies, out);
         drop(state);
         self.take_over(now, &proven, out);
+        self.count_expired(out);
     }
 
     /// Successors whose keys were proven are the tunnels from now on.
@@ -489,7 +490,13 @@ impl Engine {
             Role::Client => self.client.expire(now, out),
         });
         self.send_replies(&state, now, &mut replies, out);
+        self.count_expired(out);
         due.max(now.plus(TICK_MIN))
+    }
+
+    /// Packets whose tunnel had no session in time.
+    fn count_expired(&self, out: &mut Out) {
+        (0..std::mem::take(&mut out.expired)).for_each(|_| self.drops.count(Drop::WaitingExpired));
     }
 
     /// Runs the timers of the tunnels whose turn has come; answers when the next turn is.

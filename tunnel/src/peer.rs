@@ -313,7 +313,7 @@ impl Tunnel {
         self.wire.as_ref().is_some_and(|w| w.has_session())
     }
 
-    /// Drops what waits, because a grant of this pairing ended; answers how many packets that were.
+    /// Drops what waits, because a grant of this pairing ended or nobody answered; answers how many packets that were.
     pub fn drop_waiting(&mut self) -> usize {
         let dropped = self.waiting.len();
         self.waiting.clear();
@@ -473,7 +473,7 @@ impl Tunnel {
     }
 
     fn flush(&mut self, now: Instant, out: &mut Out) {
-        self.drop_old(now);
+        self.drop_old(now, out);
         while self.has_session()
             && let Some(waiting) = self.waiting.pop_front()
         {
@@ -481,8 +481,10 @@ impl Tunnel {
         }
     }
 
-    fn drop_old(&mut self, now: Instant) {
+    fn drop_old(&mut self, now: Instant, out: &mut Out) {
+        let before = self.waiting.len();
         self.waiting.retain(|w| now.since(w.since) < WAITING_MAX);
+        out.expired += before - self.waiting.len();
     }
 
     fn wire_timers(&mut self, now: Instant, out: &mut Out) {
@@ -500,7 +502,7 @@ impl Tunnel {
             return Instant::NEVER;
         }
         self.wire_timers(now, out);
-        self.drop_old(now);
+        self.drop_old(now, out);
         self.retry(now, out);
         self.keep_alive(now, out);
         self.due(now)
@@ -510,7 +512,7 @@ impl Tunnel {
         let Some(attempt) = self.attempt else { return };
         if now.since(attempt.began) >= HANDSHAKE_ATTEMPT_MAX {
             self.attempt = None;
-            self.waiting.clear();
+            out.expired += self.drop_waiting();
         } else if now.since(attempt.sent) >= HANDSHAKE_RETRY {
             // The control link has its own judge of silence; a pairing tries its candidates by itself.
             let silent = now.since(attempt.endpoint_since) >= SILENCE_MAX && !self.has_session();

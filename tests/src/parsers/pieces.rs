@@ -246,7 +246,7 @@ fn fragments(mut rest: &[u8]) -> bool {
             let more = kind & 4 != 0;
             // No byte is zero: ports are not, nor is a checksum.
             let odd = if more { 0 } else { usize::from(c >> 5) };
-            let len = (usize::from(*b) * 8 + 8).saturating_sub(odd);
+            let len = (usize::from(*b & 0x1f) * 8 + 8).saturating_sub(odd);
             let key = ((kind >> 3) & 1, kind & 1 != 0, (kind >> 1) & 1);
             came |= bench.piece(key, (kind >> 4) & 3, (usize::from(*a) * 8, more), &vec![c | 1; len]);
         } else {

@@ -5,7 +5,7 @@ use grant::{PairingView, Scope, VerifiedGrant, View};
 use model::grant::{Grant, Pairing};
 use model::ids::*;
 use model::key::Psk;
-use model::limits::WAITING_PACKETS_MAX;
+use model::limits::{WAITING_MAX, WAITING_PACKETS_MAX};
 use model::net::{PortRange, Prefix, Protocol, Rule, Target};
 use model::pool::NatPool;
 use std::collections::BTreeMap;
@@ -261,4 +261,17 @@ fn the_resolver_is_asked_inside_the_engine() {
     net.tun(1, &query);
     assert_eq!(net.hosts[1].local, [query]);
     assert!(net.wire.is_empty());
+}
+
+#[test]
+fn what_waits_for_a_tunnel_that_nobody_answers_is_counted_when_its_time_is_over() {
+    let mut net = granted();
+    let packet = udp4(device(), LAPTOP_PORT, virtual_address(), SERVICE_PORT, b"to nobody");
+    (0..5).for_each(|_| net.tun(1, &packet));
+    assert_eq!(net.counter(1, "drop_waiting_expired"), 0);
+    for _ in 0..=WAITING_MAX.as_secs() {
+        net.wire.clear();
+        net.advance(Duration::from_secs(1));
+    }
+    assert_eq!(net.counter(1, "drop_waiting_expired"), 5);
 }
