@@ -221,7 +221,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
 }
 
-fn join_file(path: &std::path::Path) -> anyhow::Result<proto::join::JoinFile> {
+/// A device's join file.
+pub fn join_file(path: &std::path::Path) -> anyhow::Result<proto::join::JoinFile> {
     let (text, now) = (std::fs::read_to_string(path)?, host::clock::SystemClock::new().wall());
     Ok(proto::join::JoinFile::parse(&text, proto::join::JoinKind::Device, now)?)
 }

@@ -57,6 +57,10 @@ enum What {
     /// Make bad days happen, many times, and count what may not come of them
     #[command(subcommand)]
     Check(check::Arguments),
+    #[command(name = "__bare", hide = true)]
+    Bare(bench::bare::Arguments),
+    #[command(name = "__others", hide = true)]
+    Others(bench::neighbours::Arguments),
     #[command(name = "__writer", hide = true)]
     Writer(power::load::Arguments),
     #[command(name = "__nag", hide = true)]
@@ -123,6 +127,8 @@ fn run(what: What) -> anyhow::Result<ExitCode> {
         What::Attack(arguments) => attacker::run(&arguments)?,
         What::Bench(arguments) => return bench::run(&arguments),
         What::Check(arguments) => return check::run(&arguments),
+        What::Bare(arguments) => bench::bare::run(&arguments)?,
+        What::Others(arguments) => bench::neighbours::keep(&arguments)?,
         What::Writer(arguments) => power::load::write(&arguments)?,
         What::Nag(arguments) => kill::nag::run(&arguments)?,
         What::Examine(arguments) => power::examine::run(&arguments)?,

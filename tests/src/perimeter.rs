@@ -250,10 +250,15 @@ pub fn declare(world: &World, plan: &Plan) -> Result<(), StepError> {
 
 /// Makes a join key on the controller and carries its file to the host.
 pub fn carry_join_file(world: &World, host: Name, options: &[&str]) -> Result<String, StepError> {
-    let out = format!("/etc/umbra/join-{host}");
+    carry_join_file_as(world, host, "join", options)
+}
+
+/// The same under another name.
+pub fn carry_join_file_as(world: &World, host: Name, name: &str, options: &[&str]) -> Result<String, StepError> {
+    let out = format!("/etc/umbra/{name}-{host}");
     admin(world, &[&["join-key", "create", "--out", &out], options].concat())?;
     let file = read_file(world, Name::Controller, &out)?;
-    write_file(world, host, "join", &file)
+    write_file(world, host, name, &file)
 }
 
 /// A gateway that joins and waits for confirmation.

@@ -5,9 +5,11 @@
 //! ([`load`]); it tells medians, ratios within each round, and whether every "at least" is reached ([`gate`]).
 
 pub mod answers;
+pub mod bare;
 pub mod figures;
 pub mod gate;
 pub mod load;
+pub mod neighbours;
 pub mod peers;
 pub mod plot;
 pub mod report;
@@ -17,19 +19,23 @@ pub mod uapi;
 use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
 use figures::Figures;
-use gate::{UMBRA, WIREGUARD_GO};
+use gate::{BARE, UMBRA, UMBRA_ALONE, WIREGUARD_GO};
 use peers::{NO_TUNNEL, Peer};
 use report::Results;
 use stage::{Program, Stage};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The programs that carry the load and furnish the hosts, and where Debian has them.
 const NEEDED: [(&str, &str); 4] =
     [("iperf3", "iperf3"), ("ip", "iproute2"), ("nft", "nftables"), ("ping", "iputils-ping")];
+
+/// Umbra as it is, and what it is compared with of itself.
+const OURS: [(&str, Program<'static>); 3] =
+    [(UMBRA, Program::Umbra), (UMBRA_ALONE, Program::UmbraAlone), (BARE, Program::Bare)];
 
 /// Which bench?
 #[derive(Debug, Subcommand)]
@@ -50,6 +56,9 @@ pub struct Dataplane {
     /// A further program that is called with an interface's name and has WireGuard's UAPI, as NAME=PATH
     #[arg(long = "peer", value_name = "NAME=PATH")]
     peers: Vec<Peer>,
+    /// Measure this program alone, to look into it; more than once for several. All the others count as missed
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
     /// Write everything to this file, too, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -91,9 +100,17 @@ fn dataplane(arguments: &Dataplane) -> anyhow::Result<ExitCode> {
         programs: programs_of(&others),
         ..Results::default()
     };
-    writeln!(io::stderr(), "measuring umbra as built with profile `{}`: {}", results.build, program.display())?;
+    let packaged = packaged_beside(&program);
+    let what = packaged
+        .map_or_else(|| program.display().to_string(), |folder| format!("the programs in {}", folder.display()));
+    writeln!(io::stderr(), "measuring umbra as built with profile `{}`: {what}", results.build)?;
+    for name in &arguments.only {
+        let known = || results.names().join(", ");
+        ensure!(results.programs.iter().any(|(known, _)| known == name), "--only {name}: take one of {}", known());
+    }
+    results.programs.retain(|(name, _)| arguments.only.is_empty() || arguments.only.contains(name));
     for number in 0..arguments.rounds.into() {
-        let round = measure_round(number, &others, &mut results)?;
+        let round = measure_round(number, &others, packaged, &mut results)?;
         results.rounds.0.push(round);
     }
     let go = results.programs.iter().find(|(name, _)| name == WIREGUARD_GO);
@@ -110,24 +127,35 @@ fn dataplane(arguments: &Dataplane) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The folder of this program, where Umbra's programs lie beside it as they are packaged.
+fn packaged_beside(program: &Path) -> Option<&Path> {
+    let folder = program.parent()?;
+    ["umbra", "umbra-gateway", "umbra-controller"].iter().all(|name| folder.join(name).is_file()).then_some(folder)
+}
+
 /// All that is measured, with versions.
 fn programs_of(others: &[Peer]) -> Vec<(String, String)> {
-    let ours = (UMBRA.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    let ours = OURS.map(|(name, _)| (name.to_owned(), env!("CARGO_PKG_VERSION").to_owned()));
     let others = others.iter().map(|peer| (peer.name.clone(), peer.version()));
-    std::iter::once(ours).chain(others).chain([(NO_TUNNEL.to_owned(), String::new())]).collect()
+    ours.into_iter().chain(others).chain([(NO_TUNNEL.to_owned(), String::new())]).collect()
 }
 
 /// Every program once. A program that fails is told of, and the others go on.
-fn measure_round(number: usize, others: &[Peer], results: &mut Results) -> anyhow::Result<BTreeMap<String, Figures>> {
+fn measure_round(
+    number: usize,
+    others: &[Peer],
+    packaged: Option<&Path>,
+    results: &mut Results,
+) -> anyhow::Result<BTreeMap<String, Figures>> {
     let peers = others.iter().map(|peer| (peer.name.as_str(), Program::Peer(peer)));
-    let mut order: Vec<_> =
-        std::iter::once((UMBRA, Program::Umbra)).chain(peers).chain([(NO_TUNNEL, Program::NoTunnel)]).collect();
-    let turn = number % order.len();
+    let mut order: Vec<_> = OURS.into_iter().chain(peers).chain([(NO_TUNNEL, Program::NoTunnel)]).collect();
+    order.retain(|(name, _)| results.programs.iter().any(|(wanted, _)| wanted == name));
+    let turn = number % order.len().max(1);
     order.rotate_left(turn);
     let mut round = BTreeMap::new();
     for (name, program) in order {
         writeln!(io::stderr(), "round {}: {name}", number + 1)?;
-        let (figures, faults) = match Stage::set(program) {
+        let (figures, faults) = match Stage::set(program, packaged) {
             Ok(stage) => load::measure(&stage, results.seconds),
             Err(error) => (Figures::default(), vec![format!("{error:#}")]),
         };

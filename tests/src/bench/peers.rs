@@ -2,7 +2,7 @@
 //!
 //! All of them take an interface's name, stay in the foreground with `--foreground`, and are configured over WireGuard's UAPI.
 
-use super::gate::{BORINGTUN, UMBRA, WIREGUARD_GO};
+use super::gate::{BARE, BORINGTUN, UMBRA, UMBRA_ALONE, WIREGUARD_GO};
 use crate::lab::run_to_its_end;
 use anyhow::{Context as _, bail, ensure};
 use std::ffi::OsStr;
@@ -38,7 +38,7 @@ impl FromStr for Peer {
         if name.is_empty() || path.is_empty() {
             return Err("a further program is given as NAME=PATH".to_owned());
         }
-        if [UMBRA, BORINGTUN, WIREGUARD_GO, NO_TUNNEL].contains(&name) {
+        if [UMBRA, UMBRA_ALONE, BARE, BORINGTUN, WIREGUARD_GO, NO_TUNNEL].contains(&name) {
             return Err(format!("{name:?} is measured anyway: give the further program another name"));
         }
         let path = std::path::absolute(path).map_err(|error| format!("{path}: {error}"))?;

@@ -8,17 +8,21 @@
 //! ```
 //!
 //! It is made anew for each program in each round, so that nothing of the one is left for the other. Umbra runs as a whole
-//! organisation whose policy lets the laptop reach one resource; a place for further grants and peers is [`start_umbra`].
+//! organisation; the laptop holds 20 grants there, and 5,000 other tunnels live at the gateway ([`neighbours`](super::neighbours)).
 
 use super::peers::Peer;
 use super::uapi::{Far, Keys, configure};
 use crate::lab::topology::INSIDE_LINK;
 use crate::lab::{Daemon, Host, Name, Options, World};
-use crate::perimeter::{Perimeter, Plan, done};
+use crate::perimeter::{PASSWORD, Perimeter, Plan, USERS, admin_json, carry_join_file_as, done, umbra, write_file};
 use crate::service::{Services, ZONE};
+use crate::wire::calls::call;
 use anyhow::{Context as _, ensure};
+use model::limits::DATA_KEYS_MAX;
+use prost::Message as _;
+use proto::admin as wire;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,6 +38,12 @@ const LISTEN: u16 = 51_820;
 const INNER: [&str; 2] = ["10.99.0.2", "10.99.0.1"];
 /// The network of the services.
 const INSIDE: &str = "10.20.0.0/24";
+/// Grants of the laptop that is measured.
+const GRANTS: usize = 20;
+/// Devices of others, and the tunnels of each: a device may hold no more.
+const OTHERS: (usize, usize) = (79, DATA_KEYS_MAX);
+/// How long it takes others to join, ask and open their tunnels.
+const OTHERS_MAX: Duration = Duration::from_secs(600);
 /// How long a program may take until it can be configured.
 const READY_MAX: Duration = Duration::from_secs(20);
 /// The pause between two looks.
@@ -42,8 +52,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// What is measured.
 #[derive(Debug, Clone, Copy)]
 pub enum Program<'a> {
-    /// Our own client and gateway, as this program has them.
+    /// Our own client and gateway, in a company of many.
     Umbra,
+    /// The same alone: one grant, one tunnel.
+    UmbraAlone,
+    /// Our engine without filter, flows and rewriting, see [`bare`](super::bare).
+    Bare,
     /// Another program at both ends.
     Peer(&'a Peer),
     /// Nothing: the gateway forwards and masquerades.
@@ -65,8 +79,10 @@ pub struct Stage {
 
 impl Stage {
     /// Makes the network and starts the program in it. Nothing has gone through the tunnel yet.
-    pub fn set(program: Program<'_>) -> anyhow::Result<Self> {
-        let world = World::start(&Options::default())?;
+    ///
+    /// `packaged` is a folder with Umbra's programs as they are packaged; without it this program is all of them.
+    pub fn set(program: Program<'_>, packaged: Option<&Path>) -> anyhow::Result<Self> {
+        let world = World::start(&Options { packaged: packaged.map(Path::to_owned), ..Options::default() })?;
         let services = Services::start(&world)?;
         let address = v4(&Name::Service.inside())?;
         let mut stage = Self {
@@ -78,7 +94,12 @@ impl Stage {
             world,
         };
         match program {
-            Program::Umbra => stage.start_umbra()?,
+            Program::Umbra => {
+                stage.start_umbra()?;
+                stage.start_others()?;
+            }
+            Program::UmbraAlone => stage.start_umbra()?,
+            Program::Bare => stage.start_bare()?,
             Program::Peer(peer) => stage.start_peer(peer)?,
             Program::NoTunnel => stage.start_nothing()?,
         }
@@ -96,6 +117,63 @@ impl Stage {
         self.target = format!("web.{ZONE}");
         self._perimeter = Some(perimeter);
         Ok(())
+    }
+
+    /// More resources, grants of them for the laptop, and everybody else.
+    fn start_others(&mut self) -> anyhow::Result<()> {
+        let (devices, each) = OTHERS;
+        let (name, host) = (|number| format!("many-{number}"), Name::Laptop2);
+        let add = (0..each).map(|n| wire::AddResourceRequest {
+            name: name(n),
+            site: "hq".to_owned(),
+            hosts: vec![format!("{}.{ZONE}", name(n))],
+            tcp: vec!["443".to_owned()],
+            ..Default::default()
+        });
+        let path = "/umbra.admin.v1.Admin/AddResource".to_owned();
+        let calls: Vec<_> = add.map(|request| (path.clone(), vec![request.encode_to_vec()])).collect();
+        let socket = format!("--socket={}", controller::config::SOCKET);
+        let answers = call(&self.world, Name::Controller, &[&socket], &calls)?;
+        ensure!(answers.iter().all(|answer| answer.code == 0), "a resource was refused");
+        for number in 1..GRANTS {
+            umbra(&self.world, Name::Laptop, &["connect", &name(number)])?;
+        }
+        let listed = admin_json(&self.world, &["resource", "list"])?;
+        let listed = listed.get("resources").and_then(|rows| rows.as_array()).context("no resources")?;
+        let many = |row: &&serde_json::Value| row["name"].as_str().is_some_and(|name| name.starts_with("many-"));
+        let ids: Vec<&str> = listed.iter().filter(many).filter_map(|row| row["id"].as_str()).collect();
+        let resources = write_file(&self.world, host, "resources", ids.join("\n").as_bytes())?;
+        let password = write_file(&self.world, host, "password", PASSWORD.as_bytes())?;
+        let [(_, user, _), _] = USERS;
+        let mut command = self.world.host(host).command("umbra-lab");
+        command.args(["__others", "--user", user, "--password-file", &password, "--resources", &resources]);
+        for number in 0..devices {
+            command.arg(carry_join_file_as(&self.world, host, &format!("join-{number}"), &["--device"])?);
+        }
+        let others = self.world.host(host).start("others", command)?;
+        others.wait_for_line(&format!("{} tunnels are open", devices * each), OTHERS_MAX)?;
+        self._programs.push(others);
+        Ok(())
+    }
+
+    /// The bare engine at both ends.
+    fn start_bare(&mut self) -> anyhow::Result<()> {
+        let (near, far) = (Keys::generate()?, Keys::generate()?);
+        let endpoint = SocketAddr::new(v4(&Name::Gateway.outside())?, LISTEN).to_string();
+        let listen = LISTEN.to_string();
+        let ends = [
+            (Name::Laptop, &near, &far, ["--endpoint", &endpoint]),
+            (Name::Gateway, &far, &near, ["--listen", &listen]),
+        ];
+        for (host, own, other, options) in ends {
+            let mut command = self.world.host(host).command("umbra-lab");
+            command.args(["__bare", DEVICE, "--key", &own.private_hex(), "--far", &other.public_hex()]).args(options);
+            let daemon = self.world.host(host).start(&format!("bare-{host}"), command)?;
+            daemon.wait_for_line("the bare engine runs", READY_MAX)?;
+            self.daemons.push(daemon.pid());
+            self._programs.push(daemon);
+        }
+        self.furnish_devices()
     }
 
     fn start_peer(&mut self, peer: &Peer) -> anyhow::Result<()> {
@@ -120,9 +198,15 @@ impl Stage {
                 Far { key: near.public, psk: None, endpoint: None, allowed: &[&format!("{laptop_inner}/32")] },
             ),
         ];
-        for ((socket, inner), (host, (keys, listen, far))) in sockets.iter().zip(INNER).zip(ends.into_iter().zip(told))
-        {
+        for (socket, (host, (keys, listen, far))) in sockets.iter().zip(ends.into_iter().zip(told)) {
             configure(socket, keys, listen, &far).with_context(|| format!("{} on {host}", peer.name))?;
+        }
+        self.furnish_devices()
+    }
+
+    /// Addresses and routes for the devices of programs that leave them to others.
+    fn furnish_devices(&self) -> anyhow::Result<()> {
+        for (host, inner) in [Name::Laptop, Name::Gateway].into_iter().zip(INNER) {
             let device = format!(
                 "ip address add {inner}/24 dev {DEVICE} && ip link set {DEVICE} mtu {MTU} && ip link set {DEVICE} up"
             );

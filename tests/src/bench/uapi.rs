@@ -35,6 +35,16 @@ impl Keys {
         let public = tunnel::keys::public_key(&private);
         Self { private, public }
     }
+
+    /// The private key in hexadecimal, for the command line of a program that lives for one measurement.
+    pub fn private_hex(&self) -> String {
+        hex(self.private.expose())
+    }
+
+    /// The public key in hexadecimal.
+    pub fn public_hex(&self) -> String {
+        hex(&self.public.0)
+    }
 }
 
 /// What one end is told of the other.

@@ -27,6 +27,8 @@ const FABRIC_GONE_MAX: Duration = Duration::from_secs(120);
 pub struct Options {
     /// The `umbra-lab` program. By default the running program, which must then be `umbra-lab` itself.
     pub program: Option<PathBuf>,
+    /// A folder with Umbra's programs as they are packaged: the hosts run those. By default `umbra-lab` is all of them.
+    pub packaged: Option<PathBuf>,
     /// Where its state goes: a folder that exists and is empty. By default a fresh one in the system's folder for such.
     pub folder: Option<PathBuf>,
     /// Whose outside link behaves badly, and how.
@@ -52,7 +54,8 @@ impl World {
         let program = options.program.clone().map_or_else(std::env::current_exe, Ok);
         let program = program.map_err(LabError::while_doing("/proc/self/exe"))?;
         let folder = options.folder.clone().map_or_else(fresh_folder, Ok)?;
-        lay_out(&folder, &program).map_err(LabError::while_doing(folder.display().to_string()))?;
+        lay_out(&folder, &program, options.packaged.as_deref())
+            .map_err(LabError::while_doing(folder.display().to_string()))?;
         let mut command = Command::new(&program);
         command.arg("__fabric").arg("--folder").arg(&folder).arg(format!("--further={}", options.further));
         for (name, impairment) in options.impaired.iter().filter(|(_, impairment)| !impairment.is_none()) {
@@ -166,12 +169,13 @@ fn sweep(parent: &Path) {
     }
 }
 
-fn lay_out(folder: &Path, program: &Path) -> io::Result<()> {
+fn lay_out(folder: &Path, program: &Path, packaged: Option<&Path>) -> io::Result<()> {
     for part in ["bin", "logs", "hosts"] {
         fs::create_dir(folder.join(part))?;
     }
     for name in PROGRAMS {
-        symlink(program, folder.join("bin").join(name))?;
+        let packaged = packaged.map(|folder| folder.join(name)).filter(|file| file.is_file());
+        symlink(packaged.as_deref().unwrap_or(program), folder.join("bin").join(name))?;
     }
     Ok(())
 }
