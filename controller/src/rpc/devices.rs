@@ -1,8 +1,8 @@
 //! The service of devices: log-in, catalogue, access.
 
-use crate::arrange::Arrangements;
 use crate::arrange::connect::{Reply, Wish};
 use crate::arrange::lines::DeviceNews;
+use crate::arrange::{Arrangements, Arranger as _};
 use crate::audit::{Denied, Entry, Outcome};
 use crate::authn;
 use crate::authz::{Caller, refusal};
@@ -381,7 +381,9 @@ impl Devices for DevicesRpc {
                 }
                 Ok(((), Entry::new(wall, device.to_string(), "logout", device.to_string(), Outcome::Done)))
             });
-            changed.await.map_err(refused)?;
+            let (revision, ()) = changed.await.map_err(refused)?;
+            // Whoever logs out and leaves the machine wants access to be over, not soon to be.
+            self.arrangements.settled(revision).await;
         }
         Ok(Response::new(v1::LogoutReply {}))
     }

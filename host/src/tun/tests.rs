@@ -197,8 +197,9 @@ fn tcp_and_udp_cross_whole_at_every_step_down() {
 
 /// Sends some megabytes from right to left.
 fn stream(pair: &Pair, address: &str) {
-    let address: SocketAddr = (address.parse::<std::net::IpAddr>().expect("address"), 7_000).into();
-    let listener = pair.left.run(move || TcpListener::bind(address).expect("bind"));
+    let address = address.parse::<std::net::IpAddr>().expect("address");
+    let listener = pair.left.run(move || TcpListener::bind((address, 0)).expect("bind"));
+    let address = listener.local_addr().expect("address");
     let mut sender = pair.right.run(move || TcpStream::connect_timeout(&address, LONG).expect("connect"));
     let (mut receiver, _) = listener.accept().expect("accept");
     let bytes: Vec<u8> = (0..4_000_000_u32).map(|at| u8::try_from(at % 251).expect("small")).collect();
@@ -214,9 +215,10 @@ fn stream(pair: &Pair, address: &str) {
 
 /// Sends a train from right to left.
 fn datagrams(pair: &Pair, address: &str) {
-    let address: SocketAddr = (address.parse::<std::net::IpAddr>().expect("address"), 7_001).into();
+    // Ports of the kernel's choice: one that was just closed may live on in a program that another test is starting.
     let [receiver, sender] =
-        [&pair.left, &pair.right].map(|host| host.run(|| Udp::bind_with(7_001, Steps::ALL).expect("bind")));
+        [&pair.left, &pair.right].map(|host| host.run(|| Udp::bind_with(0, Steps::ALL).expect("bind")));
+    let address: SocketAddr = (address.parse::<std::net::IpAddr>().expect("address"), receiver.local_port()).into();
     let mut train = Train::datagram(address, Local::default(), Vec::new());
     train.stride = 1_000;
     train.bytes = (0..30_300_u32).map(|at| u8::try_from(at % 251).expect("small")).collect();
