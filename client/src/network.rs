@@ -9,8 +9,6 @@ use tokio::sync::mpsc;
 const QUIET: Duration = Duration::from_millis(300);
 /// A network that never rests is looked at all the same.
 const BURST_MAX: Duration = Duration::from_secs(2);
-/// Without any news it is looked at this often all the same: what the kernel did not tell is seen then.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The pause before a watch that ended is opened again.
 const REOPEN: Duration = Duration::from_secs(1);
 
@@ -70,7 +68,6 @@ async fn watch(own: u32, changed: &mpsc::Sender<()>) -> Result<(), NetlinkError>
     loop {
         tokio::select! {
             change = watch.next() => if is_own(change?, own) { continue },
-            () = tokio::time::sleep(LOOK_EVERY) => {}
             () = changed.closed() => return Ok(()),
         }
         let calm = async {
