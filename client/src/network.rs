@@ -22,20 +22,23 @@ pub struct Surroundings {
 impl Surroundings {
     /// Reads them; `own` is our device.
     pub async fn read(netlink: &Netlink, own: u32) -> Result<Self, NetlinkError> {
-        let mut addresses = netlink.addresses().await?;
+        Ok(Self::of(own, netlink.addresses().await?, netlink.routes().await?))
+    }
+
+    fn of(own: u32, mut addresses: Vec<AddressEntry>, mut routes: Vec<RouteEntry>) -> Self {
         addresses.retain(|a| a.link != own);
-        let mut routes = netlink.routes().await?;
-        routes.retain(|r| r.link != Some(own));
+        // By what is no unicast route nobody is reached: our own blackholes are such, and must not look like another network.
+        routes.retain(|r| r.unicast && r.link != Some(own));
         addresses.sort_by_key(|a| (a.link, a.address));
         routes.sort_by_key(|r| (r.table, r.destination, r.link, r.gateway));
-        Ok(Self { addresses, routes })
+        Self { addresses, routes }
     }
 
     /// The networks around: attached are those that this machine has an address in, whatever a route says of itself, for routes
     /// are what a lying network hands out. Default routes are everybody's.
     pub fn local_nets(&self) -> Vec<LocalNet> {
         let attached = self.addresses.iter().map(|a| LocalNet { prefix: a.prefix, attached: true });
-        let routed = self.routes.iter().filter(|r| r.unicast && r.destination.bits() > 0);
+        let routed = self.routes.iter().filter(|r| r.destination.bits() > 0);
         let routed = routed.map(|r| LocalNet { prefix: r.destination, attached: false });
         let mut nets: Vec<LocalNet> = Vec::new();
         for net in attached.chain(routed) {
@@ -98,32 +101,39 @@ mod tests {
     use super::*;
     use model::net::Prefix;
 
+    fn route(to: &str, link: Option<u32>, gateway: Option<&str>) -> RouteEntry {
+        let gateway = gateway.map(|g| g.parse().unwrap());
+        RouteEntry { destination: to.parse().unwrap(), link, gateway, source: None, table: 254, unicast: true }
+    }
+
+    #[test]
+    fn what_we_set_ourselves_is_no_other_network() {
+        let before = vec![route("0.0.0.0/0", Some(2), Some("192.168.1.1"))];
+        let ours =
+            [RouteEntry { unicast: false, ..route("10.77.0.0/16", None, None) }, route("10.77.64.1/32", Some(7), None)];
+        let after = before.iter().copied().chain(ours).collect();
+        assert_eq!(Surroundings::of(7, Vec::new(), after), Surroundings::of(7, Vec::new(), before.clone()));
+        let other = vec![route("0.0.0.0/0", Some(2), Some("192.168.1.254"))];
+        assert_ne!(Surroundings::of(7, Vec::new(), other), Surroundings::of(7, Vec::new(), before));
+    }
+
     #[test]
     fn a_default_route_is_nobodys_network() {
-        let route = |to: &str, gateway: Option<&str>, unicast| RouteEntry {
-            destination: to.parse().unwrap(),
-            link: Some(2),
-            gateway: gateway.map(|g| g.parse().unwrap()),
-            source: None,
-            table: 254,
-            unicast,
-        };
-        let around = Surroundings {
-            addresses: vec![AddressEntry {
-                address: "192.168.1.7".parse().unwrap(),
-                prefix: "192.168.1.0/24".parse().unwrap(),
-                link: 2,
-            }],
-            routes: vec![
-                route("0.0.0.0/0", Some("192.168.1.1"), true),
-                route("192.168.1.0/24", None, true),
-                route("172.16.0.0/12", Some("192.168.1.9"), true),
-                route("10.20.0.8/29", None, true),
-                route("10.9.0.0/16", None, false),
-            ],
-        };
+        let addresses = vec![AddressEntry {
+            address: "192.168.1.7".parse().unwrap(),
+            prefix: "192.168.1.0/24".parse().unwrap(),
+            link: 2,
+        }];
+        let routes = vec![
+            route("0.0.0.0/0", Some(2), Some("192.168.1.1")),
+            route("192.168.1.0/24", Some(2), None),
+            route("172.16.0.0/12", Some(2), Some("192.168.1.9")),
+            route("10.20.0.8/29", Some(2), None),
+            RouteEntry { unicast: false, ..route("10.9.0.0/16", Some(2), None) },
+        ];
+        let around = Surroundings::of(7, addresses, routes);
         let net = |prefix: &str, attached| LocalNet { prefix: prefix.parse::<Prefix>().unwrap(), attached };
-        let nets = [net("192.168.1.0/24", true), net("172.16.0.0/12", false), net("10.20.0.8/29", false)];
+        let nets = [net("192.168.1.0/24", true), net("10.20.0.8/29", false), net("172.16.0.0/12", false)];
         assert_eq!(around.local_nets(), nets);
         assert!(is_own(Change::Link(7), 7) && !is_own(Change::Address(6), 7) && !is_own(Change::Route, 7));
     }
