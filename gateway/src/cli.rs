@@ -79,8 +79,8 @@ pub struct Up {
     /// The TUN device's name.
     #[arg(long, default_value = DEVICE)]
     pub device: String,
-    /// Leaves fast ways of the kernel out, for a driver that does not keep its promises: any of no-vnet, no-tso, no-uso (TUN),
-    /// no-gso, no-gro, small-buffers (UDP), with commas between them.
+    /// Leaves fast ways of the kernel out, for a driver that does not keep its promises: any of no-vnet, no-tso, no-uso, one-queue
+    /// (TUN), no-gso, no-gro, small-buffers (UDP), with commas between them.
     #[arg(long, env = "UMBRA_GATEWAY_OFFLOAD", value_name = "STEPS", default_value = "")]
     pub offload: Steps,
     /// From which addresses grants speak to services, IPv4.

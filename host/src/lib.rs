@@ -18,6 +18,7 @@ pub mod netlink;
 pub mod nft;
 pub mod notify;
 pub mod offload;
+pub mod priority;
 pub mod privilege;
 pub mod resolv;
 pub mod resolved;

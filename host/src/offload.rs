@@ -12,6 +12,8 @@ pub struct Steps {
     pub tso: bool,
     /// TUN super-packets of UDP.
     pub uso: bool,
+    /// Several TUN queues, so that flows take turns. Needs `vnet`.
+    pub queues: bool,
     /// Many datagrams in one message that is sent (UDP_SEGMENT).
     pub gso: bool,
     /// Many datagrams in one message that is received (UDP_GRO).
@@ -28,10 +30,11 @@ pub struct StepsError(String);
 type Field = fn(&mut Steps) -> &mut bool;
 
 /// The words that switch a step off, and what they switch.
-const WORDS: [(&str, Field); 6] = [
+const WORDS: [(&str, Field); 7] = [
     ("no-vnet", |steps| &mut steps.vnet),
     ("no-tso", |steps| &mut steps.tso),
     ("no-uso", |steps| &mut steps.uso),
+    ("one-queue", |steps| &mut steps.queues),
     ("no-gso", |steps| &mut steps.gso),
     ("no-gro", |steps| &mut steps.gro),
     ("small-buffers", |steps| &mut steps.large_buffers),
@@ -39,10 +42,11 @@ const WORDS: [(&str, Field); 6] = [
 
 impl Steps {
     /// Everything that the kernel can do.
-    pub const ALL: Self = Self { vnet: true, tso: true, uso: true, gso: true, gro: true, large_buffers: true };
+    pub const ALL: Self =
+        Self { vnet: true, tso: true, uso: true, queues: true, gso: true, gro: true, large_buffers: true };
     /// One packet a call, with complete checksums, in large buffers.
     pub const ONE_BY_ONE: Self =
-        Self { vnet: false, tso: false, uso: false, gso: false, gro: false, large_buffers: true };
+        Self { vnet: false, tso: false, uso: false, queues: false, gso: false, gro: false, large_buffers: true };
 
     fn words() -> String {
         WORDS.map(|(word, _)| word).join(", ")
@@ -95,7 +99,7 @@ mod tests {
         assert_eq!("".parse(), Ok(Steps::ALL));
         assert_eq!(" , ".parse(), Ok(Steps::ALL));
         assert_eq!("no-uso, no-gro".parse(), Ok(Steps { uso: false, gro: false, ..Steps::ALL }));
-        assert_eq!(Steps::ONE_BY_ONE.to_string(), "no-vnet,no-tso,no-uso,no-gso,no-gro");
+        assert_eq!(Steps::ONE_BY_ONE.to_string(), "no-vnet,no-tso,no-uso,one-queue,no-gso,no-gro");
         for (word, _) in WORDS {
             let steps: Steps = word.parse().expect("a word");
             assert_ne!(steps, Steps::ALL, "{word}");
@@ -109,7 +113,7 @@ mod tests {
     fn an_unknown_word_is_told_with_those_that_are_known() {
         for text in ["no-ufo", "no-uso no-tso", "uso", "NO-USO", "no-uso,x"] {
             let error = text.parse::<Steps>().expect_err(text).to_string();
-            assert!(error.contains("no-vnet, no-tso, no-uso, no-gso, no-gro, small-buffers"), "{error}");
+            assert!(error.contains("no-vnet, no-tso, no-uso, one-queue, no-gso, no-gro, small-buffers"), "{error}");
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod device;
 pub mod header;
+mod queues;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +15,6 @@ use header::HEADER_BYTES;
 use model::limits::DATAGRAM_MAX;
 use model::packet::{Frame, Gso, GsoKind, Offloads};
 use std::io;
-use std::os::fd::AsRawFd;
 
 /// Bytes of an interface name, without the final zero (IFNAMSIZ - 1).
 pub const NAME_BYTES_MAX: usize = libc::IFNAMSIZ - 1;
@@ -92,6 +92,11 @@ impl Tun {
         self.device.offloads
     }
 
+    /// In how many queues the kernel keeps packets for us; with several, flows take turns.
+    pub const fn queues(&self) -> usize {
+        self.device.queues.count()
+    }
+
     /// Waits for one frame that the kernel routed into the device. The frame's buffer is reused.
     ///
     /// InvalidData: this one cannot be used, and is gone; the next read is as good as any.
@@ -111,11 +116,11 @@ impl Tun {
         let room = frame.bytes.spare_capacity_mut();
         let parts = [part(header.as_mut_ptr(), header.len()), part(room.as_mut_ptr().cast(), room.len())];
         let (parts, header_len) = self.with_header(&parts);
-        let Some(read) = self.retried(|fd| {
+        let read = self.device.queues.read(|fd| {
             // SAFETY: each part names writable memory of its length, borrowed until after the call.
-            unsafe { libc::readv(fd, parts.as_ptr(), count(parts)) }
-        })?
-        else {
+            retried(|| unsafe { libc::readv(fd, parts.as_ptr(), count(parts)) })
+        })?;
+        let Some(read) = read else {
             return Ok(false);
         };
         let len = read.checked_sub(header_len).filter(|len| *len > 0).ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -140,10 +145,9 @@ impl Tun {
         let parts =
             [part(header.as_ptr().cast_mut(), header.len()), part(frame.bytes.as_ptr().cast_mut(), frame.bytes.len())];
         let (parts, header_len) = self.with_header(&parts);
-        let written = self.retried(|fd| {
-            // SAFETY: each part names memory of its length, borrowed until after the call; writev only reads it.
-            unsafe { libc::writev(fd, parts.as_ptr(), count(parts)) }
-        })?;
+        let fd = self.device.queues.writer(&frame.bytes);
+        // SAFETY: each part names memory of its length, borrowed until after the call; writev only reads it.
+        let written = retried(|| unsafe { libc::writev(fd, parts.as_ptr(), count(parts)) })?;
         match written {
             Some(len) if len == frame.bytes.len().saturating_add(header_len) => Ok(()),
             Some(_) => Err(io::ErrorKind::WriteZero.into()),
@@ -167,29 +171,29 @@ impl Tun {
         if self.device.offloads.vnet { (parts, HEADER_BYTES) } else { (std::slice::from_ref(packet), 0) }
     }
 
-    /// Makes the call until no signal comes between; none where it would have to wait.
-    fn retried(&self, call: impl Fn(i32) -> isize) -> io::Result<Option<usize>> {
-        loop {
-            if let Ok(len) = usize::try_from(call(self.device.fd.as_raw_fd())) {
-                return Ok(Some(len));
-            }
-            let error = io::Error::last_os_error();
-            match error.kind() {
-                io::ErrorKind::Interrupted => {}
-                io::ErrorKind::WouldBlock => return Ok(None),
-                _ => return Err(error),
-            }
-        }
-    }
-
     fn wait_readable(&self) -> io::Result<()> {
-        let mut entry = libc::pollfd { fd: self.device.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut entry = libc::pollfd { fd: self.device.queues.readiness(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one entry, which outlives the call.
         if unsafe { libc::poll(&raw mut entry, 1, -1) } >= 0 {
             return Ok(());
         }
         let error = io::Error::last_os_error();
         if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
+    }
+}
+
+/// Makes the call until no signal comes between; none where it would have to wait.
+fn retried(call: impl Fn() -> isize) -> io::Result<Option<usize>> {
+    loop {
+        if let Ok(len) = usize::try_from(call()) {
+            return Ok(Some(len));
+        }
+        let error = io::Error::last_os_error();
+        match error.kind() {
+            io::ErrorKind::Interrupted => {}
+            io::ErrorKind::WouldBlock => return Ok(None),
+            _ => return Err(error),
+        }
     }
 }
 

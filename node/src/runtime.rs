@@ -6,6 +6,7 @@
 use crate::pulse::Pulse;
 use host::clock::SystemClock;
 use host::offload::Steps;
+use host::priority;
 use host::tun::Tun;
 use host::udp::{BUFFER_BYTES, Udp};
 use model::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, ENGINE_EVENTS_MAX, STREAM_QUEUE_MAX};
@@ -126,7 +127,9 @@ impl Runtime {
     pub fn without(&self) -> String {
         let (tun, udp, buffers) = (self.tun.offloads(), self.udp.offloads(), self.udp.buffers());
         let large_buffers = buffers.receive.min(buffers.send) >= BUFFER_BYTES;
-        Steps { vnet: tun.vnet, tso: tun.tso, uso: tun.uso, gso: udp.gso, gro: udp.gro, large_buffers }.to_string()
+        let queues = self.tun.queues() > 1;
+        Steps { vnet: tun.vnet, tso: tun.tso, uso: tun.uso, queues, gso: udp.gso, gro: udp.gro, large_buffers }
+            .to_string()
     }
 
     /// Sends a raw datagram from the outside socket (a knock).
@@ -214,7 +217,12 @@ impl Runtime {
         Out::with(self.tun.offloads())
     }
 
+    /// What has arrived goes on before more is sent: what waits then, waits at the sender's TUN, where flows take turns, and not in
+    /// a socket, where a question stands behind a whole download.
     fn pump_udp(&self) {
+        if let Err(error) = priority::set_nice(priority::RECEIVER) {
+            tracing::info!(%error, "receiving goes without the precedence over sending: packets wait longer under load");
+        }
         let mut train = Train::datagram(([0, 0, 0, 0], 0).into(), model::packet::Local::default(), Vec::new());
         let mut out = self.out();
         loop {

@@ -99,8 +99,8 @@ pub struct DaemonArgs {
     /// The TUN device's name.
     #[arg(long, default_value = DEVICE)]
     pub device: String,
-    /// Leaves fast ways of the kernel out, for a driver that does not keep its promises: any of no-vnet, no-tso, no-uso (TUN),
-    /// no-gso, no-gro, small-buffers (UDP), with commas between them.
+    /// Leaves fast ways of the kernel out, for a driver that does not keep its promises: any of no-vnet, no-tso, no-uso, one-queue
+    /// (TUN), no-gso, no-gro, small-buffers (UDP), with commas between them.
     #[arg(long, env = "UMBRA_OFFLOAD", value_name = "STEPS", default_value = "")]
     pub offload: Steps,
     /// How often the connection to the controller is probed, from 1s to 60s.

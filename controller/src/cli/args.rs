@@ -90,8 +90,8 @@ pub struct ServeArgs {
     /// The TUN device's name.
     #[arg(long, default_value = "umbra-ctl")]
     pub device: String,
-    /// Leaves fast ways of the kernel out, for a driver that does not keep its promises: any of no-vnet, no-tso, no-uso (TUN),
-    /// no-gso, no-gro, small-buffers (UDP), with commas between them.
+    /// Leaves fast ways of the kernel out, for a driver that does not keep its promises: any of no-vnet, no-tso, no-uso, one-queue
+    /// (TUN), no-gso, no-gro, small-buffers (UDP), with commas between them.
     #[arg(long, env = "UMBRA_CONTROLLER_OFFLOAD", value_name = "STEPS", default_value = "")]
     pub offload: Steps,
     /// Answer nothing that is not Umbra's: drop what comes to other ports, too.

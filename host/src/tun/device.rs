@@ -4,10 +4,11 @@
 #![allow(unsafe_code)]
 
 use super::header::HEADER_BYTES;
+use super::queues::Queues;
 use super::{NAME_BYTES_MAX, TunError};
 use crate::checks::{self, CheckError};
 use crate::offload::Steps;
-use model::limits::TUN_QUEUE;
+use model::limits::{TUN_QUEUE, TUN_QUEUES};
 use model::packet::Offloads;
 use std::ffi::{CStr, CString};
 use std::fs::OpenOptions;
@@ -17,8 +18,8 @@ use std::os::unix::fs::OpenOptionsExt;
 
 /// A device that is there, down and without addresses.
 pub struct Device {
-    /// Where its packets are read and written; never blocks.
-    pub fd: OwnedFd,
+    /// Where its packets are read and written; none blocks.
+    pub queues: Queues,
     /// What it carries.
     pub offloads: Offloads,
     /// The interface's index.
@@ -29,8 +30,9 @@ pub struct Device {
 pub fn open(name: &str, mtu: u16, steps: Steps) -> Result<Device, TunError> {
     let label = label(name)?;
     checks::tun_device()?;
-    let (fd, offloads) = attach(&label, name, steps)?;
     let failed = |source| TunError::Open { name: name.to_owned(), source };
+    let (fds, offloads) = attach(&label, name, steps)?;
+    let queues = Queues::new(fds).map_err(failed)?;
     // SAFETY: `label` is a zero-terminated string that outlives the call.
     let index = unsafe { libc::if_nametoindex(label.as_ptr()) };
     if index == 0 {
@@ -49,7 +51,7 @@ pub fn open(name: &str, mtu: u16, steps: Steps) -> Result<Device, TunError> {
     if let Err(error) = set_link(&socket, libc::SIOCSIFTXQLEN, &request) {
         tracing::debug!(name, %error, "the TUN device keeps its short queue");
     }
-    Ok(Device { fd, offloads, index })
+    Ok(Device { queues, offloads, index })
 }
 
 /// The name for system calls, or a refusal.
@@ -63,7 +65,7 @@ pub fn label(name: &str) -> Result<CString, TunError> {
 }
 
 /// The fast device, or the plain one where that is all there is.
-fn attach(label: &CStr, name: &str, steps: Steps) -> Result<(OwnedFd, Offloads), TunError> {
+fn attach(label: &CStr, name: &str, steps: Steps) -> Result<(Vec<OwnedFd>, Offloads), TunError> {
     let refuse = |source: io::Error| match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => TunError::Machine(CheckError::NoNetAdmin),
         // EINVAL: the name belongs to a device that is no TUN.
@@ -71,12 +73,15 @@ fn attach(label: &CStr, name: &str, steps: Steps) -> Result<(OwnedFd, Offloads),
         _ => TunError::Open { name: name.to_owned(), source },
     };
     if steps.vnet
-        && let Some((fd, offloads)) = attach_vnet(label, steps).map_err(refuse)?
+        && let Some((fds, offloads)) = attach_vnet(label, steps).map_err(refuse)?
     {
         if (steps.tso, steps.uso) != (offloads.tso, offloads.uso) {
             tracing::info!(name, ?offloads, "this kernel's TUN driver lacks some offloads: the tunnel is slower");
         }
-        return Ok((fd, offloads));
+        if steps.queues && fds.len() == 1 {
+            tracing::info!(name, "this kernel's TUN driver has one queue: a transfer makes other packets wait");
+        }
+        return Ok((fds, offloads));
     }
     if steps.vnet {
         tracing::info!(name, "this kernel's TUN driver has no offloads: the tunnel takes one packet a call");
@@ -88,26 +93,23 @@ fn attach(label: &CStr, name: &str, steps: Steps) -> Result<(OwnedFd, Offloads),
     if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK) } != 0 {
         return Err(refuse(io::Error::last_os_error()));
     }
-    Ok((fd, Offloads::default()))
+    Ok((vec![fd], Offloads::default()))
 }
 
-/// A device with packet headers; none where the driver has no such thing.
-fn attach_vnet(label: &CStr, steps: Steps) -> io::Result<Option<(OwnedFd, Offloads)>> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(checks::TUN_DEVICE)?;
+/// A device with packet headers, in several queues where the driver has them; none where the driver has no such thing.
+fn attach_vnet(label: &CStr, steps: Steps) -> io::Result<Option<(Vec<OwnedFd>, Offloads)>> {
+    let file = open_driver()?;
     let mut features: libc::c_int = 0;
     // SAFETY: TUNGETFEATURES writes one integer, which outlives the call.
     let known = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNGETFEATURES, &raw mut features) };
-    // A driver that does not know the flag would take the device without it, and say nothing.
+    // A driver that does not know a flag would take the device without it, and say nothing.
     if known != 0 || features & libc::IFF_VNET_HDR == 0 {
         return Ok(None);
     }
-    let mut request = request(label);
     let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).unwrap_or_default();
-    // SAFETY: TUNSETIFF reads and writes one ifreq, which outlives the call.
-    if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let queues = if steps.queues { features & libc::IFF_MULTI_QUEUE } else { 0 };
+    // With several queues a name that is taken would be no error: we would get some of that device's packets.
+    attach_queue(&file, label, flags | queues | libc::IFF_TUN_EXCL)?;
     let size = libc::c_int::try_from(HEADER_BYTES).unwrap_or_default();
     // SAFETY: TUNSETVNETHDRSZ reads one integer, which outlives the call.
     if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size) } != 0 {
@@ -117,7 +119,34 @@ fn attach_vnet(label: &CStr, steps: Steps) -> io::Result<Option<(OwnedFd, Offloa
         // SAFETY: TUNSETOFFLOAD takes its argument by value.
         unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) == 0 }
     };
-    Ok(step_down(steps, accept).map(|offloads| (file.into(), offloads)))
+    let Some(offloads) = step_down(steps, accept) else { return Ok(None) };
+    let mut fds = vec![file];
+    while queues != 0 && fds.len() < TUN_QUEUES {
+        let next = open_driver()?;
+        match attach_queue(&next, label, flags | queues) {
+            Ok(()) => fds.push(next),
+            Err(error) => {
+                tracing::debug!(%error, queues = fds.len(), "the TUN device has fewer queues than it might");
+                break;
+            }
+        }
+    }
+    Ok(Some((fds, offloads)))
+}
+
+fn open_driver() -> io::Result<OwnedFd> {
+    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(checks::TUN_DEVICE)?;
+    Ok(file.into())
+}
+
+fn attach_queue(file: &OwnedFd, label: &CStr, flags: libc::c_int) -> io::Result<()> {
+    let mut request = request(label);
+    request.ifr_ifru.ifru_flags = u16::try_from(flags).unwrap_or_default().cast_signed();
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which outlives the call.
+    match unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The most that the kernel accepts of what is wanted, as TUN_F bits.

@@ -360,6 +360,94 @@ fn what_is_there_is_read_without_waiting_and_without_memory() {
     });
 }
 
+/// What the kernel sends from one flow, marked with a number each, without waiting.
+struct Sender(std::net::UdpSocket);
+
+impl Sender {
+    fn new(port: u16) -> Self {
+        Self(std::net::UdpSocket::bind(("192.0.2.1", port)).expect("bind"))
+    }
+
+    fn send(&self, number: u8) {
+        self.0.send_to(&[number; 5], SocketAddr::from(([192, 0, 2, 9], 7_001))).expect("send");
+    }
+}
+
+/// The flow (by its port) and number of the next packet that waits.
+fn next(tun: &Tun, frame: &mut Frame) -> Option<(u16, u8)> {
+    tun.try_read(frame)
+        .expect("no error")
+        .then(|| (u16::from_be_bytes([frame.bytes[20], frame.bytes[21]]), frame.bytes[32]))
+}
+
+#[test]
+fn a_question_does_not_wait_behind_a_whole_download() {
+    if !privileged() {
+        return;
+    }
+    let host = Host::new();
+    host.run(|| {
+        let _ = crate::sysctl::set(&["net", "ipv6", "conf", "default", "disable_ipv6"], "1");
+        for (name, words) in [("umbra-turns", ""), ("umbra-turns1", "one-queue")] {
+            let tun = Tun::open_with(name, MTU, words.parse().expect("words")).expect("open");
+            ip(&format!("addr add 192.0.2.1/24 dev {name}"));
+            ip(&format!("link set {name} up"));
+            let mut frame = Frame::default();
+            let download = Sender::new(6_000);
+            let questions: Vec<Sender> = (6_001..6_009).map(Sender::new).collect();
+            (0..200).for_each(|number| download.send(number));
+            questions.iter().for_each(|question| question.send(0));
+            let read: Vec<_> = std::iter::from_fn(|| next(&tun, &mut frame)).collect();
+            assert_eq!(read.len(), 208);
+            let of_download: Vec<u8> =
+                read.iter().filter(|(port, _)| *port == 6_000).map(|(_, number)| *number).collect();
+            assert_eq!(of_download, (0..200).collect::<Vec<_>>(), "a flow keeps its order");
+            // One of eight may be in the download's queue; that most are is as good as impossible.
+            let early = read.iter().take(100).filter(|(port, _)| *port != 6_000).count();
+            if words.is_empty() && tun.queues() > 1 {
+                assert!(early >= 4, "{early} of 8 questions were read before half of the download");
+            } else {
+                assert_eq!(early, 0);
+            }
+            ip(&format!("link del {name}"));
+        }
+    });
+}
+
+#[test]
+fn answers_move_no_flow_out_of_its_order() {
+    if !privileged() {
+        return;
+    }
+    let host = Host::new();
+    host.run(|| {
+        let _ = crate::sysctl::set(&["net", "ipv6", "conf", "default", "disable_ipv6"], "1");
+        let tun = Tun::open_with("umbra-order", MTU, Steps::ALL).expect("open");
+        ip("addr add 192.0.2.1/24 dev umbra-order");
+        ip("link set umbra-order up");
+        let mut frame = Frame::default();
+        for port in 6_000..6_020 {
+            let flow = Sender::new(port);
+            flow.send(0);
+            soon("the first packet", || next(&tun, &mut frame) == Some((port, 0)));
+            // From the first answer on, the kernel keeps the flow where the answers are written.
+            let mut answer = frame.clone();
+            answer.gso = Gso::NONE;
+            answer.bytes.copy_within(12..16, 16);
+            answer.bytes[12..16].copy_from_slice(&[192, 0, 2, 9]);
+            answer.bytes[20..22].copy_from_slice(&7_001_u16.to_be_bytes());
+            answer.bytes[22..24].copy_from_slice(&port.to_be_bytes());
+            tun.write(&answer).expect("write");
+            for number in 1..=100 {
+                flow.send(number);
+                tun.write(&answer).expect("write");
+            }
+            let read: Vec<_> = std::iter::from_fn(|| next(&tun, &mut frame)).map(|(_, number)| number).collect();
+            assert_eq!(read, (1..=100).collect::<Vec<_>>());
+        }
+    });
+}
+
 #[test]
 fn many_packets_may_wait_in_a_device() {
     if !privileged() {

@@ -14,7 +14,7 @@ use umbra_tests::service::Services;
 /// What is left out at the laptop and at the gateway.
 const STEPS: [(&str, &str); 4] = [
     ("", "no-uso,no-gro"),
-    ("no-tso,no-uso", ""),
+    ("no-tso,no-uso", "one-queue"),
     ("no-gso", "no-gso"),
     ("no-vnet,no-gso,no-gro,small-buffers", "no-vnet"),
 ];
