@@ -19,6 +19,10 @@ pub const WIREGUARD_GO: &str = "wireguard-go";
 /// Up to which release wireguard-go made a system call for each packet (its first with offloads is v0.0.20230223).
 const WITHOUT_OFFLOADS_UNTIL: u32 = 20_221_231;
 
+/// The most CPU, as a part of what boringtun-cli needs in the same round: 2.8 s/GB where that needs 10.2. In seconds it would say more
+/// of the machine, and of who else is at work on it, than of us.
+const CPU_OF_BORINGTUN: f64 = 0.275;
+
 /// Which way is better?
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Bound {
@@ -68,15 +72,16 @@ pub fn judge(rounds: &Rounds, wireguard_go: &str) -> Vec<Verdict> {
         let ratio = median(rounds.ratios(ours, other, metric));
         judge_one(format!("{} of {ours}, against {other}", metric.title()), ratio, bound, "x")
     };
-    let alone = |metric: Metric, bound| {
-        judge_one(metric.title().to_owned(), rounds.median(UMBRA, metric), Bound::AtMost(bound), "")
+    let at_most = |ours: &str, metric: Metric, bound| {
+        judge_one(format!("{} of {ours}", metric.title()), rounds.median(ours, metric), Bound::AtMost(bound), "")
     };
     vec![
         against(BORINGTUN, Metric::TcpMean, Bound::AtLeast(5.0)),
         against(WIREGUARD_GO, Metric::TcpMean, Bound::AtLeast(against_go)),
-        alone(Metric::CpuPerGb, 2.8),
-        alone(Metric::Retransmits4, 0.0),
-        alone(Metric::Rss, 20.0),
+        against(BORINGTUN, Metric::CpuPerGb, Bound::AtMost(CPU_OF_BORINGTUN)),
+        at_most(UMBRA, Metric::Retransmits4, 0.0),
+        // Of one tunnel, as the others have one: each further tunnel in use is a session of boringtun's, 11 KiB.
+        at_most(UMBRA_ALONE, Metric::Rss, 20.0),
         against(WIREGUARD_GO, Metric::Udp64, Bound::AtLeast(1.5)),
         against(WIREGUARD_GO, Metric::PingLoad, Bound::AtMost(0.7)),
         within(UMBRA_ALONE, BARE, Metric::CpuPerGb, Bound::AtMost(1.1)),
@@ -102,18 +107,18 @@ mod tests {
         Rounds(vec![round.collect()])
     }
 
-    const GOOD: [(Metric, f64); 6] = [
+    const GOOD: [(Metric, f64); 5] = [
         (Metric::TcpMean, 5.0),
-        (Metric::CpuPerGb, 2.8),
+        (Metric::CpuPerGb, 2.75),
         (Metric::Retransmits4, 0.0),
-        (Metric::Rss, 20.0),
         (Metric::Udp64, 150.0),
         (Metric::PingLoad, 7.0),
     ];
-    const SLOW: [(Metric, f64); 3] = [(Metric::TcpMean, 1.0), (Metric::Udp64, 100.0), (Metric::PingLoad, 10.0)];
+    const SLOW: [(Metric, f64); 4] =
+        [(Metric::TcpMean, 1.0), (Metric::CpuPerGb, 10.0), (Metric::Udp64, 100.0), (Metric::PingLoad, 10.0)];
 
     /// Alone it carries 1/0.95 of what it does among others; the bare engine needs 1/1.1 of its CPU.
-    const ALONE: [(Metric, f64); 2] = [(Metric::TcpMean, 5.0 / 0.95), (Metric::CpuPerGb, 2.75)];
+    const ALONE: [(Metric, f64); 3] = [(Metric::TcpMean, 5.0 / 0.95), (Metric::CpuPerGb, 2.75), (Metric::Rss, 20.0)];
     const CHECKLESS: [(Metric, f64); 1] = [(Metric::CpuPerGb, 2.5)];
 
     fn with(ours: &'static [(Metric, f64)]) -> [(&'static str, &'static [(Metric, f64)]); 5] {
@@ -131,9 +136,8 @@ mod tests {
     fn each_figure_that_falls_short_is_missed_alone_and_named() {
         let worse = [
             (Metric::TcpMean, 4.99, 3),
-            (Metric::CpuPerGb, 2.81, 1),
+            (Metric::CpuPerGb, 2.76, 1),
             (Metric::Retransmits4, 1.0, 1),
-            (Metric::Rss, 20.1, 1),
             (Metric::Udp64, 149.0, 1),
             (Metric::PingLoad, 7.1, 1),
         ];
@@ -150,11 +154,21 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_that_of_one_tunnel() {
+        let alone = [ALONE[0], ALONE[1], (Metric::Rss, 20.1)];
+        let mut programs: Vec<(&str, &[(Metric, f64)])> = with(&GOOD).to_vec();
+        programs[1] = (UMBRA_ALONE, &alone);
+        let missed: Vec<_> = judge(&rounds(&programs), DEBIAN).into_iter().filter(|verdict| !verdict.holds).collect();
+        assert_eq!(missed.len(), 1, "{missed:?}");
+        assert!(missed[0].what.contains(Metric::Rss.title()) && missed[0].what.contains(UMBRA_ALONE));
+    }
+
+    #[test]
     fn what_was_not_measured_is_missed() {
         assert!(judge(&Rounds::default(), DEBIAN).iter().all(|verdict| !verdict.holds));
         let alone = judge(&rounds(&[(UMBRA, &GOOD)]), DEBIAN);
         let missed: Vec<_> = alone.iter().filter(|verdict| !verdict.holds).map(ToString::to_string).collect();
-        assert_eq!(missed.len(), 6, "{missed:?}");
+        assert_eq!(missed.len(), 8, "{missed:?}");
         assert!(missed.iter().all(|line| line.contains("not measured")), "{missed:?}");
     }
 
