@@ -18,7 +18,6 @@ pub mod netlink;
 pub mod nft;
 pub mod notify;
 pub mod offload;
-pub mod priority;
 pub mod privilege;
 pub mod resolv;
 pub mod resolved;
@@ -27,6 +26,7 @@ pub mod ssh;
 pub mod sysctl;
 pub mod terminal;
 pub mod tun;
+pub mod turn;
 pub mod udp;
 
 #[cfg(test)]

@@ -19,7 +19,6 @@ pub use status::{Cap, ThreadStatus, of_all_threads};
 pub(crate) use threads::own_capabilities;
 pub use user::become_user;
 
-use crate::priority;
 use std::io;
 use std::path::PathBuf;
 
@@ -91,19 +90,11 @@ impl Left {
 /// Gives up, on every thread of this process and for good, whatever `left` does not name. A program that was executed by one
 /// that had done so already has nothing to give up, and goes on.
 pub fn confine(left: Left) -> Result<(), PrivilegeError> {
-    allow_precedence();
     threads::keep_only(left.caps(), left.group)?;
     if !calls::are_restricted() {
         calls::restrict(left.execute)?;
     }
     Ok(())
-}
-
-/// While it may still be allowed; without it, packets only wait longer under load.
-fn allow_precedence() {
-    if let Err(error) = priority::allow(priority::RECEIVER) {
-        tracing::debug!(%error, "threads that receive will get no precedence");
-    }
 }
 
 #[cfg(test)]

@@ -120,7 +120,7 @@ const PLAIN: &[libc::c_long] = &[
     libc::SYS_set_robust_list,
     libc::SYS_get_robust_list,
     libc::SYS_rseq,
-    libc::SYS_setpriority,
+    libc::SYS_getpriority,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
     libc::SYS_sched_getparam,
@@ -227,6 +227,8 @@ fn rules(execute: bool) -> Result<Rules, seccompiler::BackendError> {
     let families: Result<Vec<_>, _> =
         FAMILIES.iter().map(|family| argument(0, Op::Eq, u64::from(family.unsigned_abs()))).collect();
     rules.insert(libc::SYS_socket, any(families?)?);
+    // Its own share of the processor, and no other process's.
+    rules.insert(libc::SYS_sched_setattr, any(vec![argument(0, Op::Eq, 0)?])?);
     rules.insert(libc::SYS_socketpair, any(vec![argument(0, Op::Eq, u64::from(AF_UNIX.unsigned_abs()))?])?);
     rules.insert(libc::SYS_clone, any(vec![without(0, NAMESPACES)?])?);
     // No memory that is both written and executed, and none that is written first and executed later.

@@ -28,7 +28,6 @@ pub fn become_user(name: &str, folders: &[(&Path, u32)]) -> Result<(), Privilege
     if crate::keyfile::own_uid() == account.uid {
         return Ok(());
     }
-    super::allow_precedence();
     check(keep_capabilities()).map_err(refused)?;
     let groups = accounts::groups_of(account.uid);
     // SAFETY: pointer and length are those of `groups`.
