@@ -1,6 +1,6 @@
 //! How soon does a thread get a processor when there are too few, and how much of it?
 //!
-//! Nothing here takes a privilege: a thread asks for short turns, so that it waits less for each, and for a smaller share.
+//! Nothing here takes a privilege: a thread asks for shorter turns, so that it waits less for each, and for a smaller share.
 //!
 //! Source: sched_setattr(2), sched(7), Documentation/scheduler/sched-eevdf.rst: the nice value is a thread's own, and from Linux 6.12
 //! on so is its slice, between 0.1 and 100 ms. Older kernels take no notice of the slice.
@@ -9,12 +9,31 @@
 use std::io;
 use std::time::Duration;
 
-/// A turn of 0.1 ms, the shortest there is; the kernel's own are about 3 ms.
-pub const SHORT: Duration = Duration::from_micros(100);
+/// The turns of a thread that sends into the tunnel. What has arrived goes on before more is sent: what waits then, waits in front of
+/// the sender's TUN, where flows take turns, and not in a socket, where a question stands behind a whole download.
+pub const SENDING: Turn = Turn { slice: Duration::ZERO, nicer: 5 };
+/// The turns of a thread that receives out of it: the shortest that there are. Were the sender's as short, the two would change places
+/// more often, and carry a tenth less.
+pub const RECEIVING: Turn = Turn { slice: Duration::from_micros(100), nicer: 0 };
 
-/// Gives the calling thread turns of this length, and makes it nicer than it was by `nicer`: each step takes a tenth of the processor's
-/// time from it when others want it (kernel/sched/core.c, sched_prio_to_weight).
-pub fn take(slice: Duration, nicer: i32) -> io::Result<()> {
+/// How a thread is served.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn {
+    /// Each turn's length; 0 is the kernel's own, about 3 ms.
+    slice: Duration,
+    /// How much nicer the thread is than it was: each step takes a tenth of the processor's time from it when others want it
+    /// (kernel/sched/core.c, sched_prio_to_weight).
+    nicer: i32,
+}
+
+impl Turn {
+    /// Gives the calling thread such turns.
+    pub fn take(self) -> io::Result<()> {
+        take(self.slice, self.nicer)
+    }
+}
+
+fn take(slice: Duration, nicer: i32) -> io::Result<()> {
     // SAFETY: two integers; 0 is the calling thread, which is there, so that -1 is a nice value and no error.
     let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
     let wanted = libc::sched_attr {
@@ -56,16 +75,16 @@ mod tests {
                 // SAFETY: three integers. The bare system call, other than the library's function, changes this thread alone.
                 assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) }, 0);
             }
-            take(SHORT, 0).expect("a shorter turn is always allowed");
+            RECEIVING.take().expect("a shorter turn is always allowed");
             let (slice, nice) = own();
             assert_eq!(nice, before.1);
             assert!(
                 slice == 100_000 || slice == before.0,
                 "{slice} ns: neither what was asked for nor an old kernel's"
             );
-            take(SHORT, 5).expect("less is always allowed");
-            assert_eq!(own().1, before.1 + 5);
-            take(SHORT, 100).expect("the least there is");
+            SENDING.take().expect("less is always allowed");
+            assert_eq!(own(), (before.0, before.1 + 5), "the kernel's own turns again");
+            Turn { slice: Duration::ZERO, nicer: 100 }.take().expect("the least there is");
             assert_eq!(own().1, 19);
         })
         .join()

@@ -7,7 +7,7 @@ use crate::pulse::Pulse;
 use host::clock::SystemClock;
 use host::offload::Steps;
 use host::tun::Tun;
-use host::turn;
+use host::turn::{self, Turn};
 use host::udp::{BUFFER_BYTES, Udp};
 use model::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, ENGINE_EVENTS_MAX, STREAM_QUEUE_MAX};
 use model::packet::{Frame, Train};
@@ -18,10 +18,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tunnel::{Change, Engine, Event, Generation, Out};
-
-/// How much nicer the thread that sends is than the one that receives: what has arrived goes on before more is sent. What waits then,
-/// waits in front of the sender's TUN, where flows take turns, and not in a socket, where a question stands behind a whole download.
-pub const SENDER_NICER: i32 = 5;
 
 /// One program's packet path.
 pub struct Runtime {
@@ -99,16 +95,16 @@ impl Runtime {
             tracing::info!(%without, "the packet path works without these fast ways of the kernel");
         }
         let threads = [
-            ("tun-to-udp", Some(SENDER_NICER), Self::pump_tun as fn(&Self)),
-            ("udp-to-tun", Some(0), Self::pump_udp),
+            ("tun-to-udp", Some(turn::SENDING), Self::pump_tun as fn(&Self)),
+            ("udp-to-tun", Some(turn::RECEIVING), Self::pump_udp),
             ("handshakes", None, Self::pump_handshakes),
             ("timers", None, Self::pump_timers),
         ];
-        for (name, nicer, run) in threads {
+        for (name, turn, run) in threads {
             let runtime = Arc::clone(&runtime);
             std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-                if let Some(Err(error)) = nicer.map(|nicer| turn::take(turn::SHORT, nicer)) {
-                    tracing::info!(name, %error, "this thread gets no short turns: packets wait longer under load");
+                if let Some(Err(error)) = turn.map(Turn::take) {
+                    tracing::info!(name, %error, "this thread cannot choose its turns: packets wait longer under load");
                 }
                 run(&runtime);
             })?;

@@ -21,45 +21,57 @@ pub struct Queues {
     turn: Mutex<Turn>,
 }
 
-/// Who is served, and who waits to be.
+/// Whose turn it is: those who have little to send go before those who had a turn already (RFC 8290, section 4.2).
 #[derive(Debug, Default)]
 struct Turn {
-    /// Queues that had something when it was asked, and had no turn yet: a bit each.
-    ready: u64,
-    /// Whose turn it is, and what it took of it.
-    current: Option<(usize, usize, usize)>,
+    /// Queues that had a turn, and were not found empty since when it was their turn again: a bit each.
+    served: u64,
+    /// The queue that was the last to begin a turn.
+    last: usize,
+    /// What it took of it, until it ended.
+    taken: Option<(usize, usize)>,
 }
 
 const _: () = assert!(TUN_QUEUES <= 64);
 
 impl Turn {
-    /// The queue to read from, if anybody waits.
-    fn queue(&mut self) -> Option<usize> {
-        if let Some((queue, frames, bytes)) = self.current
-            && frames < TUN_TURN_FRAMES
-            && bytes < TUN_TURN_BYTES
-        {
-            return Some(queue);
-        }
-        self.current = None;
-        if self.ready == 0 {
+    /// The queue whose turn goes on, if one does.
+    fn current(&self) -> Option<usize> {
+        let (frames, bytes) = self.taken?;
+        (frames < TUN_TURN_FRAMES && bytes < TUN_TURN_BYTES).then_some(self.last)
+    }
+
+    /// Begins the next turn, of one of the queues that have something; None where none has.
+    fn next(&mut self, ready: u64) -> Option<usize> {
+        self.taken = None;
+        let new = ready & !self.served;
+        let from = bit(self.last) + 1;
+        // Behind the last one and round, so that none waits for ever.
+        let ahead = if new == 0 { ready } else { new }.rotate_right(from).trailing_zeros();
+        if ready == 0 {
+            self.served = 0;
             return None;
         }
-        let queue = usize::try_from(self.ready.trailing_zeros()).ok()?;
-        self.ready &= self.ready.wrapping_sub(1);
-        self.current = Some((queue, 0, 0));
-        Some(queue)
+        if new == 0 {
+            // It was the turn of those, too, and they had nothing: when they have, they are new.
+            self.served &= !(1_u64.checked_shl(ahead).unwrap_or(0).wrapping_sub(1)).rotate_left(from);
+        }
+        let queue = (ahead + from) % u64::BITS;
+        self.served |= 1_u64.checked_shl(queue).unwrap_or(0);
+        self.last = usize::try_from(queue).ok()?;
+        self.taken = Some((0, 0));
+        Some(self.last)
     }
 
     const fn took(&mut self, len: usize) {
-        if let Some((_, frames, bytes)) = &mut self.current {
+        if let Some((frames, bytes)) = &mut self.taken {
             *frames = frames.saturating_add(1);
             *bytes = bytes.saturating_add(len);
         }
     }
 
-    const fn is_empty(&mut self) {
-        self.current = None;
+    const fn ends(&mut self) {
+        self.taken = None;
     }
 }
 
@@ -81,22 +93,24 @@ impl Queues {
         let Some(poll) = &self.poll else { return read(self.first()) };
         let mut turn = self.turn.lock();
         loop {
-            while let Some(fd) = turn.queue().and_then(|queue| self.fds.get(queue)) {
-                match read(fd.as_raw_fd()) {
-                    Ok(Some(len)) => {
-                        turn.took(len);
-                        return Ok(Some(len));
-                    }
-                    Ok(None) => turn.is_empty(),
-                    Err(error) => {
-                        turn.is_empty();
-                        return Err(error);
-                    }
+            let queue = match turn.current() {
+                Some(queue) => queue,
+                None => match turn.next(ready(poll, 0)?) {
+                    Some(queue) => queue,
+                    None => return Ok(None),
+                },
+            };
+            let Some(fd) = self.fds.get(queue) else { return Ok(None) };
+            match read(fd.as_raw_fd()) {
+                Ok(Some(len)) => {
+                    turn.took(len);
+                    return Ok(Some(len));
                 }
-            }
-            turn.ready = ready(poll, 0)?;
-            if turn.ready == 0 {
-                return Ok(None);
+                Ok(None) => turn.ends(),
+                Err(error) => {
+                    turn.ends();
+                    return Err(error);
+                }
             }
         }
     }
@@ -145,10 +159,13 @@ fn ready(poll: &OwnedFd, timeout: libc::c_int) -> io::Result<u64> {
         let error = io::Error::last_os_error();
         return if error.kind() == io::ErrorKind::Interrupted { Ok(0) } else { Err(error) };
     };
-    Ok(events.iter().take(count).fold(0, |bits, event| bits | 1_u64.checked_shl(bit(event.u64)).unwrap_or(0)))
+    Ok(events
+        .iter()
+        .take(count)
+        .fold(0, |bits, event| bits | 1_u64.checked_shl(u32::try_from(event.u64).unwrap_or(u32::MAX)).unwrap_or(0)))
 }
 
-fn bit(number: u64) -> u32 {
+fn bit(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
@@ -232,19 +249,63 @@ mod tests {
         }
     }
 
+    /// The turn that begins now, and all of it taken.
+    fn whole(turn: &mut Turn, ready: u64) -> Option<usize> {
+        let queue = turn.next(ready);
+        turn.took(TUN_TURN_BYTES);
+        assert_eq!(turn.current(), None);
+        queue
+    }
+
     #[test]
-    fn each_queue_gives_so_much_and_then_the_next_has_its_turn() {
-        let mut turn = Turn { ready: 0b1001_0000, current: None };
+    fn a_turn_is_so_much_and_no_more() {
+        let mut turn = Turn::default();
+        assert_eq!(turn.current(), None);
+        assert_eq!(turn.next(1 << 4), Some(4));
         for _ in 0..TUN_TURN_FRAMES {
-            assert_eq!(turn.queue(), Some(4));
+            assert_eq!(turn.current(), Some(4));
             turn.took(100);
         }
-        assert_eq!(turn.queue(), Some(7));
-        turn.took(TUN_TURN_BYTES);
-        assert_eq!(turn.queue(), None, "all had their turn");
-        turn.ready = 1 << 63;
-        assert_eq!(turn.queue(), Some(63));
-        turn.is_empty();
-        assert_eq!(turn.queue(), None);
+        assert_eq!(turn.current(), None);
+        assert_eq!(turn.next(1 << 63), Some(63));
+        turn.ends();
+        assert_eq!(turn.current(), None, "a queue that is empty has no turn");
+        assert_eq!(turn.next(0), None);
+    }
+
+    #[test]
+    fn those_who_always_have_something_take_turns() {
+        let mut turn = Turn::default();
+        let all = 1 << 2 | 1 << 31 | 1 << 63 | 1;
+        let order: Vec<_> = (0..8).filter_map(|_| whole(&mut turn, all)).collect();
+        assert_eq!(order, [2, 31, 63, 0, 2, 31, 63, 0]);
+    }
+
+    #[test]
+    fn who_comes_anew_goes_first_and_once() {
+        let mut turn = Turn::default();
+        let busy = 1 << 1 | 1 << 5 | 1 << 9;
+        for _ in 0..3 {
+            whole(&mut turn, busy);
+        }
+        assert_eq!(whole(&mut turn, busy), Some(1));
+        assert_eq!(whole(&mut turn, busy | 1 << 20), Some(20));
+        // Who is never empty, or is again and again for a moment, is not new before all others had their turn.
+        let order: Vec<_> = (0..4).filter_map(|_| whole(&mut turn, busy | 1 << 20)).collect();
+        assert_eq!(order, [1, 5, 9, 20]);
+        let order: Vec<_> = (0..3).filter_map(|_| whole(&mut turn, busy)).collect();
+        assert_eq!(order, [1, 5, 9]);
+        assert_eq!(whole(&mut turn, busy), Some(1), "20 had nothing when it was its turn");
+        assert_eq!(whole(&mut turn, busy | 1 << 20), Some(20));
+    }
+
+    #[test]
+    fn where_nobody_waits_everybody_is_new() {
+        let mut turn = Turn::default();
+        assert_eq!(whole(&mut turn, 0b110), Some(1));
+        assert_eq!(whole(&mut turn, 0b110), Some(2));
+        assert_eq!(turn.next(0), None);
+        assert_eq!(whole(&mut turn, 0b110), Some(1));
+        assert_eq!(whole(&mut turn, 0b110), Some(2));
     }
 }

@@ -92,7 +92,7 @@ impl Bare {
 
     fn pump_tun(&self) {
         // As in the real path, here and there; without it only the wait under load is longer.
-        let _same_as_ours = host::turn::take(host::turn::SHORT, node::runtime::SENDER_NICER);
+        let _same_as_ours = host::turn::SENDING.take();
         let (mut frame, mut segment, mut out) = (Frame::default(), Vec::new(), Out::with(self.tun.offloads()));
         while self.tun.read(&mut frame).is_ok() {
             let mut frames = 0;
@@ -127,7 +127,7 @@ impl Bare {
     }
 
     fn pump_udp(&self) {
-        let _same_as_ours = host::turn::take(host::turn::SHORT, 0);
+        let _same_as_ours = host::turn::RECEIVING.take();
         let mut train = Train::datagram(([0, 0, 0, 0], 0).into(), Local::default(), Vec::new());
         let (mut out, mut opened, mut frames) = (Out::default(), Vec::new(), Vec::new());
         let mut spare = Spare::default();

@@ -16,7 +16,7 @@ pub const BORINGTUN: &str = "boringtun-cli";
 /// The reference that everybody knows.
 pub const WIREGUARD_GO: &str = "wireguard-go";
 
-/// Up to which release wireguard-go made a system call for each packet (its first with offloads is v0.0.20230223).
+/// The last day on which wireguard-go made a system call for each packet (its first release with offloads is v0.0.20230223).
 const WITHOUT_OFFLOADS_UNTIL: u32 = 20_221_231;
 
 /// The most CPU, as a part of what boringtun-cli needs in the same round: 2.8 s/GB where that needs 10.2. In seconds it would say more
@@ -59,10 +59,20 @@ fn judge_one(what: String, found: Option<f64>, bound: Bound, unit: &str) -> Verd
     Verdict { what, wanted, found, holds }
 }
 
-/// Judges all rows. `wireguard_go` is what that program says of its version.
-pub fn judge(rounds: &Rounds, wireguard_go: &str) -> Vec<Verdict> {
-    // Whoever has no offloads is no match for one who has them: there more is asked.
-    let against_go = if has_no_offloads(wireguard_go) { 5.0 } else { 1.5 };
+/// Judges all rows. `programs` are those that were measured, and what each says of its version.
+///
+/// Throughput is compared with every wireguard-go; packets and pings with the newest, for a program that carries a fifth has a fifth
+/// in its queues as well.
+pub fn judge(rounds: &Rounds, programs: &[(String, String)]) -> Vec<Verdict> {
+    let mut all_go: Vec<(&str, &str)> = programs
+        .iter()
+        .map(|(name, version)| (name.as_str(), version.as_str()))
+        .filter(|(name, version)| *name == WIREGUARD_GO || version.starts_with(WIREGUARD_GO))
+        .collect();
+    if all_go.is_empty() {
+        all_go.push((WIREGUARD_GO, ""));
+    }
+    let newest = all_go.iter().max_by_key(|(_, version)| date(version)).map_or(WIREGUARD_GO, |(name, _)| *name);
     let against = |other: &str, metric: Metric, bound| {
         let ratio = median(rounds.ratios(UMBRA, other, metric));
         judge_one(format!("{}, against {other}", metric.title()), ratio, bound, "x")
@@ -75,24 +85,33 @@ pub fn judge(rounds: &Rounds, wireguard_go: &str) -> Vec<Verdict> {
     let at_most = |ours: &str, metric: Metric, bound| {
         judge_one(format!("{} of {ours}", metric.title()), rounds.median(ours, metric), Bound::AtMost(bound), "")
     };
-    vec![
-        against(BORINGTUN, Metric::TcpMean, Bound::AtLeast(5.0)),
-        against(WIREGUARD_GO, Metric::TcpMean, Bound::AtLeast(against_go)),
+    let mut verdicts = vec![against(BORINGTUN, Metric::TcpMean, Bound::AtLeast(5.0))];
+    for (name, version) in &all_go {
+        // Whoever has no offloads is no match for one who has them: there more is asked.
+        let bound = if has_no_offloads(version) { 5.0 } else { 1.5 };
+        verdicts.push(against(name, Metric::TcpMean, Bound::AtLeast(bound)));
+    }
+    verdicts.extend([
         against(BORINGTUN, Metric::CpuPerGb, Bound::AtMost(CPU_OF_BORINGTUN)),
         at_most(UMBRA, Metric::Retransmits4, 0.0),
         // Of one tunnel, as the others have one: each further tunnel in use is a session of boringtun's, 11 KiB.
         at_most(UMBRA_ALONE, Metric::Rss, 20.0),
-        against(WIREGUARD_GO, Metric::Udp64, Bound::AtLeast(1.5)),
-        against(WIREGUARD_GO, Metric::PingLoad, Bound::AtMost(0.7)),
+        against(newest, Metric::Udp64, Bound::AtLeast(1.5)),
+        against(newest, Metric::PingLoad, Bound::AtMost(0.7)),
         within(UMBRA_ALONE, BARE, Metric::CpuPerGb, Bound::AtMost(1.1)),
         within(UMBRA, UMBRA_ALONE, Metric::TcpMean, Bound::AtLeast(0.95)),
-    ]
+    ]);
+    verdicts
 }
 
 /// Whether a version like `wireguard-go v0.0.20220316` is of a time before the offloads. Of others it is not assumed.
 fn has_no_offloads(version: &str) -> bool {
-    let dates = version.split(|c: char| !c.is_ascii_digit()).filter(|part| part.len() == 8);
-    dates.filter_map(|date| date.parse::<u32>().ok()).next().is_some_and(|date| date <= WITHOUT_OFFLOADS_UNTIL)
+    date(version).is_some_and(|date| date <= WITHOUT_OFFLOADS_UNTIL)
+}
+
+/// The day that such a version names.
+fn date(version: &str) -> Option<u32> {
+    version.split(|c: char| !c.is_ascii_digit()).find(|part| part.len() == 8)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -100,7 +119,15 @@ mod tests {
     use super::super::figures::Figures;
     use super::*;
 
-    const DEBIAN: &str = "wireguard-go v0.0.20220316";
+    const OLD: &str = "wireguard-go v0.0.20220316";
+
+    fn all_with(version: &str) -> Vec<(String, String)> {
+        [(UMBRA, ""), (BORINGTUN, ""), (WIREGUARD_GO, version)].map(|(n, v)| (n.to_owned(), v.to_owned())).to_vec()
+    }
+
+    fn debian() -> Vec<(String, String)> {
+        all_with(OLD)
+    }
 
     fn rounds(of: &[(&str, &[(Metric, f64)])]) -> Rounds {
         let round = of.iter().map(|(name, of)| ((*name).to_owned(), Figures(of.iter().copied().collect())));
@@ -127,7 +154,7 @@ mod tests {
 
     #[test]
     fn what_reaches_each_bound_exactly_holds() {
-        let all = judge(&rounds(&with(&GOOD)), DEBIAN);
+        let all = judge(&rounds(&with(&GOOD)), &debian());
         assert_eq!(all.len(), 9);
         assert!(all.iter().all(|verdict| verdict.holds), "{all:?}");
     }
@@ -145,7 +172,7 @@ mod tests {
             let ours: Vec<_> = GOOD.iter().map(|(m, v)| (*m, if *m == metric { value } else { *v })).collect();
             let mut programs: Vec<(&str, &[(Metric, f64)])> = with(&GOOD).to_vec();
             programs[0] = (UMBRA, &ours);
-            let all = judge(&rounds(&programs), DEBIAN);
+            let all = judge(&rounds(&programs), &debian());
             let missed: Vec<_> = all.iter().filter(|verdict| !verdict.holds).collect();
             assert_eq!(missed.len(), rows, "{metric:?}: {missed:?}");
             assert!(missed.iter().all(|verdict| verdict.to_string().contains(metric.title())), "{missed:?}");
@@ -158,15 +185,16 @@ mod tests {
         let alone = [ALONE[0], ALONE[1], (Metric::Rss, 20.1)];
         let mut programs: Vec<(&str, &[(Metric, f64)])> = with(&GOOD).to_vec();
         programs[1] = (UMBRA_ALONE, &alone);
-        let missed: Vec<_> = judge(&rounds(&programs), DEBIAN).into_iter().filter(|verdict| !verdict.holds).collect();
+        let missed: Vec<_> =
+            judge(&rounds(&programs), &debian()).into_iter().filter(|verdict| !verdict.holds).collect();
         assert_eq!(missed.len(), 1, "{missed:?}");
         assert!(missed[0].what.contains(Metric::Rss.title()) && missed[0].what.contains(UMBRA_ALONE));
     }
 
     #[test]
     fn what_was_not_measured_is_missed() {
-        assert!(judge(&Rounds::default(), DEBIAN).iter().all(|verdict| !verdict.holds));
-        let alone = judge(&rounds(&[(UMBRA, &GOOD)]), DEBIAN);
+        assert!(judge(&Rounds::default(), &debian()).iter().all(|verdict| !verdict.holds));
+        let alone = judge(&rounds(&[(UMBRA, &GOOD)]), &debian());
         let missed: Vec<_> = alone.iter().filter(|verdict| !verdict.holds).map(ToString::to_string).collect();
         assert_eq!(missed.len(), 8, "{missed:?}");
         assert!(missed.iter().all(|line| line.contains("not measured")), "{missed:?}");
@@ -175,10 +203,24 @@ mod tests {
     #[test]
     fn a_wireguard_go_with_offloads_is_a_harder_match() {
         let figures = rounds(&[(UMBRA, &[(Metric::TcpMean, 3.0)]), (WIREGUARD_GO, &[(Metric::TcpMean, 2.0)])]);
-        let against_go = |version| judge(&figures, version).into_iter().nth(1).unwrap();
-        assert!(!against_go(DEBIAN).holds && against_go(DEBIAN).wanted == ">= 5x");
+        let against_go = |version| judge(&figures, &all_with(version)).into_iter().nth(1).unwrap();
+        assert!(!against_go(OLD).holds && against_go(OLD).wanted == ">= 5x");
         for version in ["wireguard-go v0.0.20250522", "wireguard-go", "", "v99999999999"] {
             assert!(against_go(version).holds && against_go(version).wanted == ">= 1.5x", "{version}");
         }
+    }
+
+    #[test]
+    fn packets_and_pings_are_compared_with_the_newest_wireguard_go() {
+        const NEWEST: [(Metric, f64); 3] = [(Metric::TcpMean, 3.4), (Metric::Udp64, 101.0), (Metric::PingLoad, 9.0)];
+        let mut measured = with(&GOOD).to_vec();
+        measured.push(("newer", &NEWEST));
+        let mut programs = debian();
+        programs.push(("newer".to_owned(), "wireguard-go v0.0.20250522".to_owned()));
+        programs.push(("other".to_owned(), "something v0.0.20260101".to_owned()));
+        let missed: Vec<_> =
+            judge(&rounds(&measured), &programs).into_iter().filter(|verdict| !verdict.holds).collect();
+        assert_eq!(missed.len(), 3, "{missed:?}");
+        assert!(missed.iter().all(|verdict| verdict.what.ends_with("against newer")), "{missed:?}");
     }
 }

@@ -19,7 +19,7 @@ pub mod uapi;
 use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
 use figures::Figures;
-use gate::{BARE, UMBRA, UMBRA_ALONE, WIREGUARD_GO};
+use gate::{BARE, UMBRA, UMBRA_ALONE};
 use peers::{NO_TUNNEL, Peer};
 use report::Results;
 use stage::{Program, Stage};
@@ -113,8 +113,7 @@ fn dataplane(arguments: &Dataplane) -> anyhow::Result<ExitCode> {
         let round = measure_round(number, &others, packaged, &mut results)?;
         results.rounds.0.push(round);
     }
-    let go = results.programs.iter().find(|(name, _)| name == WIREGUARD_GO);
-    results.verdicts = gate::judge(&results.rounds, go.map_or("", |(_, version)| version));
+    results.verdicts = gate::judge(&results.rounds, &results.programs);
     tell(arguments, &results)?;
     if results.rounds.0.iter().all(|round| round.get(UMBRA).is_none_or(|figures| figures.0.is_empty())) {
         bail!("nothing of Umbra could be measured");

@@ -132,7 +132,7 @@ mod tests {
         let figures = |value| Figures([(Metric::TcpMean, value)].into());
         let round = |ours, theirs| [(UMBRA.to_owned(), figures(ours)), (BORINGTUN.to_owned(), figures(theirs))].into();
         let rounds = Rounds(vec![round(4.0, 1.0), round(6.0, 1.0), round(4.5, 0.9)]);
-        let verdicts = judge(&rounds, "");
+        let verdicts = judge(&rounds, &[]);
         let programs = [UMBRA, BORINGTUN].map(|name| (name.to_owned(), format!("{name} 1"))).to_vec();
         Results { build: "dist".to_owned(), seconds: 4, programs, rounds, faults: vec!["a fault".to_owned()], verdicts }
     }
