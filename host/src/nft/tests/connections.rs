@@ -19,6 +19,14 @@ fn connections(host: &Host) -> Vec<ConntrackEntry> {
     })
 }
 
+/// Empties the table.
+fn forget_connections(host: &Host) {
+    host.block_on(|| async {
+        let conntrack = Connection::<Netfilter>::new().expect("open");
+        conntrack.flush_conntrack_all().await.expect("flush");
+    });
+}
+
 /// Connections that have our port at either end.
 fn of_our_port(host: &Host) -> usize {
     let ours = |entry: &&ConntrackEntry| [entry.orig.src_port, entry.orig.dst_port].contains(&Some(PORT));
@@ -81,10 +89,7 @@ fn our_port_makes_no_connections_and_works_in_the_dark() {
     };
     talk();
     assert_eq!(of_our_port(&node), 4, "Linux alone tracks them");
-    node.run(|| {
-        let flushed = std::process::Command::new("conntrack").arg("-F").output().expect("conntrack runs");
-        assert!(flushed.status.success(), "{flushed:?}");
-    });
+    forget_connections(&node);
     node.block_on(|| async { guard().apply().await.expect("guard") });
     talk();
     assert_eq!(of_our_port(&node), 0);
@@ -135,10 +140,7 @@ fn a_flood_of_our_port_leaves_room_for_what_is_forwarded() {
     // The kernel lets nobody but the first network namespace say how many there may be: what there is is counted.
     flood();
     assert!(of_our_port(&site.gateway) >= usize::from(FLOOD), "Linux alone keeps one for each");
-    site.gateway.run(|| {
-        let flushed = std::process::Command::new("conntrack").arg("-F").output().expect("conntrack runs");
-        assert!(flushed.status.success(), "{flushed:?}");
-    });
+    forget_connections(&site.gateway);
     site.gateway.block_on(|| async { guard().apply().await.expect("guard") });
     flood();
     assert_eq!(of_our_port(&site.gateway), 0);
