@@ -23,6 +23,7 @@ use umbra_tunnel::filter::Filter;
 use umbra_tunnel::flow::{Caps, ClientKey, Load, Opening, Table};
 use umbra_tunnel::headers::Packet;
 use umbra_tunnel::peers::{Bounds, Peers};
+use umbra_tunnel::routes::RouteTable;
 use umbra_tunnel::segment::Cut;
 use umbra_tunnel::wire::{Boring, Doors as _};
 use umbra_tunnel::{Change, Config, Engine, Out, Peer, PeerId, PeerKind, Role, RouteEntry, RouteState, Routes};
@@ -188,7 +189,7 @@ fn grant(scope: &Arc<Scope>, pairing: PairingId, n: u32) -> Result<Arc<VerifiedG
 
 fn flows() -> Result<(), Failure> {
     for count in MANY {
-        let mut table = Table::new(Caps::default());
+        let mut table = Table::new(Caps::default(), &[1; 32]);
         let key = |n: u32| ClientKey {
             device: DeviceId::from_bytes([u8::try_from(n % 250).unwrap_or(0); 10]),
             protocol: Protocol::Udp,
@@ -230,7 +231,7 @@ fn prefixes() -> Result<(), Failure> {
         let ports = vec![(Protocol::Tcp, PortRange::ALL)];
         let entry = RouteEntry { resource: ResourceId::from_bytes([1; 10]), ports, state };
         let entries: BTreeMap<_, _> = (0..count).map(|n| (Prefix::host(at(n)), vec![entry.clone()])).collect();
-        let routes = Routes { own: vec![own], entries, ..Routes::default() };
+        let routes = RouteTable::new(Routes { own: vec![own], entries, ..Routes::default() }, &[1; 32]);
         tell(&format!("find a prefix among {count}"), 1_000, || {
             each(|n| routes.may_answer(START, at(n * 7 % count), own));
         })?;

@@ -18,7 +18,7 @@ use crate::knock;
 use crate::limiter::{PerSecond, Sources};
 use crate::peer::{Peer, Sent};
 use crate::peers::{Bounds, Peers};
-use crate::routes::{ClientPath, Verdict as RouteVerdict};
+use crate::routes::{ClientPath, RouteTable, Verdict as RouteVerdict};
 use crate::segment::{self, Cut, each_packet};
 use crate::silence::{Silence, Silences};
 use crate::site::{Replies, Site};
@@ -48,7 +48,7 @@ struct State {
     generation: u64,
     peers: Peers,
     view: Option<Arc<View>>,
-    routes: Arc<Routes>,
+    routes: Arc<RouteTable>,
 }
 
 /// All tunnels and flows of one program.
@@ -89,11 +89,12 @@ impl Engine {
         let drops = Arc::new(Counters::default());
         let (asked, sources) = (Sources::new(config.seed), Sources::new(config.seed));
         let site = Site::new(drops.clone(), config.seed);
+        let client = ClientPath::new(drops.clone(), &config.seed);
         let state = State {
             generation: 0,
             peers: Peers::new(bounds, control, config.seed),
             view: None,
-            routes: Arc::new(Routes::default()),
+            routes: Arc::new(RouteTable::new(Routes::default(), &config.seed)),
         };
         Self {
             config,
@@ -107,7 +108,7 @@ impl Engine {
             sources,
             fragments: Fragments::new(drops.clone()),
             site,
-            client: ClientPath::new(drops.clone()),
+            client,
             drops,
             silences: Silences::default(),
         }

@@ -5,6 +5,7 @@
 use crate::api::{FlowEnd, FlowSummary};
 use crate::counters::Drop;
 use crate::headers::{FIN, Packet, RST, Tcp};
+use crate::lookup::Lookup;
 use crate::rewrite::Ends;
 use model::ids::{DeviceId, GrantId, PairingId};
 use model::limits::{
@@ -19,7 +20,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// A flow as the client sees it. The device is part of it: equal addresses of two devices are two flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientKey {
     /// Whose.
     pub device: DeviceId,
@@ -36,7 +37,7 @@ pub struct ClientKey {
 }
 
 /// A flow as the service sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
     /// Protocol.
     pub protocol: Protocol,
@@ -202,7 +203,7 @@ impl Load {
 }
 
 /// Names one live flow; never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowId(u64);
 
 /// How many flows may live.
@@ -242,23 +243,34 @@ pub struct Opening {
 type Ranking<K> = BTreeMap<K, BTreeSet<(Instant, FlowId)>>;
 
 /// All live flows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
     caps: Caps,
     last: u64,
-    flows: BTreeMap<FlowId, Flow>,
-    by_client: BTreeMap<ClientKey, FlowId>,
-    by_service: BTreeMap<ServiceKey, FlowId>,
+    flows: Lookup<FlowId, Box<Flow>>,
+    by_client: Lookup<ClientKey, FlowId>,
+    by_service: Lookup<ServiceKey, FlowId>,
     by_device: Ranking<DeviceId>,
     by_grant: Ranking<GrantId>,
     by_target: BTreeMap<IpAddr, usize>,
+    /// Each flow once.
     deadlines: BTreeSet<(Instant, FlowId)>,
 }
 
 impl Table {
-    /// With these bounds.
-    pub fn new(caps: Caps) -> Self {
-        Self { caps, ..Self::default() }
+    /// With these bounds; `seed` is random.
+    pub fn new(caps: Caps, seed: &[u8; 32]) -> Self {
+        Self {
+            caps,
+            last: 0,
+            flows: Lookup::new(seed),
+            by_client: Lookup::new(seed),
+            by_service: Lookup::new(seed),
+            by_device: Ranking::new(),
+            by_grant: Ranking::new(),
+            by_target: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+        }
     }
     /// How many live.
     pub fn len(&self) -> usize {
@@ -270,23 +282,25 @@ impl Table {
     }
     /// By the client's side.
     pub fn by_client(&self, key: &ClientKey) -> Option<FlowId> {
-        self.by_client.get(key).copied()
+        self.by_client.find(key).copied()
     }
     /// By the service's side.
     pub fn by_service(&self, key: &ServiceKey) -> Option<FlowId> {
-        self.by_service.get(key).copied()
+        self.by_service.find(key).copied()
     }
     /// One flow.
     pub fn flow(&self, id: FlowId) -> Option<&Flow> {
-        self.flows.get(&id)
+        self.flows.find(&id).map(Box::as_ref)
     }
     /// All flows of a grant.
     pub fn of_grant(&self, grant: GrantId) -> Vec<FlowId> {
         self.by_grant.get(&grant).map(|set| set.iter().map(|(_, id)| *id).collect()).unwrap_or_default()
     }
-    /// All flows.
+    /// All flows, the oldest first.
     pub fn all(&self) -> Vec<FlowId> {
-        self.flows.keys().copied().collect()
+        let mut all: Vec<FlowId> = self.deadlines.iter().map(|(_, id)| *id).collect();
+        all.sort_unstable();
+        all
     }
 
     /// Opens a flow. Where its grant, its device or the table is full, the longest idle flow of that grant or device
@@ -318,22 +332,21 @@ impl Table {
             ranked: now,
         };
         flow.queued = flow.deadline();
-        self.by_client.insert(client, id);
-        self.by_service.insert(service, id);
+        self.by_client.put(client, id);
+        self.by_service.put(service, id);
         self.by_device.entry(client.device).or_default().insert((now, id));
         self.by_grant.entry(grant).or_default().insert((now, id));
         *self.by_target.entry(real).or_default() += 1;
         self.deadlines.insert((flow.queued, id));
-        self.flows.insert(id, flow);
+        self.flows.put(id, Box::new(flow));
         Ok((id, evicted))
     }
 
     /// The client's own port where it is free towards that service, else another one.
     fn nat_port(&self, client: &ClientKey, real: IpAddr, nat: IpAddr) -> Option<u16> {
         let (protocol, port) = (client.protocol, client.port);
-        let free = |nat_port: &u16| {
-            !self.by_service.contains_key(&ServiceKey { protocol, real, port, nat, nat_port: *nat_port })
-        };
+        let free =
+            |nat_port: &u16| !self.by_service.has(&ServiceKey { protocol, real, port, nat, nat_port: *nat_port });
         if free(&client.client_port) {
             return Some(client.client_port);
         }
@@ -369,7 +382,7 @@ impl Table {
     ) -> Option<FlowId> {
         for _ in 0..EVICT_LOOK_MAX {
             let (ranked, id) = ranking(self).and_then(|set| set.first().copied())?;
-            match self.flows.get(&id) {
+            match self.flows.find(&id) {
                 Some(flow) if flow.last > ranked => self.rank(id),
                 _ => return Some(id),
             }
@@ -378,7 +391,7 @@ impl Table {
     }
 
     fn rank(&mut self, id: FlowId) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let Some(flow) = self.flows.find_mut(&id) else { return };
         let (old, new) = ((flow.ranked, id), (flow.last, id));
         flow.ranked = flow.last;
         for set in
@@ -391,7 +404,7 @@ impl Table {
 
     /// The client sent a packet of this flow through this pairing; `home` when the flow's own grant was found there.
     pub fn carried_by(&mut self, id: FlowId, pairing: PairingId, home: bool) {
-        if let Some(flow) = self.flows.get_mut(&id) {
+        if let Some(flow) = self.flows.find_mut(&id) {
             flow.pairing = pairing;
             if home {
                 flow.home = pairing;
@@ -401,7 +414,7 @@ impl Table {
 
     /// Puts a flow under another grant.
     pub fn adopt(&mut self, id: FlowId, grant: GrantId) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let Some(flow) = self.flows.find_mut(&id) else { return };
         let (old, ranked) = (std::mem::replace(&mut flow.grant, grant), flow.ranked);
         remove_ranked(&mut self.by_grant, &old, (ranked, id));
         self.by_grant.entry(grant).or_default().insert((ranked, id));
@@ -409,7 +422,7 @@ impl Table {
 
     /// Counts a packet that passed: up is from the client.
     pub fn touch(&mut self, now: Instant, id: FlowId, up: bool, load: Load, tcp: Option<&Tcp>) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let Some(flow) = self.flows.find_mut(&id) else { return };
         let sum = if up { &mut flow.up } else { &mut flow.down };
         sum.0 = sum.0.saturating_add(load.packets);
         sum.1 = sum.1.saturating_add(load.bytes);
@@ -428,9 +441,9 @@ impl Table {
 
     /// Forgets a flow and hands it back.
     pub fn close(&mut self, id: FlowId) -> Option<Flow> {
-        let flow = self.flows.remove(&id)?;
-        self.by_client.remove(&flow.client);
-        self.by_service.remove(&flow.service);
+        let flow = *self.flows.take(&id)?;
+        self.by_client.take(&flow.client);
+        self.by_service.take(&flow.service);
         self.deadlines.remove(&(flow.queued, id));
         remove_ranked(&mut self.by_device, &flow.client.device, (flow.ranked, id));
         remove_ranked(&mut self.by_grant, &flow.grant, (flow.ranked, id));
@@ -448,7 +461,7 @@ impl Table {
         let mut ended = Vec::new();
         for _ in 0..EXPIRE_BATCH_MAX {
             let Some((queued, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) else { break };
-            match self.flows.get_mut(&id) {
+            match self.flows.find_mut(&id) {
                 Some(flow) if flow.deadline() > now => {
                     self.deadlines.remove(&(queued, id));
                     flow.queued = flow.deadline();
@@ -466,7 +479,7 @@ impl Table {
 
     /// What is known of the flows that live.
     pub fn summaries(&self, end: FlowEnd) -> Vec<FlowSummary> {
-        self.flows.values().map(|flow| flow.summary(end)).collect()
+        self.all().into_iter().filter_map(|id| self.flow(id)).map(|flow| flow.summary(end)).collect()
     }
 
     /// When [`Self::expire`] has something to do next.

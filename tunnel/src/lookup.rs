@@ -3,6 +3,7 @@
 //! Only single things are found, put and taken out: the accidental order of a hash map can reach nothing.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
 
 /// Things by a key that a stranger may choose.
@@ -30,6 +31,18 @@ impl<K: Eq + Hash, V> Lookup<K, V> {
     pub fn find(&self, key: &K) -> Option<&V> {
         self.0.get(key)
     }
+    /// One thing, to be changed.
+    pub fn find_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.0.get_mut(key)
+    }
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+    /// None is there?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
     /// Is it there?
     pub fn has(&self, key: &K) -> bool {
         self.0.contains_key(key)
@@ -48,6 +61,12 @@ impl<K: Eq + Hash, V> Lookup<K, V> {
     }
 }
 
+impl<K, V> fmt::Debug for Lookup<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lookup").field("len", &self.0.len()).finish_non_exhaustive()
+    }
+}
+
 /// Room for so many is never given back.
 const ROOM_MIN: usize = 64;
 
@@ -63,6 +82,10 @@ mod tests {
         }
         assert!((0..5_000).all(|n| lookup.find(&n) == Some(&(n + 1))));
         lookup.put(3, 9);
+        if let Some(value) = lookup.find_mut(&4) {
+            *value = 8;
+        }
+        assert_eq!((lookup.find(&4), lookup.len(), lookup.is_empty()), (Some(&8), 5_000, false));
         assert_eq!((lookup.take(&3), lookup.take(&3), lookup.has(&3)), (Some(9), None, false));
         let full = lookup.0.capacity();
         assert!((0..4_990).all(|n| n == 3 || lookup.take(&n).is_some()));

@@ -3,7 +3,7 @@
 //! For the engine: the resolver's and the controller's packets are taken out before these are called. Nothing here calls
 //! back; packets to be encrypted come out as a [`Verdict`] or as [`Replies`], everything for the kernel in `out.tun`.
 
-use crate::api::{Event, FlowEnd, Out, RouteEntry, RouteState, Routes};
+use crate::api::{Event, FlowEnd, Out, RouteEntry, RouteState};
 use crate::counters::{Counters, Drop};
 use crate::flow::{Caps, ClientKey, Flow, FlowId, Load, Opening, Table};
 use crate::headers::{Error, Packet, RST, Tcp, Transport};
@@ -13,13 +13,17 @@ use crate::segment::each_packet;
 use crate::site::Replies;
 use model::ids::{DeviceId, GrantId, ID_LEN, PairingId, ResourceId};
 use model::limits::{WAITING_BYTES_MAX, WAITING_MAX, WAITING_PACKETS_MAX, WAITING_QUEUES_MAX};
-use model::net::{Prefix, Protocol};
+use model::net::Protocol;
 use model::packet::Frame;
 use model::time::Instant;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+mod table;
+pub use table::RouteTable;
 
 /// What the engine does with a packet from the TUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +41,7 @@ pub struct ClientPath {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     table: Table,
     waiting: BTreeMap<ResourceId, Queue>,
@@ -64,18 +68,12 @@ enum Way {
     Shut(Drop),
 }
 
-impl Routes {
+impl RouteTable {
     /// May a packet with these ends come from a gateway at all? What more it must be, only a whole packet tells.
     pub fn may_answer(&self, now: Instant, source: IpAddr, destination: IpAddr) -> Result<(), Drop> {
         let granted = |entry: &RouteEntry| matches!(way(entry, now), Way::Open(..));
-        let mut below = Some(Prefix::host(source)).filter(|_| self.own.contains(&destination));
-        while let Some(prefix) = below.and_then(|bound| longest(self, source, bound)) {
-            if self.entries.get(&prefix).is_some_and(|entries| entries.iter().any(granted)) {
-                return Ok(());
-            }
-            below = prefix.bits().checked_sub(1).map(|bits| Prefix::containing(source, bits));
-        }
-        Err(Drop::Unasked)
+        let answers = self.own.contains(&destination) && self.towards(source).flatten().any(granted);
+        answers.then_some(()).ok_or(Drop::Unasked)
     }
 }
 
@@ -85,14 +83,21 @@ const WANT_EVERY: Duration = Duration::from_secs(1);
 const SELF: DeviceId = DeviceId::from_bytes([0; ID_LEN]);
 
 impl ClientPath {
-    /// No flows yet.
-    pub fn new(counters: Arc<Counters>) -> Self {
-        Self { counters, state: Mutex::new(State { table: Table::new(Caps::default()), ..State::default() }) }
+    /// No flows yet; `seed` is random.
+    pub fn new(counters: Arc<Counters>, seed: &[u8; 32]) -> Self {
+        let state = State {
+            table: Table::new(Caps::default(), seed),
+            waiting: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            errors: Limiter::default(),
+        };
+        Self { counters, state: Mutex::new(state) }
     }
 
     /// A packet that the kernel routed into the TUN (not for the resolver, not for the controller: the engine takes those
     /// first). On [`Verdict::Consumed`] the packet may have been taken; on [`Verdict::Send`] it is cut to its length.
-    pub fn from_tun(&self, now: Instant, routes: &Routes, frame: &mut Frame, out: &mut Out) -> Verdict {
+    pub fn from_tun(&self, now: Instant, routes: &RouteTable, frame: &mut Frame, out: &mut Out) -> Verdict {
         let parsed = Packet::parse(&frame.bytes)
             .and_then(|parsed| if routes.own.contains(&parsed.source) { Ok(parsed) } else { Err(Drop::SourceNotOwn) });
         match parsed {
@@ -109,7 +114,7 @@ impl ClientPath {
 
     /// A packet that came out of a pairing's tunnel: true when it may be written to the TUN (it is cut to its own
     /// length). Only answers to flows that this client opened pass.
-    pub fn from_gateway(&self, now: Instant, routes: &Routes, pairing: PairingId, frame: &mut Frame) -> bool {
+    pub fn from_gateway(&self, now: Instant, routes: &RouteTable, pairing: PairingId, frame: &mut Frame) -> bool {
         match self.state().receive(now, routes, pairing, frame) {
             Ok(()) => true,
             Err(reason) => {
@@ -121,11 +126,10 @@ impl ClientPath {
 
     /// New routes are in force: packets that waited leave (`replies`: through which pairing) or are answered in
     /// `out.tun`; local sockets of flows without a grant get RST.
-    pub fn swap(&self, now: Instant, new: &Routes, out: &mut Out, replies: &mut Replies) {
+    pub fn swap(&self, now: Instant, new: &RouteTable, out: &mut Out, replies: &mut Replies) {
         let mut state = self.state();
         state.end_flows(now, new, out);
-        let still: BTreeSet<ResourceId> =
-            new.entries.values().flatten().filter(|e| asks(e.state, now)).map(|e| e.resource).collect();
+        let still: BTreeSet<ResourceId> = new.all().filter(|e| asks(e.state, now)).map(|e| e.resource).collect();
         state.wanted.retain(|resource, _| still.contains(resource));
         let answered: Vec<ResourceId> = state.waiting.keys().filter(|r| !still.contains(r)).copied().collect();
         for queue in answered.iter().filter_map(|r| state.waiting.remove(r)).collect::<Vec<_>>() {
@@ -161,7 +165,7 @@ impl ClientPath {
     }
 
     /// Would a packet of this gateway pass, as far as its headers tell? For the first fragment of one.
-    pub fn expects(&self, now: Instant, routes: &Routes, pairing: PairingId, packet: &Packet) -> Result<(), Drop> {
+    pub fn expects(&self, now: Instant, routes: &RouteTable, pairing: PairingId, packet: &Packet) -> Result<(), Drop> {
         // An error is judged by what it quotes, when it is whole.
         let is_error = matches!(packet.transport, Transport::Error(_));
         if is_error { Ok(()) } else { self.state().expected(now, routes, pairing, packet).map(|_| ()) }
@@ -181,7 +185,7 @@ impl State {
     fn send(
         &mut self,
         now: Instant,
-        routes: &Routes,
+        routes: &RouteTable,
         frame: &Frame,
         packet: &Packet,
         counters: &Counters,
@@ -204,7 +208,7 @@ impl State {
     fn judge(
         &mut self,
         now: Instant,
-        routes: &Routes,
+        routes: &RouteTable,
         frame: &Frame,
         packet: &Packet,
         out: &mut Out,
@@ -266,7 +270,13 @@ impl State {
     }
 
     /// An ICMP error of the local kernel, about a packet that came through a flow's pairing.
-    fn judge_error(&self, now: Instant, routes: &Routes, packet: &Packet, error: &Error) -> Result<PairingId, Drop> {
+    fn judge_error(
+        &self,
+        now: Instant,
+        routes: &RouteTable,
+        packet: &Packet,
+        error: &Error,
+    ) -> Result<PairingId, Drop> {
         let quote = &error.quote;
         let echo = quote.protocol == Protocol::Icmp;
         let key = ClientKey {
@@ -326,7 +336,7 @@ impl State {
     }
 
     /// Sends what was kept where another tunnel leads now; forgets it where the doubt is over, or an answer came after all.
-    fn send_kept(&mut self, now: Instant, new: &Routes, counters: &Counters, out: &mut Out, replies: &mut Replies) {
+    fn send_kept(&mut self, now: Instant, new: &RouteTable, counters: &Counters, out: &mut Out, replies: &mut Replies) {
         for (old, queue) in std::mem::take(&mut self.kept) {
             let mut rest = Vec::new();
             for bytes in queue.packets {
@@ -378,7 +388,7 @@ impl State {
     }
 
     /// The flow of ours that a packet of a gateway belongs to.
-    fn expected(&self, now: Instant, routes: &Routes, pairing: PairingId, packet: &Packet) -> Result<FlowId, Drop> {
+    fn expected(&self, now: Instant, routes: &RouteTable, pairing: PairingId, packet: &Packet) -> Result<FlowId, Drop> {
         let (protocol, from, to) = (packet.protocol(), packet.source, packet.destination);
         let key = match packet.transport {
             // About a packet of ours: its quote is a flow as we sent it, and the error comes in its target's name.
@@ -407,7 +417,13 @@ impl State {
         if granted { Ok(id) } else { Err(Drop::Unasked) }
     }
 
-    fn receive(&mut self, now: Instant, routes: &Routes, pairing: PairingId, frame: &mut Frame) -> Result<(), Drop> {
+    fn receive(
+        &mut self,
+        now: Instant,
+        routes: &RouteTable,
+        pairing: PairingId,
+        frame: &mut Frame,
+    ) -> Result<(), Drop> {
         let packet = Packet::parse(&frame.bytes)?;
         let id = self.expected(now, routes, pairing, &packet)?;
         frame.bytes.truncate(packet.len);
@@ -418,7 +434,7 @@ impl State {
     }
 
     /// Ends flows that no grant carries any more.
-    fn end_flows(&mut self, now: Instant, routes: &Routes, out: &mut Out) {
+    fn end_flows(&mut self, now: Instant, routes: &RouteTable, out: &mut Out) {
         for id in self.table.all() {
             let Some(flow) = self.table.flow(id) else { continue };
             let ClientKey { client, protocol, target, port, .. } = flow.client;
@@ -472,17 +488,14 @@ fn asks(state: RouteState, now: Instant) -> bool {
 
 /// The longest prefix whose resource speaks of such a packet decides. Where several do, one that is granted goes before
 /// one that can be asked for, and that before one that was denied.
-fn look(routes: &Routes, now: Instant, to: IpAddr, protocol: Protocol, port: u16) -> Way {
+fn look(routes: &RouteTable, now: Instant, to: IpAddr, protocol: Protocol, port: u16) -> Way {
     let mut shut = Drop::NoRoute;
-    let mut below = Some(Prefix::host(to));
-    while let Some(prefix) = below.and_then(|bound| longest(routes, to, bound)) {
-        let entries = routes.entries.get(&prefix).map(Vec::as_slice).unwrap_or_default();
+    for entries in routes.towards(to) {
         let way = entries.iter().filter(|e| speaks(e, protocol, port)).map(|e| way(e, now)).min_by_key(preference);
         if let Some(way) = way {
             return way;
         }
         shut = Drop::NotSpoken;
-        below = prefix.bits().checked_sub(1).map(|bits| Prefix::containing(to, bits));
     }
     Way::Shut(shut)
 }
@@ -505,36 +518,6 @@ const fn preference(way: &Way) -> u8 {
         Way::Ask(_) => 1,
         Way::Shut(_) => 2,
     }
-}
-
-/// The longest prefix of the routes that contains `to` and is not longer than `bound`, which contains it too.
-///
-/// Prefixes are ordered by address, then length, so every candidate lies at or before `bound`. What is found there and does
-/// not contain `to` shares some first bits with it; whatever shares more would have come later, so the search goes on
-/// with exactly those bits. Each step shortens the bound: at most 129 steps, usually two.
-fn longest(routes: &Routes, to: IpAddr, bound: Prefix) -> Option<Prefix> {
-    let mut bound = bound;
-    loop {
-        let (found, _) = routes.entries.range(..=bound).next_back()?;
-        if found.contains(to) {
-            return Some(*found);
-        }
-        if found.address().is_ipv4() != to.is_ipv4() {
-            return None;
-        }
-        let common = common_bits(found.address(), to).min(found.bits());
-        bound = Prefix::containing(to, common.min(bound.bits().checked_sub(1)?));
-    }
-}
-
-/// How many first bits two addresses of one family share.
-fn common_bits(a: IpAddr, b: IpAddr) -> u8 {
-    let bits = match (a, b) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => (u32::from(a) ^ u32::from(b)).leading_zeros(),
-        (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a) ^ u128::from(b)).leading_zeros(),
-        _ => 0,
-    };
-    u8::try_from(bits).unwrap_or(128)
 }
 
 #[cfg(test)]

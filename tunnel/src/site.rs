@@ -72,7 +72,7 @@ impl Site {
     /// With other bounds on flows.
     pub fn with_caps(counters: Arc<Counters>, seed: [u8; 32], caps: Caps) -> Self {
         let state = State {
-            table: Table::new(caps),
+            table: Table::new(caps, &seed),
             names: Names::default(),
             refused: BTreeMap::new(),
             identifications: Identifications::new(seed),

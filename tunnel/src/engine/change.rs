@@ -5,6 +5,7 @@ use crate::address::address_of_key;
 use crate::api::{self, Change, Out, PeerId, PeerKind, Role, RouteState, Routes};
 use crate::counters::Drop;
 use crate::peer::Peer;
+use crate::routes::RouteTable;
 use crate::silence::Silence;
 use crate::site::Replies;
 use crate::wire::Door;
@@ -166,7 +167,8 @@ impl Engine {
         }
     }
 
-    fn routes(&self, now: Instant, new: Arc<Routes>, out: &mut Out) {
+    fn routes(&self, now: Instant, routes: Arc<Routes>, out: &mut Out) {
+        let new = Arc::new(RouteTable::new(Arc::unwrap_or_clone(routes), &self.config.seed));
         let old = std::mem::replace(&mut self.state.write().routes, new.clone());
         let state = self.state.read();
         let kept = granted(&new);
@@ -190,9 +192,9 @@ impl Engine {
     }
 }
 
-fn granted(routes: &Routes) -> BTreeSet<(PairingId, GrantId)> {
-    let entries = routes.entries.values().flatten();
-    entries
+fn granted(routes: &RouteTable) -> BTreeSet<(PairingId, GrantId)> {
+    routes
+        .all()
         .filter_map(|entry| match entry.state {
             RouteState::Granted { pairing, grant, .. } => Some((pairing, grant)),
             RouteState::Ask | RouteState::Denied(_) => None,

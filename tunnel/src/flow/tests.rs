@@ -4,6 +4,7 @@ use crate::headers::{ACK, SYN};
 use proptest::prelude::*;
 
 const NOW: Instant = Instant(1_000);
+const SEED: [u8; 32] = [3; 32];
 
 fn device(n: u8) -> DeviceId {
     DeviceId::from_bytes([n; 10])
@@ -47,7 +48,7 @@ fn the_bounds_are_those_of_the_limits() {
 
 #[test]
 fn the_search_for_the_longest_idle_flow_ends() {
-    let mut table = Table::new(Caps { grant: 2 * EVICT_LOOK_MAX, ..Caps::default() });
+    let mut table = Table::new(Caps { grant: 2 * EVICT_LOOK_MAX, ..Caps::default() }, &SEED);
     let ids: Vec<FlowId> = (0..2 * EVICT_LOOK_MAX as u16)
         .map(|n| table.open(Instant(u64::from(n)), &opening(1, 1, 1000 + n, 1)).unwrap().0)
         .collect();
@@ -68,7 +69,7 @@ fn the_search_for_the_longest_idle_flow_ends() {
 
 #[test]
 fn a_full_grant_gives_up_its_longest_idle_flow() {
-    let mut table = Table::default();
+    let mut table = Table::new(Caps::default(), &SEED);
     let ids: Vec<FlowId> = (0..FLOWS_PER_GRANT_MAX as u16)
         .map(|n| table.open(Instant(u64::from(n)), &opening(1, 1, 1000 + n, 1)).unwrap().0)
         .collect();
@@ -84,7 +85,7 @@ fn a_full_grant_gives_up_its_longest_idle_flow() {
 
 #[test]
 fn a_full_device_gives_up_its_own_flow_and_nobody_elses() {
-    let mut table = Table::default();
+    let mut table = Table::new(Caps::default(), &SEED);
     table.open(NOW, &opening(2, 9, 1, 1)).unwrap();
     for n in 0..FLOWS_PER_PEER_MAX as u16 {
         table.open(NOW, &opening(1, (n / 4_000) as u8, 1 + n, 2)).unwrap();
@@ -97,7 +98,7 @@ fn a_full_device_gives_up_its_own_flow_and_nobody_elses() {
 
 #[test]
 fn a_full_table_refuses_who_has_nothing_to_give_up() {
-    let mut table = Table::new(Caps { total: 3, ..Caps::default() });
+    let mut table = Table::new(Caps { total: 3, ..Caps::default() }, &SEED);
     for n in 0..3 {
         table.open(NOW, &opening(1, 1, 1 + n, 1)).unwrap();
     }
@@ -108,7 +109,7 @@ fn a_full_table_refuses_who_has_nothing_to_give_up() {
 
 #[test]
 fn a_full_target_takes_no_more() {
-    let mut table = Table::default();
+    let mut table = Table::new(Caps::default(), &SEED);
     for n in 0..FLOWS_PER_TARGET_MAX {
         let (d, port) = ((n / 4_000) as u8, (n % 4_000) as u16 + 1);
         table.open(NOW, &opening(d, d, port, 1)).unwrap();
@@ -119,7 +120,7 @@ fn a_full_target_takes_no_more() {
 
 #[test]
 fn taken_source_ports_are_replaced_until_none_is_left() {
-    let mut table = Table::new(Caps { total: 1 << 20, peer: 1 << 20, grant: 1 << 20, target: 1 << 20 });
+    let mut table = Table::new(Caps { total: 1 << 20, peer: 1 << 20, grant: 1 << 20, target: 1 << 20 }, &SEED);
     // Many virtual addresses that lead to one real one, always from the same source port.
     let same = |n: u32| {
         let mut o = opening(1, 1, 7_777, 1);
@@ -149,7 +150,7 @@ fn taken_source_ports_are_replaced_until_none_is_left() {
 
 #[test]
 fn a_free_port_is_found_among_those_that_are_tried() {
-    let mut table = Table::default();
+    let mut table = Table::new(Caps::default(), &SEED);
     let same = |n: u16| {
         let mut o = opening(1, 1, 7_777, 1);
         o.client.target = IpAddr::from([10, 78, (n >> 8) as u8, n as u8]);
@@ -162,9 +163,9 @@ fn a_free_port_is_found_among_those_that_are_tried() {
     let Opening { client, real, nat, .. } = same(1);
     let id = FlowId(1);
     let key = |nat_port| ServiceKey { protocol: client.protocol, real, port: client.port, nat, nat_port };
-    table.by_service.extend((0..NAT_PORTS_TRIED_MAX - 1).map(|i| (key(tried(i)), id)));
+    (0..NAT_PORTS_TRIED_MAX - 1).for_each(|i| table.by_service.put(key(tried(i)), id));
     assert_eq!(table.nat_port(&client, real, nat), Some(tried(NAT_PORTS_TRIED_MAX - 1)));
-    table.by_service.insert(key(tried(NAT_PORTS_TRIED_MAX - 1)), id);
+    table.by_service.put(key(tried(NAT_PORTS_TRIED_MAX - 1)), id);
     assert_eq!(table.nat_port(&client, real, nat), None, "and no more are tried");
 }
 
@@ -172,7 +173,7 @@ fn a_free_port_is_found_among_those_that_are_tried() {
 fn each_protocol_has_its_idle_time() {
     let idle = [(Protocol::Tcp, TCP_IDLE), (Protocol::Udp, UDP_IDLE), (Protocol::Icmp, ICMP_IDLE)];
     for (protocol, idle) in idle {
-        let mut table = Table::default();
+        let mut table = Table::new(Caps::default(), &SEED);
         let (id, _) = table.open(NOW, &of(protocol)).unwrap();
         let again = NOW.plus(idle / 2);
         table.touch(again, id, false, one(5), None);
@@ -188,7 +189,7 @@ fn each_protocol_has_its_idle_time() {
 #[test]
 fn a_closed_connection_goes_soon_and_a_half_closed_one_stays() {
     for reset in [false, true] {
-        let mut table = Table::default();
+        let mut table = Table::new(Caps::default(), &SEED);
         let (id, _) = table.open(NOW, &of(Protocol::Tcp)).unwrap();
         table.touch(NOW, id, true, one(40), Some(&segment(SYN, 10, 0, 1)));
         table.touch(NOW, id, false, one(40), Some(&segment(SYN | ACK, 70, 11, 1)));
@@ -205,7 +206,7 @@ fn a_closed_connection_goes_soon_and_a_half_closed_one_stays() {
 
 #[test]
 fn reset_numbers_are_those_that_are_expected() {
-    let mut table = Table::default();
+    let mut table = Table::new(Caps::default(), &SEED);
     let (id, _) = table.open(NOW, &of(Protocol::Tcp)).unwrap();
     table.touch(NOW, id, true, one(40), Some(&segment(SYN, u32::MAX, 0, 1)));
     // Only SYN so far: the client waits for an acknowledgement of it.
@@ -222,7 +223,7 @@ fn reset_numbers_are_those_that_are_expected() {
 
 #[test]
 fn expiry_is_cut_into_batches() {
-    let mut table = Table::default();
+    let mut table = Table::new(Caps::default(), &SEED);
     for n in 0..EXPIRE_BATCH_MAX as u16 + 7 {
         table.open(NOW, &opening(1, 1, 1 + n, 1)).unwrap();
     }
@@ -258,7 +259,7 @@ proptest! {
     #[test]
     fn equals_a_plain_list(steps in proptest::collection::vec(step(), 1..120)) {
         let caps = Caps { total: 14, peer: 8, grant: 5, target: 9 };
-        let mut table = Table::new(caps);
+        let mut table = Table::new(caps, &SEED);
         let mut now = Instant(0);
         let mut list: BTreeMap<FlowId, (ClientKey, GrantId, Instant)> = BTreeMap::new();
         for s in steps {

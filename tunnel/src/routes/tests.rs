@@ -1,8 +1,9 @@
 use super::*;
+use crate::api::Routes;
 use crate::craft::{addresses, assert_sums, echo, ip, port_unreachable, tcp, udp};
 use crate::headers::{ACK, SYN};
 use model::limits::{DENY_HOLD, FLOWS_PER_GRANT_MAX, UDP_IDLE};
-use model::net::PortRange;
+use model::net::{PortRange, Prefix};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -41,10 +42,12 @@ fn one(state: RouteState) -> Routes {
     routes(&[(V, entry(1, "*", state)), (V6, entry(1, "*", state))])
 }
 
+const SEED: [u8; 32] = [3; 32];
+
 struct Laptop {
     path: ClientPath,
     counters: Arc<Counters>,
-    routes: Routes,
+    routes: RouteTable,
     out: Out,
     now: Instant,
 }
@@ -52,7 +55,13 @@ struct Laptop {
 impl Laptop {
     fn new(routes: Routes) -> Self {
         let counters = Arc::new(Counters::default());
-        Self { path: ClientPath::new(counters.clone()), counters, routes, out: Out::default(), now: NOW }
+        Self {
+            path: ClientPath::new(counters.clone(), &SEED),
+            counters,
+            routes: RouteTable::new(routes, &SEED),
+            out: Out::default(),
+            now: NOW,
+        }
     }
     fn send(&mut self, packet: &[u8]) -> Verdict {
         let mut padded = Frame::packet([packet, &[0; 3]].concat());
@@ -68,7 +77,7 @@ impl Laptop {
     }
     fn swap(&mut self, new: Routes) -> Replies {
         let mut replies = Replies::new();
-        self.routes = new;
+        self.routes = RouteTable::new(new, &SEED);
         self.path.swap(self.now, &self.routes, &mut self.out, &mut replies);
         replies
     }
@@ -475,23 +484,17 @@ proptest! {
         // Few bits vary, so that prefixes nest.
         let squeeze = |bits: u128| bits & 0x8000_0003_0000_0001_0000_0000_c000_0301;
         let mut routes = Routes::default();
-        for (bits, len, other) in &prefixes {
+        for (number, (bits, len, other)) in (0..).zip(&prefixes) {
             let prefix = Prefix::containing(address(squeeze(*bits), v6 ^ (*other && *len < 20)), *len);
-            routes.entries.insert(prefix, Vec::new());
+            routes.entries.insert(prefix, vec![entry(number, "*", RouteState::Ask)]);
         }
         let (_, noise, _) = near;
         let to = address(squeeze(noise), v6);
-        let scan = routes.entries.keys().filter(|p| p.contains(to)).max_by_key(|p| p.bits()).copied();
-        prop_assert_eq!(longest(&routes, to, Prefix::host(to)), scan);
-        // And so does each shorter one.
-        let mut all: Vec<_> = routes.entries.keys().filter(|p| p.contains(to)).copied().collect();
-        all.sort_by_key(|p| std::cmp::Reverse(p.bits()));
-        let mut found = Vec::new();
-        let mut bound = Some(Prefix::host(to));
-        while let Some(prefix) = bound.and_then(|b| longest(&routes, to, b)) {
-            found.push(prefix);
-            bound = prefix.bits().checked_sub(1).map(|bits| Prefix::containing(to, bits));
-        }
-        prop_assert_eq!(found, all);
+        let mut scan: Vec<_> = routes.entries.iter().filter(|(p, _)| p.contains(to)).collect();
+        scan.sort_by_key(|(p, _)| std::cmp::Reverse(p.bits()));
+        let scan: Vec<ResourceId> = scan.into_iter().flat_map(|(_, entries)| entries).map(|e| e.resource).collect();
+        let table = RouteTable::new(routes, &SEED);
+        let found: Vec<ResourceId> = table.towards(to).flatten().map(|e| e.resource).collect();
+        prop_assert_eq!(found, scan);
     }
 }
