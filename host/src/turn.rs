@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// The turns of a thread that sends into the tunnel. What has arrived goes on before more is sent: what waits then, waits in front of
 /// the sender's TUN, where flows take turns, and not in a socket, where a question stands behind a whole download.
-pub const SENDING: Turn = Turn { slice: Duration::ZERO, nicer: 5 };
+pub const SENDING: Turn = Turn { slice: Duration::ZERO, nicer: 7 };
 /// The turns of a thread that receives out of it: the shortest that there are. Were the sender's as short, the two would change places
 /// more often, and carry a tenth less.
 pub const RECEIVING: Turn = Turn { slice: Duration::from_micros(100), nicer: 0 };
@@ -83,7 +83,7 @@ mod tests {
                 "{slice} ns: neither what was asked for nor an old kernel's"
             );
             SENDING.take().expect("less is always allowed");
-            assert_eq!(own(), (before.0, before.1 + 5), "the kernel's own turns again");
+            assert_eq!(own(), (before.0, before.1 + SENDING.nicer), "the kernel's own turns again");
             Turn { slice: Duration::ZERO, nicer: 100 }.take().expect("the least there is");
             assert_eq!(own().1, 19);
         })
