@@ -16,6 +16,9 @@ pub const SENDING: Turn = Turn { slice: Duration::ZERO, nicer: 7 };
 /// more often, and carry a tenth less.
 pub const RECEIVING: Turn = Turn { slice: Duration::from_micros(100), nicer: 0 };
 
+/// The turns of a thread that hears what anybody may say: who is known to nobody yet comes behind the data of those who are.
+pub const HANDSHAKING: Turn = Turn { slice: Duration::ZERO, nicer: 12 };
+
 /// How a thread is served.
 #[derive(Debug, Clone, Copy)]
 pub struct Turn {

@@ -97,7 +97,7 @@ impl Runtime {
         let threads = [
             ("tun-to-udp", Some(turn::SENDING), Self::pump_tun as fn(&Self)),
             ("udp-to-tun", Some(turn::RECEIVING), Self::pump_udp),
-            ("handshakes", None, Self::pump_handshakes),
+            ("handshakes", Some(turn::HANDSHAKING), Self::pump_handshakes),
             ("timers", None, Self::pump_timers),
         ];
         for (name, turn, run) in threads {

@@ -23,6 +23,9 @@ const TRIAL: &str = "trial";
 const FAMILIES: [u8; 2] = [2, 10];
 /// Neighbour discovery and router advertisements: solicitations and advertisements, 133 to 136 (RFC 4861, section 4).
 const DISCOVERY: [u8; 4] = [133, 134, 135, 136];
+/// Protocol numbers of ICMP and of ICMPv6.
+const ICMP_4: u8 = 1;
+const ICMP_6: u8 = 58;
 /// What a kernel answers on its own: echo replies, unreachable, time exceeded, parameter problem (RFC 792; RFC 4443).
 const ANSWERS_4: [u8; 4] = [0, 3, 11, 12];
 const ANSWERS_6: [u8; 5] = [1, 2, 3, 4, 129];
@@ -141,6 +144,8 @@ impl Dark {
     fn rules(&self, tun: &str) -> Vec<RuleSpec> {
         let answers = CtState::ESTABLISHED | CtState::RELATED;
         let mut rules = vec![
+            // By number, not as answers: it may be left out of connection tracking. First, for nothing else comes as often.
+            accept_rule([Match::eq(Field::UdpDport, self.udp_port)]),
             accept_rule([Match::eq(Field::Iifname, "lo")]),
             accept_rule([Match::eq(Field::Iifname, tun)]),
             accept_rule([Match::eq(Field::CtState, answers)]),
@@ -150,8 +155,6 @@ impl Dark {
         for (server, client) in DHCP {
             rules.push(accept_rule([Match::eq(Field::UdpSport, server), Match::eq(Field::UdpDport, client)]));
         }
-        // By number, not as answers: it may be left out of connection tracking.
-        rules.push(accept_rule([Match::eq(Field::UdpDport, self.udp_port)]));
         rules.push(too_big_rule(self.udp_port));
         for allowed in &self.allow_in {
             let field = match allowed.protocol {
@@ -171,12 +174,14 @@ impl Dark {
     /// Nothing that the kernel says by itself leaves, but for errors about flows of grants: a service has to hear that its packet was
     /// too big.
     fn silence(&self, tun: &str) -> Vec<RuleSpec> {
+        // What is no ICMP is not asked any further.
+        let others = accept_rule([ICMP_4, ICMP_6].map(|protocol| Match::ne(Field::L4Proto, protocol)));
         let accepted =
             [Match::eq(Field::Oifname, "lo"), Match::eq(Field::Oifname, tun), Match::eq(Field::CtMark, MARK)];
         let v4 = ANSWERS_4.map(|kind| Match::eq(Field::IcmpType, kind));
         let v6 = ANSWERS_6.map(|kind| Match::eq(Field::Icmp6Type, kind));
         let dropped = v4.into_iter().chain(v6).map(|kind| self.drop_in_the_dark([kind]));
-        accepted.map(|one| accept_rule([one])).into_iter().chain(dropped).collect()
+        [others].into_iter().chain(accepted.map(|one| accept_rule([one]))).chain(dropped).collect()
     }
 
     /// Drops; in a trial as long as the set holds the packet's family.

@@ -1,4 +1,7 @@
 //! What may a gateway forward? From the TUN to the service side, and the replies to that; it is a router for nobody.
+//!
+//! Each packet of a download passes these rules, so each begins with what costs least and says no most often: an address or a word of
+//! connection tracking before the name of an interface, that before a look at the routes.
 
 use super::batch::{Batch, accept_rule, all, drop_rule, source_in};
 use super::foreign::{ENTERED, LEFT, REDIRECTED};
@@ -85,7 +88,7 @@ impl Gateway {
 
     /// A grant's address from elsewhere than the TUN is a forgery: it could ride on a live flow's mark.
     fn spoofed(&self, tun: &str) -> Vec<RuleSpec> {
-        let rule = |pool| drop_rule([Match::ne(Field::Iifname, tun), source_in(pool)]);
+        let rule = |pool| drop_rule([source_in(pool), Match::ne(Field::Iifname, tun)]);
         self.nat_pools.iter().map(rule).collect()
     }
 
@@ -95,20 +98,20 @@ impl Gateway {
         let mut rules = Vec::new();
         for timeout in timeouts {
             let new = Match::eq(Field::CtState, CtState::NEW);
-            rules.push(all([from_tun.clone(), new, timeout.protocol()]).then(timeout.assignment()));
+            rules.push(all([new, timeout.protocol(), from_tun.clone()]).then(timeout.assignment()));
         }
         for pool in &self.nat_pools {
-            rules.push(all([from_tun.clone(), source_in(pool)]).then(Stmt::SetCtMark(MARK)).then(Verdict::Accept));
+            rules.push(all([source_in(pool), from_tun.clone()]).then(Stmt::SetCtMark(MARK)).then(Verdict::Accept));
         }
-        rules.push(accept_rule([vec![Match::eq(Field::Oifname, tun)], reply()].concat()));
+        rules.push(accept_rule(reply_with(Match::eq(Field::Oifname, tun))));
         rules.push(drop_rule([]));
         rules
     }
 
     /// Counts what grants send and get: what is refused by us is refused before, so that all of it should come through.
     fn counted(&self, tun: &str, counter: &str) -> Vec<RuleSpec> {
-        let sent = |pool| vec![Match::eq(Field::Iifname, tun), source_in(pool)];
-        let answers = [vec![Match::eq(Field::Oifname, tun)], reply()].concat();
+        let sent = |pool| vec![source_in(pool), Match::eq(Field::Iifname, tun)];
+        let answers = reply_with(Match::eq(Field::Oifname, tun));
         self.nat_pools.iter().map(sent).chain([answers]).map(|matches| all(matches).then(count_in(counter))).collect()
     }
 
@@ -142,7 +145,7 @@ fn refused(tun: &str) -> Vec<RuleSpec> {
 /// reach what nobody granted.
 fn redirected(tun: &str) -> RuleSpec {
     let elsewhere = Match::eq(Field::CtStatus, Value::CtStatus(CtStatus::DST_NAT));
-    all([Match::eq(Field::Iifname, tun), elsewhere]).then(count_in(REDIRECTED)).then(Verdict::Drop)
+    all([elsewhere, Match::eq(Field::Iifname, tun)]).then(count_in(REDIRECTED)).then(Verdict::Drop)
 }
 
 /// An answer, or an ICMP error about a flow, that does not come in by the interface whose address the flow has: Linux takes it all
@@ -151,7 +154,7 @@ fn redirected(tun: &str) -> RuleSpec {
 fn elsewhere(tun: &str) -> RuleSpec {
     let here = Field::Fib { flags: FibFlags::DADDR | FibFlags::IIF, result: FibResult::AddrType };
     let others = [Match::ne(Field::Iifname, tun), Match::ne(Field::Iifname, "lo"), Match::ne(here, RouteType::Local)];
-    drop_rule(others.into_iter().chain(reply()))
+    drop_rule([reply(), others.to_vec()].concat())
 }
 
 /// Drops what would be forwarded for strangers before it is routed: routing itself answers, with ICMP "time exceeded"
@@ -161,19 +164,22 @@ fn transit(tun: &str) -> Vec<RuleSpec> {
         let field = Field::Fib { flags: FibFlags::DADDR, result: FibResult::AddrType };
         accept_rule([Match::eq(field, kind)])
     };
-    // No grant names them, and they would be this machine's own: a network's broadcast address, an IPv6 router's anycast.
-    let everybodys = |kind: RouteType| {
+    let from_tun = |kind: RouteType| {
         let field = Field::Fib { flags: FibFlags::DADDR, result: FibResult::AddrType };
-        drop_rule([Match::eq(Field::Iifname, tun), Match::eq(field, kind)])
+        [Match::eq(Field::Iifname, tun), Match::eq(field, kind)]
     };
+    // No grant names them, and they would be this machine's own: a network's broadcast address, an IPv6 router's anycast.
+    let everybodys = |kind| drop_rule(from_tun(kind));
     vec![
+        // Of an open flow's packets, the answers end here and the others two rules later.
+        accept_rule(reply_with(Match::ne(Field::Iifname, tun))),
         redirected(tun),
+        accept_rule(from_tun(RouteType::Unicast)),
         everybodys(RouteType::Broadcast),
         everybodys(RouteType::Anycast),
         everybodys(RouteType::Multicast),
         accept_rule([Match::eq(Field::Iifname, "lo")]),
         accept_rule([Match::eq(Field::Iifname, tun)]),
-        accept_rule(reply()),
         ours(RouteType::Local),
         ours(RouteType::Broadcast),
         ours(RouteType::Multicast),
@@ -185,4 +191,9 @@ fn transit(tun: &str) -> Vec<RuleSpec> {
 /// The packet answers a flow that the TUN opened.
 fn reply() -> Vec<Match> {
     vec![Match::eq(Field::CtDirection, Value::CtDirection(CtDirection::Reply)), Match::eq(Field::CtMark, MARK)]
+}
+
+/// The same, and this, which is asked last.
+fn reply_with(condition: Match) -> Vec<Match> {
+    [reply(), vec![condition]].concat()
 }

@@ -37,7 +37,7 @@ impl Held {
                 accept_rule([destination_in(&prefix)])
             } else {
                 let elsewhere =
-                    [Match::ne(Field::Oifname, tun), Match::ne(Field::Oifname, "lo"), destination_in(&prefix)];
+                    [destination_in(&prefix), Match::ne(Field::Oifname, tun), Match::ne(Field::Oifname, "lo")];
                 drop_rule(elsewhere)
             };
             batch = batch.rule(&name, Family::Inet, "postrouting", rule);

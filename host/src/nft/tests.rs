@@ -522,16 +522,16 @@ fn tables_read_as_meant_and_a_refused_batch_changes_nothing() {
             "table inet umbra-test {",
             "table arp umbra-test {",
             "table inet umbra-test-forward {",
-            "iifname != \"umbra-t0\" iifname != \"lo\" ip daddr 100.70.0.0/16 counter drop",
-            "oifname != \"umbra-t0\" oifname != \"lo\" ip6 saddr fd00:7::/48 counter drop",
+            "ip daddr 100.70.0.0/16 iifname != \"umbra-t0\" iifname != \"lo\" counter drop",
+            "ip6 saddr fd00:7::/48 oifname != \"umbra-t0\" oifname != \"lo\" counter drop",
             "ip saddr 198.18.0.0/15 oifname != \"umbra-t0\" masquerade",
             "ct state invalid counter drop",
-            "iifname != \"umbra-t0\" udp dport 7443 fib daddr type != unicast notrack",
+            "udp dport 7443 iifname != \"umbra-t0\" fib daddr type != unicast notrack",
             "udp sport 7443 notrack",
             "oifname != \"umbra-t0\" udp sport 7443 masquerade to :32768-65535",
             "established : 7440",
             "unreplied : 300, replied : 300",
-            "iifname \"umbra-t0\" ct state new meta l4proto tcp ct timeout set \"tcp\"",
+            "ct state new meta l4proto tcp iifname \"umbra-t0\" ct timeout set \"tcp\"",
         ] {
             assert!(rules.contains(expected), "{expected}\n{rules}");
         }
