@@ -16,11 +16,12 @@ use model::net::Protocol;
 use model::packet::{Gso, GsoKind};
 use model::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// A flow as the client sees it. The device is part of it: equal addresses of two devices are two flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClientKey {
     /// Whose.
     pub device: DeviceId,
@@ -37,7 +38,7 @@ pub struct ClientKey {
 }
 
 /// A flow as the service sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServiceKey {
     /// Protocol.
     pub protocol: Protocol,
@@ -49,6 +50,36 @@ pub struct ServiceKey {
     pub nat: IpAddr,
     /// The source port towards the service, or echo identifier.
     pub nat_port: u16,
+}
+
+/// Both ends and the protocol, eight or sixteen bytes at a time: a hash that reads them one by one takes twice as long.
+fn hash_ends(protocol: Protocol, ends: [(IpAddr, u16); 2], hasher: &mut impl Hasher) {
+    let [(a, a_port), (b, b_port)] = ends;
+    let rest = [u32::from(a_port) << 16 | u32::from(b_port), protocol as u32];
+    hasher.write(&address(a));
+    hasher.write(&address(b));
+    hasher.write(rest.map(u32::to_ne_bytes).as_flattened());
+}
+
+/// An IPv4 address in the middle of those that stand for one (RFC 4291, section 2.5.5.2).
+fn address(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+impl Hash for ClientKey {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write(self.device.as_bytes());
+        hash_ends(self.protocol, [(self.client, self.client_port), (self.target, self.port)], hasher);
+    }
+}
+
+impl Hash for ServiceKey {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hash_ends(self.protocol, [(self.real, self.port), (self.nat, self.nat_port)], hasher);
+    }
 }
 
 /// What one side of a TCP connection has sent.
