@@ -29,29 +29,44 @@ const RATES_MAX: usize = 5;
 /// Less more than this is noise.
 const BETTER: f64 = 1.03;
 
-/// Takes all figures. What could not be taken is absent, and is told in the second part.
-pub fn measure(stage: &Stage, seconds: u64) -> (Figures, Vec<String>) {
-    let mut load =
-        Load { stage, seconds, figures: Figures::default(), faults: Vec::new(), carried: Carried::default() };
-    load.note("first byte", Load::first_bytes);
-    load.note("ping idle", Load::ping_idle);
-    load.note("TCP 1 stream up", |load| load.tcp(Metric::TcpUp1, Metric::Retransmits1, &[]));
-    load.note("TCP 1 stream down", |load| load.tcp(Metric::TcpDown1, Metric::Retransmits1, &["-R"]));
-    load.note("TCP 4 streams", Load::four_streams);
-    load.figures.note_mean();
-    load.note("CPU", Load::cpu);
-    load.note("UDP 64 bytes", |load| load.udp(Metric::Udp64, 64));
-    load.note("UDP 1,400 bytes", |load| load.udp(Metric::Udp1400, 1400));
-    load.note("memory", Load::memory);
-    (load.figures, load.faults)
+/// One kind of figure, or several that are taken together.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// What is measured.
+    pub what: &'static str,
+    /// Is it TCP's?
+    pub is_tcp: bool,
+    run: fn(&mut Load<'_>) -> anyhow::Result<()>,
 }
 
-struct Load<'a> {
+const fn step(what: &'static str, is_tcp: bool, run: fn(&mut Load<'_>) -> anyhow::Result<()>) -> Step {
+    Step { what, is_tcp, run }
+}
+
+/// All, in the order in which they are taken.
+pub const STEPS: [Step; 10] = [
+    step("first byte", false, |load| load.first_bytes()),
+    step("ping idle", false, |load| load.ping_idle()),
+    step("TCP 1 stream up", true, |load| load.tcp(Metric::TcpUp1, Metric::Retransmits1, &[])),
+    step("TCP 1 stream down", true, |load| load.tcp(Metric::TcpDown1, Metric::Retransmits1, &["-R"])),
+    step("TCP 4 streams up", true, |load| load.four_streams(Metric::TcpUp4, &["-P", "4"])),
+    step("TCP 4 streams down", true, |load| load.four_streams(Metric::TcpDown4, &["-P", "4", "-R"])),
+    step("CPU", true, |load| load.sums()),
+    step("UDP 64 bytes", false, |load| load.udp(Metric::Udp64, 64)),
+    step("UDP 1,400 bytes", false, |load| load.udp(Metric::Udp1400, 1400)),
+    step("memory", false, |load| load.memory()),
+];
+
+/// One program's figures while they are taken. What could not be taken is absent, and is told in `faults`.
+pub struct Load<'a> {
     stage: &'a Stage,
     seconds: u64,
-    figures: Figures,
-    faults: Vec<String>,
+    /// So far.
+    pub figures: Figures,
+    /// Why others are absent.
+    pub faults: Vec<String>,
     carried: Carried,
+    beside: Vec<f64>,
 }
 
 /// What the runs over TCP carried, and what they cost.
@@ -61,10 +76,17 @@ struct Carried {
     ticks: u64,
 }
 
-impl Load<'_> {
-    fn note(&mut self, what: &str, take: impl FnOnce(&mut Self) -> anyhow::Result<()>) {
-        if let Err(error) = take(self) {
-            self.faults.push(format!("{what}: {error:#}"));
+impl<'a> Load<'a> {
+    /// Nothing taken yet; each run lasts so long.
+    pub fn new(stage: &'a Stage, seconds: u64) -> Self {
+        let (figures, carried) = (Figures::default(), Carried::default());
+        Self { stage, seconds, figures, faults: Vec::new(), carried, beside: Vec::new() }
+    }
+
+    /// Takes one kind.
+    pub fn take(&mut self, step: &Step) {
+        if let Err(error) = (step.run)(self) {
+            self.faults.push(format!("{}: {error:#}", step.what));
         }
     }
 
@@ -93,28 +115,34 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// Both runs of four streams, each with a ping beside it.
-    fn four_streams(&mut self) -> anyhow::Result<()> {
-        let mut times = Vec::new();
-        for (speed, options) in [(Metric::TcpUp4, &["-P", "4"][..]), (Metric::TcpDown4, &["-P", "4", "-R"])] {
-            let (stage, seconds) = (self.stage, self.seconds);
-            let (beside, run) = thread::scope(|scope| {
-                let beside = scope.spawn(|| ping(stage, seconds));
-                let run = self.tcp(speed, Metric::Retransmits4, options);
-                (beside.join(), run)
-            });
-            if run.is_err() {
-                // What one direction repeated says nothing of both.
-                self.figures.0.remove(&Metric::Retransmits4);
-            }
-            run?;
-            times.extend(beside.map_err(|_| anyhow::anyhow!("ping's thread broke"))??);
-        }
-        self.figures.note(Metric::PingLoad, median(times).context("no answer to any ping")?);
+    /// A run of four streams with a ping beside it.
+    fn four_streams(&mut self, speed: Metric, options: &[&str]) -> anyhow::Result<()> {
+        let (stage, seconds) = (self.stage, self.seconds);
+        let (beside, run) = thread::scope(|scope| {
+            let beside = scope.spawn(|| ping(stage, seconds));
+            let run = self.tcp(speed, Metric::Retransmits4, options);
+            (beside.join(), run)
+        });
+        run?;
+        self.beside.extend(beside.map_err(|_| anyhow::anyhow!("ping's thread broke"))??);
         Ok(())
     }
 
-    fn cpu(&mut self) -> anyhow::Result<()> {
+    /// What all runs over TCP say together.
+    fn sums(&mut self) -> anyhow::Result<()> {
+        let both_ways = |figures: &Figures, up, down| figures.value(up).is_some() && figures.value(down).is_some();
+        let (one, four) = ((Metric::TcpUp1, Metric::TcpDown1), (Metric::TcpUp4, Metric::TcpDown4));
+        for (sum, (up, down)) in [(Metric::Retransmits1, one), (Metric::Retransmits4, four)] {
+            if !both_ways(&self.figures, up, down) {
+                // What one direction repeated says nothing of both.
+                self.figures.0.remove(&sum);
+            }
+        }
+        self.figures.note_mean();
+        if both_ways(&self.figures, four.0, four.1) {
+            let times = std::mem::take(&mut self.beside);
+            self.figures.note(Metric::PingLoad, median(times).context("no answer to any ping")?);
+        }
         ensure!(self.carried.bytes > 0.0, "nothing was carried");
         let seconds = self.carried.ticks as f64 / TICKS_PER_SECOND;
         self.figures.note(Metric::CpuPerGb, seconds / (self.carried.bytes / 1e9));

@@ -1,8 +1,8 @@
 //! How fast is the data plane, beside other programs that do the same?
 //!
 //! `umbra-lab bench dataplane` runs Umbra's client and gateway, boringtun-cli, wireguard-go and whatever else speaks WireGuard's
-//! UAPI, one after the other in the same network ([`stage`]), round after round in turning order, under the same load
-//! ([`load`]); it tells medians, ratios within each round, and whether every "at least" is reached ([`gate`]).
+//! UAPI, each in a network like the others' ([`stage`]), and in each round puts them one after the other, in turning order, under the
+//! same load ([`load`]); it tells medians, ratios within each round, and whether every "at least" is reached ([`gate`]).
 
 pub mod answers;
 pub mod bare;
@@ -59,6 +59,9 @@ pub struct Dataplane {
     /// Measure this program alone, to look into it; more than once for several. All the others count as missed
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// TCP alone, to look into it: speed, CPU and the ping beside it. All other figures count as missed
+    #[arg(long)]
+    tcp: bool,
     /// Write everything to this file, too, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -97,6 +100,7 @@ fn dataplane(arguments: &Dataplane) -> anyhow::Result<ExitCode> {
     let mut results = Results {
         build: peers::profile_of(&program, cfg!(debug_assertions)),
         seconds: arguments.seconds.into(),
+        steps: load::STEPS.into_iter().filter(|step| !arguments.tcp || step.is_tcp).collect(),
         programs: programs_of(&others),
         ..Results::default()
     };
@@ -139,7 +143,7 @@ fn programs_of(others: &[Peer]) -> Vec<(String, String)> {
     ours.into_iter().chain(others).chain([(NO_TUNNEL.to_owned(), String::new())]).collect()
 }
 
-/// Every program once. A program that fails is told of, and the others go on.
+/// Every program once. One that fails is told of, and the others go on.
 fn measure_round(
     number: usize,
     others: &[Peer],
@@ -152,17 +156,30 @@ fn measure_round(
     let turn = number % order.len().max(1);
     order.rotate_left(turn);
     let mut round = BTreeMap::new();
+    // All are there at once, and each kind of figure is taken of one after the other: the machine is as fast for the one as for the
+    // next, which it is not a minute later.
+    let mut stages = Vec::new();
     for (name, program) in order {
-        writeln!(io::stderr(), "round {}: {name}", number + 1)?;
-        let (figures, faults) = match Stage::set(program, packaged) {
-            Ok(stage) => load::measure(&stage, results.seconds),
-            Err(error) => (Figures::default(), vec![format!("{error:#}")]),
-        };
-        for fault in faults {
-            writeln!(io::stderr(), "  {fault}")?;
-            results.faults.push(format!("round {}, {name}: {fault}", number + 1));
+        writeln!(io::stderr(), "round {}: {name} starts", number + 1)?;
+        match Stage::set(program, packaged) {
+            Ok(stage) => stages.push((name, stage)),
+            Err(error) => results.fault(number, name, &format!("{error:#}"))?,
         }
-        round.insert(name.to_owned(), figures);
+        round.insert(name.to_owned(), Figures::default());
+    }
+    let mut loads: Vec<_> =
+        stages.iter().map(|(name, stage)| (*name, load::Load::new(stage, results.seconds))).collect();
+    for step in results.steps.clone() {
+        writeln!(io::stderr(), "round {}: {}", number + 1, step.what)?;
+        loads.iter_mut().for_each(|(_, load)| load.take(&step));
+        let turn = loads.len().min(1);
+        loads.rotate_left(turn);
+    }
+    for (name, load) in loads {
+        for fault in load.faults {
+            results.fault(number, name, &fault)?;
+        }
+        round.insert(name.to_owned(), load.figures);
     }
     Ok(round)
 }

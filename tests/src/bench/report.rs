@@ -2,6 +2,7 @@
 
 use super::figures::{Figures, Metric, Rounds, median};
 use super::gate::{BARE, BORINGTUN, UMBRA, UMBRA_ALONE, Verdict, WIREGUARD_GO};
+use super::load::Step;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -19,6 +20,8 @@ pub struct Results {
     pub build: String,
     /// Seconds of each run.
     pub seconds: u64,
+    /// What is taken of each program.
+    pub steps: Vec<Step>,
     /// Program and version, in the order in which they are shown.
     pub programs: Vec<(String, String)>,
     /// The figures.
@@ -33,6 +36,12 @@ impl Results {
     /// The programs' names, in their order.
     pub fn names(&self) -> Vec<&str> {
         self.programs.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Notes what could not be measured, and tells it.
+    pub fn fault(&mut self, round: usize, name: &str, fault: &str) -> io::Result<()> {
+        self.faults.push(format!("round {}, {name}: {fault}", round + 1));
+        writeln!(io::stderr(), "  {name}: {fault}")
     }
 
     /// One line about the setting.
@@ -134,7 +143,8 @@ mod tests {
         let rounds = Rounds(vec![round(4.0, 1.0), round(6.0, 1.0), round(4.5, 0.9)]);
         let verdicts = judge(&rounds, &[]);
         let programs = [UMBRA, BORINGTUN].map(|name| (name.to_owned(), format!("{name} 1"))).to_vec();
-        Results { build: "dist".to_owned(), seconds: 4, programs, rounds, faults: vec!["a fault".to_owned()], verdicts }
+        let (build, faults) = ("dist".to_owned(), vec!["a fault".to_owned()]);
+        Results { build, seconds: 4, programs, rounds, faults, verdicts, ..Results::default() }
     }
 
     #[test]
