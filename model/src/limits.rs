@@ -81,7 +81,9 @@ pub const ENDPOINTS_MAX: usize = 8;
 pub const HANDSHAKE_ATTEMPT_MAX: Duration = Duration::from_secs(90);
 /// Initiations and knocks whose MAC1 held, handled in a second; beyond it, cookies (WireGuard paper, section 5.3).
 pub const HANDSHAKES_PER_SECOND: u64 = 1_000;
-/// Of these, how many one source address (IPv4 address, IPv6 /64) may use when the limit is reached. Laptops behind one
+/// Cookie replies of each key in a second. Whoever asks beyond it without one is not answered: at 10,000 they take 6 % of a processor.
+pub const COOKIES_PER_SECOND: u64 = 10_000;
+/// Of the handshakes, how many one source address (IPv4 address, IPv6 /64) may use when the limit is reached. Laptops behind one
 /// NAT share it.
 pub const HANDSHAKES_PER_SOURCE: u16 = 125;
 /// Slots in which sources are counted; sources that fall together share their count.
@@ -442,6 +444,8 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(5);
 pub const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// How often a handshake is sent again.
 pub const HANDSHAKE_RETRY: Duration = Duration::from_secs(1);
+/// How often in its first second, and how soon after a cookie has come: a lost datagram is not to be felt.
+pub const HANDSHAKE_RETRY_EARLY: Duration = Duration::from_millis(250);
 
 // -- names -----------------------------------------------------------------------------------------------------------
 /// For how long others may remember an answer of ours, seconds: short, for an address goes when its grant goes.

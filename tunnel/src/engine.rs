@@ -277,6 +277,7 @@ impl Engine {
         match door.judge(from.0, datagram) {
             Verdict::Admitted => Ok(()),
             Verdict::NotOurs => Err(Silence::Mac1),
+            Verdict::Crowded => Err(Silence::CookieRate),
             Verdict::Cookie(_) if !self.asked.admit(now, from.0.ip()) => Err(Silence::SourceRate),
             Verdict::Cookie(reply) => {
                 out.send(from.0, from.1, reply);

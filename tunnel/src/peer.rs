@@ -9,8 +9,8 @@ use crate::timers::{Place, Timers};
 use crate::wire::{Door, Message, Opened, Wire, WireError};
 use model::key::PublicKey;
 use model::limits::{
-    ENDPOINTS_MAX, HANDSHAKE_ATTEMPT_MAX, HANDSHAKE_RETRY, SILENCE_MAX, UNCONFIRMED_SESSIONS_MAX, WAITING_MAX,
-    WAITING_PACKETS_MAX, WIREGUARD_OVERHEAD,
+    ENDPOINTS_MAX, HANDSHAKE_ATTEMPT_MAX, HANDSHAKE_RETRY, HANDSHAKE_RETRY_EARLY, SILENCE_MAX,
+    UNCONFIRMED_SESSIONS_MAX, WAITING_MAX, WAITING_PACKETS_MAX, WIREGUARD_OVERHEAD,
 };
 use model::packet::Local;
 use model::time::Instant;
@@ -208,6 +208,16 @@ struct Attempt {
     began: Instant,
     sent: Instant,
     endpoint_since: Instant,
+    /// The last one was answered with a cookie.
+    asked: bool,
+}
+
+impl Attempt {
+    /// When it is sent again.
+    fn again(&self) -> Instant {
+        let early = self.asked || self.sent.since(self.began) < HANDSHAKE_RETRY;
+        self.sent.plus(if early { HANDSHAKE_RETRY_EARLY } else { HANDSHAKE_RETRY })
+    }
 }
 
 struct Waiting {
@@ -349,7 +359,11 @@ impl Tunnel {
         let from = Endpoint { addr: from.0, local: from.1 };
         let wire = self.wire.as_mut().ok_or(WireError::Session)?;
         let packet = match wire.decapsulate(now, datagram, opened)? {
-            Opened::Cookie => return Ok(Received::default()),
+            Opened::Cookie => {
+                // Not at once: no answer of ours follows a datagram as its echo.
+                self.attempt = self.attempt.map(|attempt| Attempt { asked: true, ..attempt });
+                return Ok(Received::default());
+            }
             Opened::Answer(bytes, index) => {
                 // The session counts, and the endpoint moves, only when data comes under it: an initiation may be old.
                 while self.unconfirmed.len() >= UNCONFIRMED_SESSIONS_MAX {
@@ -448,8 +462,9 @@ impl Tunnel {
     fn transmit(&mut self, now: Instant, bytes: Vec<u8>, out: &mut Out) {
         let Some(endpoint) = self.endpoint else { return };
         if Message::read(&bytes) == Some(Message::Initiation) {
-            let attempt = self.attempt.get_or_insert(Attempt { began: now, sent: now, endpoint_since: now });
-            attempt.sent = now;
+            let first = Attempt { began: now, sent: now, endpoint_since: now, asked: false };
+            let attempt = self.attempt.get_or_insert(first);
+            (attempt.sent, attempt.asked) = (now, false);
             self.shakes(now);
         }
         self.last_sent = now;
@@ -513,7 +528,7 @@ impl Tunnel {
         if now.since(attempt.began) >= HANDSHAKE_ATTEMPT_MAX {
             self.attempt = None;
             out.expired += self.drop_waiting();
-        } else if now.since(attempt.sent) >= HANDSHAKE_RETRY {
+        } else if now >= attempt.again() {
             // The control link has its own judge of silence; a pairing tries its candidates by itself.
             let silent = now.since(attempt.endpoint_since) >= SILENCE_MAX && !self.has_session();
             if silent && matches!(self.kind, PeerKind::Pairing(_)) && self.candidates.len() > 1 {
@@ -543,7 +558,7 @@ impl Tunnel {
         let active = self.attempt.is_some() || !self.waiting.is_empty() || within(self.used) || within(unanswered);
         let mut due = if active { now.plus(TICK_ACTIVE) } else { Instant::NEVER };
         if let Some(attempt) = self.attempt {
-            due = due.min(attempt.sent.plus(HANDSHAKE_RETRY));
+            due = due.min(attempt.again());
         }
         if let Some(every) = self.keepalive {
             due = due.min(self.last_sent.plus(every));

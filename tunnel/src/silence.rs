@@ -27,6 +27,8 @@ reasons! {
     Mac1 = "udp_mac1",
     /// Under load: a cookie reply was sent instead.
     CookieAsked = "udp_cookie_asked",
+    /// Under load: no cookie was left for it in this second.
+    CookieRate = "udp_cookie_rate",
     /// Under load: too many handshakes of one address in this second.
     SourceRate = "udp_source_rate",
     /// An initiation of somebody who is not a peer.

@@ -5,14 +5,16 @@
 //! read a clock and entropy of their own.
 
 use crate::api::PeerKind;
-use blake2::{Blake2s256, Digest};
+use blake2::digest::consts::U16;
+use blake2::digest::{KeyInit, Mac};
+use blake2::{Blake2s256, Blake2sMac, Digest};
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 use model::key::{PrivateKey, PublicKey};
-use model::limits::{DATAGRAM_MAX, HANDSHAKES_PER_SECOND, WIREGUARD_OVERHEAD};
+use model::limits::{COOKIES_PER_SECOND, DATAGRAM_MAX, HANDSHAKES_PER_SECOND, WIREGUARD_OVERHEAD};
 use model::time::Instant;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -24,6 +26,8 @@ pub const INITIATION_LEN: usize = 148;
 pub const RESPONSE_LEN: usize = 92;
 /// Bytes of a cookie reply (section 5.4.7).
 pub const COOKIE_LEN: usize = 64;
+/// Bytes of MAC1 and of MAC2, the last two fields of a handshake message (section 5.4.4).
+const MAC_LEN: usize = 16;
 /// A data message whose counter is not below this is refused (section 6.1: Reject-After-Messages, 2^64 - 2^13 - 1).
 pub const COUNTER_MAX: u64 = u64::MAX - (1 << 13);
 
@@ -156,6 +160,8 @@ pub enum Verdict {
     Admitted,
     /// Under load: answer with this cookie reply, and nothing else.
     Cookie(Vec<u8>),
+    /// Under load, and it asks without a cookie when no more of them are given in this second.
+    Crowded,
 }
 
 /// One static key of ours at the socket.
@@ -201,6 +207,8 @@ impl Doors for Boring {
             unlimited: Arc::new(RateLimiter::new(&public, u64::MAX)),
             limit: self.handshakes_per_second,
             genuine: AtomicU64::new(0),
+            cookies: AtomicU64::new(0),
+            mac1_key: Blake2s256::new().chain_update("mac1----").chain_update(public.as_bytes()).finalize().into(),
             secret,
             public,
         })
@@ -217,6 +225,24 @@ struct BoringDoor {
     limit: u64,
     /// Handshake messages in this second whose MAC1 held.
     genuine: AtomicU64,
+    /// Cookies that were given in this second.
+    cookies: AtomicU64,
+    /// What MAC1 is made with (WireGuard paper, section 5.4.4).
+    mac1_key: [u8; 32],
+}
+
+impl BoringDoor {
+    /// Does it ask without a cookie? Its MAC2 is zero then (WireGuard paper, section 5.4.4).
+    fn has_no_cookie(datagram: &[u8]) -> bool {
+        datagram.last_chunk::<MAC_LEN>().is_some_and(|mac2| mac2.iter().all(|byte| *byte == 0))
+    }
+
+    fn mac1_holds(&self, datagram: &[u8]) -> bool {
+        let Some((rest, _)) = datagram.split_last_chunk::<MAC_LEN>() else { return false };
+        let Some((message, mac1)) = rest.split_last_chunk::<MAC_LEN>() else { return false };
+        let mac = <Blake2sMac<U16> as KeyInit>::new(&self.mac1_key.into());
+        mac.chain_update(message).verify(mac1.into()).is_ok()
+    }
 }
 
 /// What a cookie is bound to: boringtun binds it to an address only, so address and port become one address. IPv4 with its port
@@ -243,10 +269,21 @@ impl Door for BoringDoor {
     }
 
     fn judge(&self, from: SocketAddr, datagram: &[u8]) -> Verdict {
+        // Making a cookie takes as long as ten looks at MAC1: a flood gets so many and no more.
+        if self.cookies.load(Ordering::Relaxed) >= COOKIES_PER_SECOND && Self::has_no_cookie(datagram) {
+            if !self.mac1_holds(datagram) {
+                return Verdict::NotOurs;
+            }
+            self.genuine.fetch_add(1, Ordering::Relaxed);
+            return Verdict::Crowded;
+        }
         let mut cookie = [0; COOKIE_LEN];
         let verdict = match self.limiter.verify_packet(Some(bound_to(from)), datagram, &mut cookie) {
             Ok(_) => Verdict::Admitted,
-            Err(TunnResult::WriteToNetwork(reply)) => Verdict::Cookie(reply.to_vec()),
+            Err(TunnResult::WriteToNetwork(reply)) => {
+                self.cookies.fetch_add(1, Ordering::Relaxed);
+                Verdict::Cookie(reply.to_vec())
+            }
             Err(_) => return Verdict::NotOurs,
         };
         self.genuine.fetch_add(1, Ordering::Relaxed);
@@ -279,6 +316,7 @@ impl Door for BoringDoor {
     }
 
     fn second(&self) {
+        self.cookies.store(0, Ordering::Relaxed);
         // A flood that goes on is under load from the first message of each second: it is not given its first thousand
         // Diffie-Hellmans every second anew.
         if self.genuine.swap(0, Ordering::Relaxed) <= self.limit {
@@ -436,6 +474,27 @@ mod tests {
             }
             assert_eq!(door.judge(at(own, 1_000), &second), Verdict::Admitted);
         }
+    }
+
+    #[test]
+    fn a_flood_gets_so_many_cookies_in_a_second_and_who_has_one_still_comes_in() {
+        let (ours, theirs, others) = (PrivateKey::new([7; 32]), PrivateKey::new([8; 32]), PrivateKey::new([9; 32]));
+        let door = Boring { handshakes_per_second: 0 }.door(&ours);
+        let (now, from) = (Instant(1), SocketAddr::from(([192, 0, 2, 1], 1_000)));
+        let mut wire = Boring::default().door(&theirs).open(&door.public(), &PeerKind::Control, 1).unwrap();
+        let bare = wire.initiate(now).unwrap();
+        let Verdict::Cookie(cookie) = door.judge(from, &bare) else { panic!("no cookie under load") };
+        assert_eq!(wire.decapsulate(now, &cookie, &mut Vec::new()), Ok(Opened::Cookie));
+        let given = (1..2 * COOKIES_PER_SECOND).filter(|_| matches!(door.judge(from, &bare), Verdict::Cookie(_)));
+        assert_eq!(given.count() as u64, COOKIES_PER_SECOND - 1);
+        assert_eq!(door.judge(from, &bare), Verdict::Crowded);
+        assert_eq!(door.judge(from, &wire.initiate(now).unwrap()), Verdict::Admitted);
+        // What is made for another key of ours is for that to judge.
+        let other = Boring::default().door(&others);
+        let mut wire = Boring::default().door(&theirs).open(&other.public(), &PeerKind::Control, 1).unwrap();
+        assert_eq!(door.judge(from, &wire.initiate(now).unwrap()), Verdict::NotOurs);
+        door.second();
+        assert!(matches!(door.judge(from, &bare), Verdict::Cookie(_)), "the next second");
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Kind {
     const fn reasons(self) -> &'static [&'static str] {
         match self {
             Self::Stranger => &["udp_mac1"],
-            Self::Knows => &["udp_cookie_asked", "udp_source_rate", "udp_unknown_sender"],
+            Self::Knows => &["udp_cookie_asked", "udp_cookie_rate", "udp_source_rate", "udp_unknown_sender"],
         }
     }
 }
