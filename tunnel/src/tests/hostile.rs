@@ -95,7 +95,7 @@ fn a_flood_is_asked_for_cookies_and_the_living_go_on() {
     net.apply(1, Change::ForceHandshake(PeerId::Node(NodeId::Controller)));
     net.run();
     assert!(net.hosts[1].events.is_empty(), "first a cookie");
-    net.advance(model::limits::HANDSHAKE_RETRY);
+    net.advance(model::limits::HANDSHAKE_RETRY_EARLY);
     net.run();
     assert_eq!(net.hosts[1].events.len(), 1);
     // A stranger's cookie is not sent to a type 2 of somebody else's index, and garbage does not count as load.

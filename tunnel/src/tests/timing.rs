@@ -97,6 +97,11 @@ fn packet(n: u8) -> Vec<u8> {
     vec![0x45, n, 1, 2]
 }
 
+/// When an initiation is sent again in so many seconds, milliseconds.
+fn again(seconds: u64) -> Vec<u64> {
+    [250, 500, 750].into_iter().chain((1..seconds).map(|s| s * 1_000)).collect()
+}
+
 #[test]
 fn packets_wait_for_the_session_and_leave_in_order() {
     let mut ends = ends(9, 9, &[addr(3)], None);
@@ -125,16 +130,32 @@ fn a_revoke_empties_the_queue() {
 }
 
 #[test]
-fn an_initiation_is_sent_again_each_second_and_given_up_after_ninety() {
+fn an_initiation_is_sent_again_soon_then_each_second_and_given_up_after_ninety() {
     let mut ends = ends(9, 9, &[addr(3)], None);
     ends.send_a(&packet(1));
     ends.sent_a.clear();
     let left = ends.idle_a(Duration::from_secs(200));
     let times: Vec<u64> = left.iter().map(|(ms, _)| *ms).collect();
-    assert_eq!(times, (1..90).map(|s| s * 1_000).collect::<Vec<_>>());
+    assert_eq!(times, again(90));
     // Asked again, it begins again.
     ends.send_a(&packet(2));
     assert_eq!(ends.sent_a.udp.len(), 1);
+}
+
+#[test]
+fn a_cookie_is_used_soon_but_not_as_its_echo() {
+    let mut ends = ends(9, 9, &[addr(3)], None);
+    ends.send_a(&packet(1));
+    ends.sent_a.clear();
+    ends.idle_a(Duration::from_millis(4_100));
+    // Four seconds into the attempt, and 100 ms after the last initiation.
+    let cookie: Vec<u8> = [3].into_iter().chain([0; 63]).collect();
+    let Ends { now, a, opened, sent_a, .. } = &mut ends;
+    let from = (addr(3), Local::default());
+    a.lock(*now).unwrap().receive(*now, from, &cookie, opened, sent_a).unwrap();
+    assert!(ends.sent_a.is_empty());
+    let left: Vec<u64> = ends.idle_a(Duration::from_secs(3)).iter().map(|(ms, _)| *ms).collect();
+    assert_eq!(left, [150, 1_150, 2_150]);
 }
 
 #[test]
@@ -151,13 +172,13 @@ fn a_packet_does_not_wait_longer_than_its_time() {
 }
 
 #[test]
-fn a_pairing_that_never_shook_hands_tries_all_its_candidates_each_second() {
+fn a_pairing_that_never_shook_hands_tries_all_its_candidates_each_time() {
     let mut ends = ends(9, 9, &[addr(7), addr(8), addr(3)], None);
     ends.send_a(&packet(1));
     ends.sent_a.clear();
     let mut left = ends.idle_a(Duration::from_secs(10));
     left.sort();
-    let all: Vec<_> = (1..10).flat_map(|s| [3, 7, 8].map(|n| (s * 1_000, addr(n)))).collect();
+    let all: Vec<_> = again(10).into_iter().flat_map(|ms| [3, 7, 8].map(|n| (ms, addr(n)))).collect();
     assert_eq!(left, all);
 }
 
@@ -174,7 +195,7 @@ fn an_unanswered_pairing_tries_its_candidates_in_turn() {
     ends.sent_a.clear();
     let left = ends.idle_a(Duration::from_secs(10));
     let tried: Vec<SocketAddr> = left.iter().map(|(_, to)| *to).collect();
-    assert_eq!(tried, [7, 7, 8, 8, 8, 3, 3, 3, 7].map(addr), "three seconds each");
+    assert_eq!(tried, [7, 7, 7, 7, 7, 8, 8, 8, 3, 3, 3, 7].map(addr), "three seconds each");
 }
 
 #[test]
