@@ -17,7 +17,7 @@ pub const SENDING: Turn = Turn { slice: Duration::ZERO, nicer: 7 };
 pub const RECEIVING: Turn = Turn { slice: Duration::from_micros(100), nicer: 0 };
 
 /// The turns of a thread that hears what anybody may say: who is known to nobody yet comes behind the data of those who are.
-pub const HANDSHAKING: Turn = Turn { slice: Duration::ZERO, nicer: 12 };
+pub const HANDSHAKING: Turn = Turn { slice: Duration::from_micros(100), nicer: 12 };
 
 /// How a thread is served.
 #[derive(Debug, Clone, Copy)]
