@@ -444,7 +444,7 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(5);
 pub const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// How often a handshake is sent again.
 pub const HANDSHAKE_RETRY: Duration = Duration::from_secs(1);
-/// How often in its first second, and how soon after a cookie has come: a lost datagram is not to be felt.
+/// How soon the first is sent again, and one that was answered with a cookie: a lost datagram is not to be felt.
 pub const HANDSHAKE_RETRY_EARLY: Duration = Duration::from_millis(250);
 
 // -- names -----------------------------------------------------------------------------------------------------------

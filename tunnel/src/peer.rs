@@ -208,15 +208,17 @@ struct Attempt {
     began: Instant,
     sent: Instant,
     endpoint_since: Instant,
-    /// The last one was answered with a cookie.
-    asked: bool,
+    /// When the last one was answered with a cookie.
+    asked: Option<Instant>,
 }
 
 impl Attempt {
-    /// When it is sent again.
+    /// When it is sent again. Early only once: the wire knows the answers to its last two, and where the way is long, the answer to the
+    /// first must not come after the third.
     fn again(&self) -> Instant {
-        let early = self.asked || self.sent.since(self.began) < HANDSHAKE_RETRY;
-        self.sent.plus(if early { HANDSHAKE_RETRY_EARLY } else { HANDSHAKE_RETRY })
+        let first = self.sent == self.began;
+        let again = self.sent.plus(if first { HANDSHAKE_RETRY_EARLY } else { HANDSHAKE_RETRY });
+        self.asked.map_or(again, |asked| again.min(asked.plus(HANDSHAKE_RETRY_EARLY)))
     }
 }
 
@@ -361,7 +363,7 @@ impl Tunnel {
         let packet = match wire.decapsulate(now, datagram, opened)? {
             Opened::Cookie => {
                 // Not at once: no answer of ours follows a datagram as its echo.
-                self.attempt = self.attempt.map(|attempt| Attempt { asked: true, ..attempt });
+                self.attempt = self.attempt.map(|attempt| Attempt { asked: attempt.asked.or(Some(now)), ..attempt });
                 return Ok(Received::default());
             }
             Opened::Answer(bytes, index) => {
@@ -462,9 +464,9 @@ impl Tunnel {
     fn transmit(&mut self, now: Instant, bytes: Vec<u8>, out: &mut Out) {
         let Some(endpoint) = self.endpoint else { return };
         if Message::read(&bytes) == Some(Message::Initiation) {
-            let first = Attempt { began: now, sent: now, endpoint_since: now, asked: false };
+            let first = Attempt { began: now, sent: now, endpoint_since: now, asked: None };
             let attempt = self.attempt.get_or_insert(first);
-            (attempt.sent, attempt.asked) = (now, false);
+            (attempt.sent, attempt.asked) = (now, None);
             self.shakes(now);
         }
         self.last_sent = now;
