@@ -3,7 +3,7 @@
 use prost::Message as _;
 
 /// Messages that carry a secret: they get a `Debug` that does not show it, in `src/redact.rs`.
-const SECRET: [&str; 12] = [
+const SECRET: [&str; 20] = [
     ".umbra.v1.LoginRequest",
     ".umbra.v1.EnrollRequest",
     ".umbra.v1.RecoverRequest",
@@ -16,6 +16,14 @@ const SECRET: [&str; 12] = [
     ".umbra.admin.v1.BackupRequest",
     ".umbra.local.v1.UpRequest",
     ".umbra.local.v1.LoginRequest",
+    ".umbra.v1.BeginTotpReply",
+    ".umbra.v1.ConfirmTotpRequest",
+    ".umbra.v1.RecoveryCodes",
+    ".umbra.v1.VerifyFactorRequest",
+    ".umbra.local.v1.BeginTotpReply",
+    ".umbra.local.v1.ConfirmTotpRequest",
+    ".umbra.local.v1.RecoveryCodes",
+    ".umbra.local.v1.VerifyFactorRequest",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

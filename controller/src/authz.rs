@@ -94,6 +94,8 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
             "SetPassword",
             "SetUserEnabled",
             "DeleteUser",
+            "ListFactors",
+            "ResetFactors",
             "AddGroup",
             "ListGroups",
             "DeleteGroup",
@@ -137,6 +139,11 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
     ("umbra.v1.Nodes", &["Probe", "RenewSvid"], &[Device, Gateway, Late]),
     ("umbra.v1.Nodes", &["RotateKey"], &[Device, Gateway]),
     ("umbra.v1.Devices", &["Login", "Logout", "Watch", "Connect", "Disconnect", "NameAddress"], &[Device]),
+    (
+        "umbra.v1.Devices",
+        &["ListFactors", "BeginTotp", "ConfirmTotp", "VerifyFactor", "RemoveFactor", "RenewRecoveryCodes"],
+        &[Device],
+    ),
     ("umbra.v1.Gateways", &["Watch"], &[Gateway]),
 ];
 

@@ -3,7 +3,7 @@
 
 use crate::directory::Fact;
 use crate::directory::{
-    Device, Directory, Gateway, NodeState, PolicyRevision, Resource, Session, Site, SuffixName, User,
+    Device, Directory, Gateway, Method, NodeState, PolicyRevision, Resource, Session, Site, SuffixName, User,
 };
 use crate::store::{Expect, Key, Record as _};
 use ::policy::{Decision, Facts};
@@ -68,8 +68,13 @@ pub enum Standing {
 pub enum Verdict<'a> {
     /// Yes.
     Permit(Box<Ground<'a>>),
-    /// No; the reasons are for the person.
-    Deny(Vec<String>),
+    /// No.
+    Deny {
+        /// Why, for the person.
+        reasons: Vec<String>,
+        /// The methods by which a second factor, given now, would make it a yes.
+        step_up: Vec<Method>,
+    },
     /// There is no such resource, or it is none of this subject's business. The two are not told apart.
     Unknown,
 }
@@ -124,14 +129,19 @@ pub fn subject(directory: &Directory, device: DeviceId, now: WallMs) -> Result<S
 }
 
 fn facts(subject: &Subject<'_>, resource: &Resource, now: WallMs) -> Facts {
+    // A wall clock that was set back makes an age unknown, not young.
+    let age = |since: WallMs| (now >= since).then(|| now.since(since));
+    let session = &subject.session.record;
+    let proof = session.factor.filter(|proof| age(proof.at).is_some());
     Facts {
         user: subject.user.record.name.as_str().to_owned(),
         groups: Some(subject.user.record.groups.iter().map(|g| g.as_str().to_owned()).collect()),
         device: Some(subject.device.record.name.as_str().to_owned()),
         resource: resource.name.as_str().to_owned(),
         tags: Some(resource.tags.iter().map(|t| t.as_str().to_owned()).collect()),
-        // A wall clock that was set back makes the age unknown, not young.
-        login_age: (now >= subject.session.record.created).then(|| now.since(subject.session.record.created)),
+        login_age: age(session.created),
+        mfa_age: proof.and_then(|proof| age(proof.at)),
+        mfa_method: proof.map(|proof| proof.method.to_string()),
     }
 }
 
@@ -150,14 +160,18 @@ pub fn judge<'a>(
         return Ok(Verdict::Unknown);
     }
     let Some(site) = directory.sites.find(&resource.record.site) else {
-        return Ok(Verdict::Deny(vec!["its site does not exist any more; ask an administrator".to_owned()]));
+        let reasons = vec!["its site does not exist any more; ask an administrator".to_owned()];
+        return Ok(Verdict::Deny { reasons, step_up: Vec::new() });
     };
     match ::policy::decide(set, &facts) {
         Decision::Permit { policies } => {
             let Subject { device, session, user } = subject;
             Ok(Verdict::Permit(Box::new(Ground { device, session, user, resource, site, policies })))
         }
-        Decision::Deny { reasons } => Ok(Verdict::Deny(reasons.iter().map(ToString::to_string).collect())),
+        Decision::Deny { reasons } => {
+            let step_up = crate::factors::step_up(directory, set, &subject, &facts);
+            Ok(Verdict::Deny { reasons: reasons.iter().map(ToString::to_string).collect(), step_up })
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod ca;
 mod cli;
 pub mod config;
 pub mod directory;
+pub mod factors;
 pub mod flows;
 pub mod front;
 pub mod guise;
@@ -24,6 +25,7 @@ pub mod rpc;
 pub mod seal;
 pub mod serve;
 pub mod store;
+pub mod totp;
 pub mod turnover;
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //! generic cell rate algorithm (ITU-T I.371), which keeps one moment for each node and kind. Pure: time is passed in.
 
 use model::ids::NodeId;
-use model::limits::{GATEWAY_STARTS_PER_MINUTE, KEY_CHANGES_PER_MINUTE, RATES_MAX, SUFFIX_NAMES_PER_MINUTE};
+use model::limits::{
+    FACTOR_CALLS_PER_MINUTE, GATEWAY_STARTS_PER_MINUTE, KEY_CHANGES_PER_MINUTE, RATES_MAX, SUFFIX_NAMES_PER_MINUTE,
+};
 use model::time::Instant;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -15,6 +17,8 @@ pub enum Act {
     Name,
     /// A next control key.
     Key,
+    /// A code, or a change, of second factors.
+    Factor,
     /// A gateway's hello that changes what is known of it.
     Start,
 }
@@ -25,6 +29,7 @@ impl Act {
         match self {
             Self::Name => SUFFIX_NAMES_PER_MINUTE,
             Self::Key => KEY_CHANGES_PER_MINUTE,
+            Self::Factor => FACTOR_CALLS_PER_MINUTE,
             Self::Start => GATEWAY_STARTS_PER_MINUTE,
         }
     }
@@ -56,6 +61,12 @@ impl Rates {
         }
         self.due.insert((act, node), due);
         Ok(())
+    }
+
+    /// Lets everybody begin anew.
+    #[cfg(test)]
+    pub fn forget_all(&mut self) {
+        self.due.clear();
     }
 
     fn make_room(&mut self, now: Instant) {

@@ -25,7 +25,9 @@ impl Clock for Still {
         Instant(self.0.load(Ordering::Relaxed))
     }
     fn wall(&self) -> WallMs {
-        WallMs(1_700_000_000_000)
+        // Both clocks are one.
+        let ms = i64::try_from(self.0.load(Ordering::Relaxed) / 1_000_000).unwrap_or(0);
+        WallMs(1_700_000_000_000 + ms)
     }
 }
 
@@ -128,7 +130,8 @@ fn people(mut commit: Commit) -> Commit {
             created,
         };
         commit = commit.put_record(&device(n), &made).unwrap();
-        let made = Session { id: session(n), user: user(n), device: device(n), created, ends, ended: false };
+        let made =
+            Session { id: session(n), user: user(n), device: device(n), created, ends, ended: false, factor: None };
         commit = commit.put_record(&session(n), &made).unwrap();
     }
     commit

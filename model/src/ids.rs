@@ -138,6 +138,10 @@ id!(
     /// A secret with which nodes enrol.
     JoinKeyId, "jk"
 );
+id!(
+    /// A second factor of a user.
+    FactorId, "fa"
+);
 
 /// A machine that takes part: who a certificate and a WireGuard key belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -297,6 +297,24 @@ pub const JOIN_KEY_LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const PASSWORD_MAX: usize = 1_024;
 /// Characters of a new password (NIST SP 800-63B-4 section 3.1.1.2).
 pub const PASSWORD_MIN: usize = 8;
+/// Wrong codes of a second factor in a row, after which its user waits (NIST SP 800-63B, 3.2.2 asks for at most 100).
+pub const CODE_FAILURES_MAX: u32 = 10;
+/// How long the user waits after the first [`CODE_FAILURES_MAX`] wrong codes; each time twice as long as before.
+pub const CODE_WAIT: Duration = Duration::from_secs(900);
+/// The longest such wait. Whoever holds a password and guesses codes has one chance in 33,000 a day.
+pub const CODE_WAIT_MAX: Duration = Duration::from_secs(86_400);
+/// How old a log-in, or a second factor where there is one already, may be for changes of the second factors.
+pub const FACTOR_CHANGE_AGE: Duration = Duration::from_secs(600);
+/// How long a second factor that was begun waits for its first code.
+pub const FACTOR_PENDING: Duration = Duration::from_secs(600);
+/// Second factors of one user: a phone, its successor, a spare one.
+pub const FACTORS_PER_USER_MAX: usize = 8;
+/// Codes and changes of second factors from one device in a minute: each is written to disk.
+pub const FACTOR_CALLS_PER_MINUTE: u32 = 30;
+/// Recovery codes of one user, made at once.
+pub const RECOVERY_CODES: usize = 10;
+/// Bytes of what is typed as a code.
+pub const CODE_MAX: usize = 64;
 /// Password hashes that are computed at once; each takes 19 MiB and a core for about 30 ms.
 pub const HASHES_AT_ONCE_MAX: usize = 4;
 /// Users and devices whose failed log-ins are counted; beyond it the oldest count goes.

@@ -47,6 +47,8 @@ fn requests() -> Vec<Facts> {
             resource: format!("r{}", (n * 3) % 200),
             tags: pick("t", 50, &[n, n * 11 + 1]),
             login_age: Some(Duration::from_secs(n as u64)),
+            mfa_age: (n % 2 == 0).then(|| Duration::from_secs(n as u64)),
+            mfa_method: (n % 2 == 0).then(|| "totp".to_owned()),
         })
         .collect()
 }

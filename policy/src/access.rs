@@ -1,6 +1,6 @@
 //! May this user reach that resource at all: always, if something holds, or never?
 //!
-//! [`access`] is the decision itself, taken without the facts of the moment (device, age of the log-in): what a policy answers
+//! [`access`] is the decision itself, taken without the facts of the moment (device, age of log-in and second factor): what a policy answers
 //! without them it answers whatever they are, and what errs for want of them depends on them. There is no second
 //! reading of the policies.
 
@@ -105,11 +105,11 @@ impl fmt::Display for Access {
     }
 }
 
-/// How far the user of these facts may reach their resource, whatever the device and the age of the log-in.
+/// How far the user of these facts may reach their resource, whatever the moment.
 ///
 /// Exact but for conditions that no moment, or every moment, fulfils (`age < 5 || age >= 5`): those are told as "if".
 pub fn access(set: &PolicySet, facts: &Facts) -> Access {
-    let facts = Facts { device: None, login_age: None, ..facts.clone() };
+    let facts = Facts { device: None, login_age: None, mfa_age: None, mfa_method: None, ..facts.clone() };
     // See `decide`.
     stacker::maybe_grow(DECIDE_STACK_BYTES, 2 * DECIDE_STACK_BYTES, || access_here(&Tally::of(set, &facts)))
 }

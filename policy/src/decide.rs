@@ -12,7 +12,7 @@ use cedar_policy::{
 use model::limits::{DECIDE_STACK_BYTES, REASONS_MAX};
 
 use crate::compile::{Effect, PolicySet, Rule};
-use crate::facts::{Fact, Facts};
+use crate::facts::{Fact, Facts, MFA_METHODS};
 use crate::index::Candidate;
 use crate::read::{Clause, is_in_the_dark};
 use crate::schema::Kind;
@@ -134,15 +134,16 @@ impl<'a> Question<'a> {
     /// None when Cedar refuses the facts themselves; then every condition errs.
     fn new(set: &'a PolicySet, facts: &'a Facts) -> Option<Self> {
         let words = set.words;
-        let age = facts.login_age.map(|age| {
-            let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-            ("login_age_s".to_owned(), RestrictedExpression::new_long(seconds))
-        });
-        let device = facts
-            .device
-            .as_ref()
-            .map(|name| ("device".to_owned(), RestrictedExpression::new_entity_uid(words.uid(Kind::Device, name))));
-        let context = Context::from_pairs(age.into_iter().chain(device)).ok()?;
+        let seconds = |age: Duration| RestrictedExpression::new_long(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        let device = |name: &String| RestrictedExpression::new_entity_uid(words.uid(Kind::Device, name));
+        let known = [
+            ("login_age_s", facts.login_age.map(seconds)),
+            ("device", facts.device.as_ref().map(device)),
+            ("mfa_age_s", facts.mfa_age.map(seconds)),
+            ("mfa_method", facts.mfa_method.clone().map(RestrictedExpression::new_string)),
+        ];
+        let known = known.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)));
+        let context = Context::from_pairs(known).ok()?;
         // Not checked against the schema: that would refuse the whole request for one unknown fact.
         let user = words.uid(Kind::User, &facts.user);
         let resource = words.uid(Kind::Resource, &facts.resource);
@@ -280,7 +281,7 @@ impl<'a> Tally<'a> {
             let remedy = clauses.iter().find_map(|clause| clause.remedy.as_ref()).or(rule.reason.as_ref());
             let remedy = match remedy {
                 Some(remedy) => remedy.clone(),
-                None => self.fresh_login(candidate, Verdict::Fails).unwrap_or_else(|| looks_at(&rule.reads, rule)),
+                None => self.fresh(candidate, Verdict::Fails).unwrap_or_else(|| looks_at(&rule.reads, rule)),
             };
             return vec![Reason::ForbiddenBy { policy: policy(), condition: names.join("`, `"), remedy }];
         }
@@ -290,10 +291,10 @@ impl<'a> Tally<'a> {
             let wanted = if rule.effect == Effect::Permit { Verdict::Holds } else { Verdict::Fails };
             let reads = clause.map_or(&rule.reads, |clause| &clause.reads);
             if verdict == Verdict::Erred {
-                let remedy = remedy.or_else(|| self.fresh_login(candidate, wanted)).unwrap_or_default();
+                let remedy = remedy.or_else(|| self.fresh(candidate, wanted)).unwrap_or_default();
                 return Reason::Unknown { policy: policy(), condition, what: self.missing(reads), remedy };
             }
-            let remedy = remedy.or_else(|| self.fresh_login(candidate, wanted));
+            let remedy = remedy.or_else(|| self.fresh(candidate, wanted));
             let remedy = remedy.unwrap_or_else(|| looks_at(reads, rule));
             Reason::ConditionFailed { policy: policy(), condition, remedy }
         };
@@ -305,16 +306,31 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// The one remedy that is tried and not guessed: would it be otherwise right after a log-in?
-    fn fresh_login(&self, candidate: &Candidate, wanted: Verdict) -> Option<String> {
-        let reads = |clause: &Clause| clause.reads.contains(&Fact::LoginAge);
+    /// What a person can do at once, tried and not guessed: would it be otherwise right after a log-in, or a second factor?
+    fn fresh(&self, candidate: &Candidate, wanted: Verdict) -> Option<String> {
+        let login = || {
+            let fresh = Facts { login_age: Some(Duration::ZERO), ..self.facts.clone() };
+            (self.would(candidate, &fresh, Fact::LoginAge)? == wanted)
+                .then(|| "log in again with `umbra login`".to_owned())
+        };
+        let factor = || {
+            let helps = |method: &&&str| {
+                let fresh = self.facts.clone().with_factor(method);
+                self.would(candidate, &fresh, Fact::MfaAge).or_else(|| self.would(candidate, &fresh, Fact::MfaMethod))
+                    == Some(wanted)
+            };
+            MFA_METHODS.iter().find(helps).map(|_| "give a second factor with `umbra mfa verify`".to_owned())
+        };
+        login().or_else(factor)
+    }
+
+    /// What the policy would say of other facts, if it reads the one that differs.
+    fn would(&self, candidate: &Candidate, facts: &Facts, differs: Fact) -> Option<Verdict> {
+        let reads = |clause: &Clause| clause.reads.contains(&differs);
         if !candidate.clauses.iter().any(reads) || candidate.is_in_the_dark(self.facts) {
             return None;
         }
-        let fresh = Facts { login_age: Some(Duration::ZERO), ..self.facts.clone() };
-        let verdict =
-            Question::new(self.set, &fresh)?.verdict(candidate.condition.as_ref()?, candidate.needs_memberships);
-        (verdict == wanted).then(|| "log in again with `umbra login`".to_owned())
+        Some(Question::new(self.set, facts)?.verdict(candidate.condition.as_ref()?, candidate.needs_memberships))
     }
 
     /// The facts among these that are not known.
@@ -325,6 +341,9 @@ impl<'a> Tally<'a> {
     fn missing(&self, reads: &BTreeSet<Fact>) -> String {
         match self.unknown(reads).as_slice() {
             [] => "it cannot be computed (a number too large, for instance)".to_owned(),
+            none if none.iter().all(|fact| matches!(fact, Fact::MfaAge | Fact::MfaMethod)) => {
+                "no second factor was given in this session".to_owned()
+            }
             [one] => format!("{one} is not known"),
             many => format!("these are not known: {}", list(many)),
         }

@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+/// By which methods a second factor can be given, as policies call them.
+pub const MFA_METHODS: [&str; 2] = ["totp", "recovery-code"];
+
 /// What is known when somebody asks to reach a resource.
 ///
 /// `None` means *not known*, never *empty*: a policy that reads an unknown fact errs, and an error never permits.
@@ -22,12 +25,31 @@ pub struct Facts {
     pub tags: Option<BTreeSet<String>>,
     /// How long ago the user logged in.
     pub login_age: Option<Duration>,
+    /// How long ago the user last gave a second factor in this session; `None` also where none was given.
+    pub mfa_age: Option<Duration>,
+    /// By which method: `totp`, `recovery-code`; `None` where `mfa_age` is.
+    pub mfa_method: Option<String>,
 }
 
 impl Facts {
     /// Facts of which only the two names are known.
     pub fn of(user: impl Into<String>, resource: impl Into<String>) -> Self {
-        Self { user: user.into(), groups: None, device: None, resource: resource.into(), tags: None, login_age: None }
+        Self {
+            user: user.into(),
+            groups: None,
+            device: None,
+            resource: resource.into(),
+            tags: None,
+            login_age: None,
+            mfa_age: None,
+            mfa_method: None,
+        }
+    }
+
+    /// The same, right after a second factor by this method.
+    #[must_use]
+    pub fn with_factor(self, method: &str) -> Self {
+        Self { mfa_age: Some(Duration::ZERO), mfa_method: Some(method.to_owned()), ..self }
     }
 
     /// Whether this fact is known.
@@ -37,6 +59,8 @@ impl Facts {
             Fact::Tags => self.tags.is_some(),
             Fact::Device => self.device.is_some(),
             Fact::LoginAge => self.login_age.is_some(),
+            Fact::MfaAge => self.mfa_age.is_some(),
+            Fact::MfaMethod => self.mfa_method.is_some(),
         }
     }
 }
@@ -52,17 +76,23 @@ pub enum Fact {
     Device,
     /// See [`Facts::login_age`].
     LoginAge,
+    /// See [`Facts::mfa_age`].
+    MfaAge,
+    /// See [`Facts::mfa_method`].
+    MfaMethod,
 }
 
 impl Fact {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Groups, Self::Tags, Self::Device, Self::LoginAge];
+    pub const ALL: [Self; 6] = [Self::Groups, Self::Tags, Self::Device, Self::LoginAge, Self::MfaAge, Self::MfaMethod];
 
     /// The attribute of `context` that carries it; groups and tags are no attributes.
     pub(crate) fn of_attribute(name: &str) -> Option<Self> {
         match name {
             "login_age_s" => Some(Self::LoginAge),
             "device" => Some(Self::Device),
+            "mfa_age_s" => Some(Self::MfaAge),
+            "mfa_method" => Some(Self::MfaMethod),
             _ => None,
         }
     }
@@ -75,6 +105,8 @@ impl fmt::Display for Fact {
             Self::Tags => "the tags of the resource",
             Self::Device => "the device",
             Self::LoginAge => "the age of the log-in",
+            Self::MfaAge => "the age of the second factor",
+            Self::MfaMethod => "the method of the second factor",
         })
     }
 }

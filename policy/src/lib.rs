@@ -30,7 +30,7 @@ pub use compile::{Effect, PolicySet, Problem, Rule, compile, compile_while};
 pub use decide::{Decision, Reason, decide};
 pub use diff::{Diff, diff};
 pub use explain::explain;
-pub use facts::{Fact, Facts};
+pub use facts::{Fact, Facts, MFA_METHODS};
 pub use lint::{Names, Warning, unknown_names};
 pub use survey::{Population, Shift, Shifts, Survey, compare};
 pub use visible::visible;

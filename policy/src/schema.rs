@@ -28,6 +28,10 @@ action connect appliesTo {
         login_age_s: Long,
         // The enrolled machine that asks.
         device: Device,
+        // Whole seconds since the user gave a second factor in this session. Not known where none was given.
+        mfa_age_s: Long,
+        // By which method: "totp", "recovery-code". Not known where none was given.
+        mfa_method: String,
     },
 };
 "#;

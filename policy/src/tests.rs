@@ -33,6 +33,8 @@ fn engineer() -> Facts {
         resource: "postgres".into(),
         tags: names(&["databases"]),
         login_age: Some(Duration::from_secs(60)),
+        mfa_age: Some(Duration::from_secs(30)),
+        mfa_method: Some("totp".into()),
     }
 }
 
@@ -125,8 +127,36 @@ fn without(facts: &Facts, fact: Fact) -> Facts {
         Fact::Tags => facts.tags = None,
         Fact::Device => facts.device = None,
         Fact::LoginAge => facts.login_age = None,
+        Fact::MfaAge => facts.mfa_age = None,
+        Fact::MfaMethod => facts.mfa_method = None,
     }
     facts
+}
+
+#[test]
+fn a_second_factor_is_asked_for_where_it_would_help() {
+    let recent = "@id(\"recent\") permit(principal, action, resource) when { context.mfa_age_s < 900 };";
+    let strong = "@id(\"strong\") permit(principal, action, resource) when { context.mfa_method == \"totp\" };";
+    let never = "@id(\"never\") permit(principal, action, resource) when { context.mfa_method == \"sms\" };";
+    let told = |text: &str, facts: &Facts| {
+        reasons(decide(&set(text), facts)).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let none = Facts { mfa_age: None, mfa_method: None, ..engineer() };
+    let stale = Facts { mfa_age: Some(Duration::from_secs(900)), ..engineer() };
+    let verify = "give a second factor with `umbra mfa verify`";
+    for text in [recent, strong] {
+        assert!(decide(&set(text), &engineer()).is_permit());
+        let said = told(text, &none).remove(0);
+        assert!(said.contains("for no second factor was given in this session") && said.ends_with(verify), "{said}");
+    }
+    assert!(told(recent, &stale).remove(0).ends_with(verify));
+    let weak = Facts { mfa_method: Some("recovery-code".into()), ..engineer() };
+    assert!(!decide(&set(strong), &weak).is_permit());
+    assert!(!told(never, &none).remove(0).contains(verify), "nothing that would not help is recommended");
+    // A forbid that reads what is not there forbids.
+    let forbid = format!("{strong} @id(\"no\") forbid(principal, action, resource) when {{ context.mfa_age_s > 60 }};");
+    assert!(decide(&set(&forbid), &engineer()).is_permit());
+    assert!(!decide(&set(&forbid), &Facts { mfa_age: None, ..engineer() }).is_permit());
 }
 
 #[test]

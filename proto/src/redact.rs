@@ -25,6 +25,14 @@ redact!(admin::CreateJoinKeyReply, "CreateJoinKeyReply", changed);
 redact!(admin::BackupRequest, "BackupRequest", recipients);
 redact!(local::UpRequest, "UpRequest", name);
 redact!(local::LoginRequest, "LoginRequest", user);
+redact!(v1::BeginTotpReply, "BeginTotpReply", id);
+redact!(v1::ConfirmTotpRequest, "ConfirmTotpRequest", id);
+redact!(v1::RecoveryCodes, "RecoveryCodes",);
+redact!(v1::VerifyFactorRequest, "VerifyFactorRequest",);
+redact!(local::BeginTotpReply, "BeginTotpReply", id);
+redact!(local::ConfirmTotpRequest, "ConfirmTotpRequest", id);
+redact!(local::RecoveryCodes, "RecoveryCodes",);
+redact!(local::VerifyFactorRequest, "VerifyFactorRequest",);
 
 #[cfg(test)]
 mod tests {
@@ -49,6 +57,14 @@ mod tests {
             format!("{:?}", admin::CreateJoinKeyReply { join_file: bytes(), ..Default::default() }),
             format!("{:?}", admin::BackupRequest { passphrase: canary(), recipients: Vec::new() }),
             format!("{:?}", local::UpRequest { join_file: canary(), name: "laptop".into() }),
+            format!("{:?}", v1::BeginTotpReply { id: "fa".into(), secret: canary(), uri: canary() }),
+            format!("{:?}", v1::ConfirmTotpRequest { id: "fa".into(), code: canary() }),
+            format!("{:?}", v1::RecoveryCodes { codes: vec![canary()] }),
+            format!("{:?}", v1::VerifyFactorRequest { code: canary() }),
+            format!("{:?}", local::BeginTotpReply { id: "fa".into(), secret: canary(), uri: canary() }),
+            format!("{:?}", local::ConfirmTotpRequest { id: "fa".into(), code: canary() }),
+            format!("{:?}", local::RecoveryCodes { codes: vec![canary()] }),
+            format!("{:?}", local::VerifyFactorRequest { code: canary() }),
             format!("{:?}", local::LoginRequest { user: "clerk".into(), password: canary() }),
         ];
         let as_numbers = format!("{:?}", b"canary");

@@ -3,7 +3,7 @@
 
 use super::state::{Arrangements, StoredGrant, StoredPairing};
 use crate::audit::{Denied, Entry, Outcome};
-use crate::directory::Directory;
+use crate::directory::{Directory, Method};
 use crate::judge::{self, Ground, Verdict};
 use crate::store::{Commit, CommitError};
 use grant::ledger::{Granted, LedgerError, Permit};
@@ -73,6 +73,8 @@ pub enum Reply {
         retry_after: Duration,
         /// Nobody's will: the same question may be answered otherwise in a moment.
         passing: bool,
+        /// The methods by which a second factor, given now, would make it a yes.
+        step_up: Vec<Method>,
     },
 }
 
@@ -93,9 +95,11 @@ impl Arrangements {
             let wall = self.clock.wall();
             let ground = match judge::judge(&directory, wish.device, wish.resource, wall) {
                 Ok(Verdict::Permit(ground)) => ground,
-                Ok(Verdict::Deny(reasons)) => return self.deny(wish, reasons).await,
-                Ok(Verdict::Unknown) => return self.deny(wish, vec!["there is no such resource".to_owned()]).await,
-                Err(standing) => return self.deny(wish, vec![standing.to_string()]).await,
+                Ok(Verdict::Deny { reasons, step_up }) => return self.deny(wish, reasons, step_up).await,
+                Ok(Verdict::Unknown) => {
+                    return self.deny(wish, vec!["there is no such resource".to_owned()], Vec::new()).await;
+                }
+                Err(standing) => return self.deny(wish, vec![standing.to_string()], Vec::new()).await,
             };
             match self.arrange(&directory, wish, &ground).await {
                 Attempt::Done(reply) => return reply,
@@ -107,7 +111,7 @@ impl Arrangements {
     }
 
     /// Records a deny, aggregated, and answers it.
-    async fn deny(&self, wish: &Wish, reasons: Vec<String>) -> Reply {
+    async fn deny(&self, wish: &Wish, reasons: Vec<String>, step_up: Vec<Method>) -> Reply {
         let denied = Denied {
             actor: wish.device.to_string(),
             action: "connect".to_owned(),
@@ -115,7 +119,7 @@ impl Arrangements {
             reason: reasons.join("; "),
         };
         self.record_deny(denied).await;
-        Reply::Deny { reasons, retry_after: DENY_HOLD, passing: false }
+        Reply::Deny { reasons, retry_after: DENY_HOLD, passing: false, step_up }
     }
 
     async fn arrange(&self, directory: &Directory, wish: &Wish, ground: &Ground<'_>) -> Attempt {
@@ -123,13 +127,12 @@ impl Arrangements {
         let rules = match ground.rules(directory, &org.record.pool) {
             Ok(rules) => rules,
             Err(why) => {
-                return Attempt::Done(Reply::Deny { reasons: vec![why], retry_after: DENY_HOLD, passing: false });
+                return Attempt::Done(refusal(vec![why]));
             }
         };
         // None that could come: only an administrator can help.
         if judge::gateways_of(directory, ground.site.record.id).next().is_none() {
-            let reasons = vec![NO_GATEWAY.to_owned()];
-            return Attempt::Done(Reply::Deny { reasons, retry_after: DENY_HOLD, passing: false });
+            return Attempt::Done(refusal(vec![NO_GATEWAY.to_owned()]));
         }
         let mut candidates = self.awaited_candidates(directory, wish, ground).await.into_iter().peekable();
         while let Some(gateway) = candidates.next() {
@@ -204,7 +207,7 @@ impl Arrangements {
             // Only giving something back, or time, helps: asking each second does not.
             Err(full @ (LedgerError::Device(_) | LedgerError::Tombstones(_) | LedgerError::Pairings(_))) => {
                 drop(ledger);
-                return Attempt::Done(self.deny(wish, vec![full.to_string()]).await);
+                return Attempt::Done(self.deny(wish, vec![full.to_string()], Vec::new()).await);
             }
             Err(other) => return Attempt::Done(passing(&other.to_string())),
         };
@@ -352,9 +355,19 @@ impl Arrangements {
 /// Only an administrator can help: asking each second does not.
 fn refused() -> Reply {
     let why = "the gateway refuses it by its own checks; tell your administrator that its log says why";
-    Reply::Deny { reasons: vec![why.to_owned()], retry_after: DENY_HOLD, passing: false }
+    refusal(vec![why.to_owned()])
+}
+
+/// No second factor would help.
+fn refusal(reasons: Vec<String>) -> Reply {
+    Reply::Deny { reasons, retry_after: DENY_HOLD, passing: false, step_up: Vec::new() }
 }
 
 fn passing(why: &str) -> Reply {
-    Reply::Deny { reasons: vec![format!("{why}; try again in a moment")], retry_after: SOON, passing: true }
+    Reply::Deny {
+        reasons: vec![format!("{why}; try again in a moment")],
+        retry_after: SOON,
+        passing: true,
+        step_up: Vec::new(),
+    }
 }

@@ -105,6 +105,7 @@ mod tests {
             created,
             ends,
             ended: false,
+            factor: None,
         };
         let key = JoinKey {
             id: JoinKeyId::from_bytes([3; 10]),

@@ -48,7 +48,7 @@ pub fn find(directory: &Directory, live: &Live, at: Moment) -> Finding {
         Ok(Verdict::Unknown) if directory.resources.find(&live.grant.resource).is_none() => {
             return Finding::End(Cause::Resource);
         }
-        Ok(Verdict::Deny(_) | Verdict::Unknown) => return Finding::End(Cause::Policy),
+        Ok(Verdict::Deny { .. } | Verdict::Unknown) => return Finding::End(Cause::Policy),
         Err(judge::Standing::Device | judge::Standing::Pending) => return Finding::End(Cause::Device),
         Err(judge::Standing::Session) => return Finding::End(Cause::Session),
         Err(judge::Standing::User) => return Finding::End(Cause::User),

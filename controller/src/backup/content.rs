@@ -8,8 +8,8 @@ use super::Restored;
 use crate::arrange::heads::Lost;
 use crate::arrange::state::{StoredBoot, StoredGrant, StoredPairing, StoredReach, StoredTombstone};
 use crate::directory::{
-    Counter, Device, Gateway, GatewaySeen, Group, JoinKey, NodeState, Org, OwnerToken, PastPolicy, PolicyRevision,
-    Recovery, Resource, SealedSecret, Session, Site, SuffixName, Unique, User,
+    Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, JoinKey, NodeState, Org, OwnerToken,
+    PastPolicy, PolicyRevision, Recovery, Resource, SealedSecret, Session, Site, SuffixName, Unique, User,
 };
 use crate::front::LastEndpoint;
 use crate::seal::{SealError, Sealer};
@@ -91,7 +91,7 @@ pub enum Fate {
 }
 
 /// THE table of what a backup holds; a set that is not in it is in no backup.
-pub const FATES: [(&str, Fate); 35] = [
+pub const FATES: [(&str, Fate); 37] = [
     (Org::KIND, Fate::Kept),
     (Group::KIND, Fate::Kept),
     (Site::KIND, Fate::Kept),
@@ -100,6 +100,8 @@ pub const FATES: [(&str, Fate); 35] = [
     (GatewaySeen::KIND, Fate::Kept),
     (Counter::KIND, Fate::Kept),
     (PastPolicy::KIND, Fate::Kept),
+    // Of accounts, which have to be confirmed.
+    (Factors::KIND, Fate::Kept),
     (LastEndpoint::KIND, Fate::Kept),
     (Unique::UserName.set(), Fate::Kept),
     (Unique::SiteName.set(), Fate::Kept),
@@ -118,6 +120,7 @@ pub const FATES: [(&str, Fate); 35] = [
     (SealedSecret::KIND, Fate::Sealed),
     // The same form.
     (Recovery::KIND, Fate::Sealed),
+    (FactorSecret::KIND, Fate::Sealed),
     (Session::KIND, Fate::Ended),
     (JoinKey::KIND, Fate::Ended),
     (StoredGrant::KIND, Fate::Ended),

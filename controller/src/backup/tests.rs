@@ -96,6 +96,7 @@ async fn populate(organisation: &Organisation) {
         created,
         ends: WallMs(i64::MAX),
         ended: false,
+        factor: None,
     };
     let fill = |_: &Directory, draft: &mut Draft| {
         draft.create(&USER, &user(USER, "clerk", false))?;

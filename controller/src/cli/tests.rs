@@ -421,7 +421,8 @@ async fn revokes_say_who_confirmed_and_when_the_rest_ends() {
     let user = site.organisation.now().user("clerk").unwrap().record.id;
     let (created, id) = (site.organisation.wall(), SessionId::from_bytes([5; 10]));
     let ends = created.plus(std::time::Duration::from_secs(3_600));
-    let session = Session { id, user, device: DeviceId::from_bytes([6; 10]), created, ends, ended: false };
+    let session =
+        Session { id, user, device: DeviceId::from_bytes([6; 10]), created, ends, ended: false, factor: None };
     let login = |_: &crate::directory::Directory, draft: &mut Draft| {
         draft.create(&id, &session)?;
         Ok(((), crate::audit::Entry::new(created, "test", "login", "session", crate::audit::Outcome::Done)))
@@ -448,7 +449,8 @@ async fn disabling_a_user_ends_the_sessions_in_the_same_change() {
     for n in 0..3 {
         let id = SessionId::from_bytes([n; 10]);
         let ends = created.plus(std::time::Duration::from_secs(3_600));
-        let session = Session { id, user, device: DeviceId::from_bytes([6; 10]), created, ends, ended: false };
+        let session =
+            Session { id, user, device: DeviceId::from_bytes([6; 10]), created, ends, ended: false, factor: None };
         let login = |_: &crate::directory::Directory, draft: &mut Draft| {
             draft.create(&id, &session)?;
             Ok(((), crate::audit::Entry::new(created, "test", "login", "session", crate::audit::Outcome::Done)))

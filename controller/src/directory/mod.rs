@@ -7,6 +7,7 @@
 pub mod change;
 pub mod device;
 pub mod encode;
+pub mod factor;
 pub mod gateway;
 pub mod group;
 pub mod index;
@@ -25,6 +26,7 @@ pub mod user;
 
 pub use change::{Draft, Refusal};
 pub use device::{Device, NodeState};
+pub use factor::{FactorSecret, Factors, Method, Proof, Totp};
 pub use gateway::{Gateway, GatewaySeen};
 pub use group::Group;
 pub use index::{Counted, Counter, Unique};
@@ -42,7 +44,7 @@ pub use table::{Fact, Table};
 pub use user::{PasswordHash, User};
 
 use crate::store::{Change, Item, Key, ReadError, Record};
-use model::ids::{DeviceId, GatewayId, JoinKeyId, NodeId, ResourceId, SessionId, SiteId, UserId};
+use model::ids::{DeviceId, FactorId, GatewayId, JoinKeyId, NodeId, ResourceId, SessionId, SiteId, UserId};
 use model::key::PublicKey;
 use model::revision::Revision;
 use std::collections::BTreeMap;
@@ -92,6 +94,10 @@ pub struct Directory {
     pub compiler: Compiler,
     /// Recovery secrets, by the node's id in text form.
     pub recoveries: Table<String, Recovery>,
+    /// Second factors, by user.
+    pub factors: Table<UserId, Factors>,
+    /// Their secrets.
+    pub factor_secrets: Table<FactorId, FactorSecret>,
     /// Counters.
     pub counters: Table<String, Counter>,
     /// The token of `init`.
@@ -101,7 +107,7 @@ pub struct Directory {
 }
 
 /// Sets that a directory holds, in the order in which they are read.
-pub(crate) const SETS: [&str; 26] = [
+pub(crate) const SETS: [&str; 28] = [
     Org::KIND,
     User::KIND,
     Group::KIND,
@@ -128,6 +134,8 @@ pub(crate) const SETS: [&str; 26] = [
     Unique::NodeAddress.set(),
     PastPolicy::KIND,
     Recovery::KIND,
+    Factors::KIND,
+    FactorSecret::KIND,
 ];
 
 impl Directory {
@@ -200,6 +208,8 @@ impl Directory {
             }
             Counter::KIND => self.counters.put(key, item)?,
             Recovery::KIND => self.recoveries.put(key, item)?,
+            Factors::KIND => self.factors.put(key, item)?,
+            FactorSecret::KIND => self.factor_secrets.put(key, item)?,
             OwnerToken::KIND => self.owner_token = newer(self.owner_token.take(), key, item)?,
             set if is_unique(set) => {
                 Arc::make_mut(&mut self.taken).insert(key.clone(), item.revision);
@@ -225,6 +235,8 @@ impl Directory {
             Session::KIND => self.sessions.delete(key, revision),
             JoinKey::KIND => self.join_keys.delete(key, revision),
             Recovery::KIND => self.recoveries.delete(key, revision),
+            Factors::KIND => self.factors.delete(key, revision),
+            FactorSecret::KIND => self.factor_secrets.delete(key, revision),
             PolicyRevision::KIND => {
                 self.policy = self.policy.take().filter(|fact| fact.revision > revision);
                 self.compiled = self.policy.as_ref().and_then(|fact| compile(&self.compiler, &fact.record));

@@ -1,5 +1,6 @@
 //! Who is logged in, on which device, until when?
 
+use super::factor::Proof;
 use crate::store::Record;
 use model::ids::{DeviceId, SessionId, UserId};
 use model::limits::CLOCK_BACK_MAX;
@@ -21,6 +22,9 @@ pub struct Session {
     pub ends: WallMs,
     /// It was ended before.
     pub ended: bool,
+    /// The newest second factor that was given in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub factor: Option<Proof>,
 }
 
 impl Session {

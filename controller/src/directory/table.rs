@@ -2,7 +2,8 @@
 
 use super::name::Name;
 use super::{
-    Counter, Device, Gateway, GatewaySeen, Group, JoinKey, Recovery, Resource, Session, Site, SuffixName, User,
+    Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, JoinKey, Recovery, Resource, Session, Site,
+    SuffixName, User,
 };
 use crate::store::{Item, Key, ReadError, Record, Versioned};
 use std::collections::BTreeMap;
@@ -30,6 +31,8 @@ impl Named for Session {}
 impl Named for JoinKey {}
 impl Named for Recovery {}
 impl Named for Counter {}
+impl Named for Factors {}
+impl Named for FactorSecret {}
 
 /// Decodes a record.
 pub(super) fn decode<R: Record>(key: &Key, item: &Item) -> Result<Fact<R>, ReadError> {

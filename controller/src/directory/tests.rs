@@ -223,7 +223,15 @@ fn what_is_long_over_goes_with_later_changes_and_the_rest_stays() {
         let mut id = [0; 10];
         id[..8].copy_from_slice(&n.to_be_bytes());
         let (user, device) = (UserId::from_bytes([1; 10]), DeviceId::from_bytes([1; 10]));
-        let session = Session { id: SessionId::from_bytes(id), user, device, created: WallMs(0), ends, ended: false };
+        let session = Session {
+            id: SessionId::from_bytes(id),
+            user,
+            device,
+            created: WallMs(0),
+            ends,
+            ended: false,
+            factor: None,
+        };
         (Key::of("session", session.id).unwrap(), serde_json::to_vec(&session).unwrap().into())
     };
     let old = (0..SWEEP_MAX + 6).map(|n| session(n, WallMs(1)));

@@ -155,6 +155,8 @@ calls! {
     set_password(SetPasswordRequest) -> Changed,
     set_user_enabled(SetUserEnabledRequest) -> Changed,
     delete_user(DeleteUserRequest) -> Changed,
+    list_factors(ListFactorsRequest) -> ListFactorsReply,
+    reset_factors(ResetFactorsRequest) -> Changed,
     add_group(AddGroupRequest) -> Changed,
     list_groups(ListGroupsRequest) -> ListGroupsReply,
     delete_group(DeleteGroupRequest) -> Changed,

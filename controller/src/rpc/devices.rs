@@ -7,7 +7,8 @@ use crate::audit::{Denied, Entry, Outcome};
 use crate::authn;
 use crate::authz::{Caller, refusal};
 use crate::directory::{
-    Counted, Directory, Fact, Name, NameError, NodeState, PasswordHash, Refusal, Resource, Session, SuffixName, sweep,
+    Counted, Directory, Fact, Method, Name, NameError, NodeState, PasswordHash, Proof, Refusal, Resource, Session,
+    SuffixName, sweep,
 };
 use crate::judge;
 use crate::organisation::Organisation;
@@ -142,6 +143,7 @@ impl DevicesRpc {
                 created: wall,
                 ends: wall.plus(self.organisation.timing.session),
                 ended: false,
+                factor: None,
             };
             draft.create(&fresh, &session)?;
             let entry =
@@ -234,15 +236,18 @@ fn check_room(directory: &Directory, resource: &Resource, device: DeviceId) -> R
 #[derive(Default)]
 struct Told {
     revision: Revision,
-    session: Option<SessionId>,
+    session: Option<Standing>,
     pending: bool,
     entries: BTreeMap<ResourceId, CatalogueEntry>,
 }
 
+/// A log-in, as far as a device is told when it changes.
+type Standing = (SessionId, Option<Proof>);
+
 /// What it is to know now.
 struct Outlook {
     session: Option<v1::SessionState>,
-    id: Option<SessionId>,
+    standing: Option<Standing>,
     pending: bool,
     entries: BTreeMap<ResourceId, CatalogueEntry>,
 }
@@ -252,17 +257,21 @@ impl DevicesRpc {
         let wall = self.organisation.wall();
         let pending = directory.devices.find(&device).is_some_and(|d| d.record.state == NodeState::Pending);
         let Ok(subject) = judge::subject(directory, device, wall) else {
-            return Outlook { session: None, id: None, pending, entries: BTreeMap::new() };
+            return Outlook { session: None, standing: None, pending, entries: BTreeMap::new() };
         };
         let session = &subject.session.record;
         let state = v1::SessionState {
             id: session.id.to_string(),
             user: subject.user.record.name.as_str().to_owned(),
             ends_in_ms: millis(session.ends.since(wall)),
+            factor: session.factor.map(|proof| v1::FactorProof {
+                method: proof.method.to_string(),
+                age_ms: millis(wall.since(proof.at)),
+            }),
         };
         let entries = judge::catalogue(directory, &subject, &self.arrangements.reach(), wall);
         let entries = entries.into_iter().map(|e| (e.id, e)).collect();
-        Outlook { session: Some(state), id: Some(session.id), pending, entries }
+        Outlook { session: Some(state), standing: Some((session.id, session.factor)), pending, entries }
     }
 
     async fn snapshot(&self, directory: &Directory, device: DeviceId, told: &mut Told) -> v1::DeviceUpdate {
@@ -270,7 +279,7 @@ impl DevicesRpc {
         let grants = self.arrangements.grants_of(device).await;
         *told = Told {
             revision: directory.revision,
-            session: outlook.id,
+            session: outlook.standing,
             pending: outlook.pending,
             entries: outlook.entries.clone(),
         };
@@ -292,7 +301,7 @@ impl DevicesRpc {
     /// What changed since the device was last told; none when nothing did.
     async fn delta(&self, directory: &Directory, device: DeviceId, told: &mut Told) -> Option<v1::DeviceUpdate> {
         let outlook = self.outlook(directory, device);
-        if outlook.id != told.session || outlook.pending != told.pending {
+        if outlook.standing != told.session || outlook.pending != told.pending {
             return Some(self.snapshot(directory, device, told).await);
         }
         if outlook.entries == told.entries {
@@ -442,6 +451,87 @@ impl Devices for DevicesRpc {
         let reply = v1::NameAddressReply { resource: resource.to_string(), address: Some(address.into()) };
         Ok(Response::new(reply))
     }
+
+    async fn list_factors(
+        &self,
+        request: Request<v1::ListFactorsRequest>,
+    ) -> Result<Response<v1::ListFactorsReply>, Status> {
+        self.factors(device_of(&request)?).map(Response::new)
+    }
+
+    async fn begin_totp(&self, request: Request<v1::BeginTotpRequest>) -> Result<Response<v1::BeginTotpReply>, Status> {
+        let device = device_of(&request)?;
+        let name: Name =
+            request.into_inner().name.parse().map_err(|e: NameError| Status::invalid_argument(e.to_string()))?;
+        let begun = self.organisation.begin_totp(device, &name).await.map_err(refused)?;
+        let (secret, uri) = (begun.secret.expose().clone(), begun.uri.expose().clone());
+        Ok(Response::new(v1::BeginTotpReply { id: begun.id.to_string(), secret, uri }))
+    }
+
+    async fn confirm_totp(
+        &self,
+        request: Request<v1::ConfirmTotpRequest>,
+    ) -> Result<Response<v1::RecoveryCodes>, Status> {
+        let device = device_of(&request)?;
+        let v1::ConfirmTotpRequest { id: factor, code } = request.into_inner();
+        let (factor, code) = (id("id", &factor).map_err(malformed)?, Secret::new(code));
+        let codes = self.organisation.confirm_totp(device, factor, code).await.map_err(refused)?;
+        Ok(Response::new(shown(&codes)))
+    }
+
+    async fn verify_factor(
+        &self,
+        request: Request<v1::VerifyFactorRequest>,
+    ) -> Result<Response<v1::VerifyFactorReply>, Status> {
+        let device = device_of(&request)?;
+        let code = Secret::new(request.into_inner().code);
+        let (_, proof) = self.organisation.verify_factor(device, code).await.map_err(refused)?;
+        Ok(Response::new(v1::VerifyFactorReply { method: proof.method.to_string() }))
+    }
+
+    async fn remove_factor(
+        &self,
+        request: Request<v1::RemoveFactorRequest>,
+    ) -> Result<Response<v1::RemoveFactorReply>, Status> {
+        let device = device_of(&request)?;
+        let revision = self.organisation.remove_factor(device, &request.into_inner().factor).await.map_err(refused)?;
+        self.arrangements.settled(revision).await;
+        Ok(Response::new(v1::RemoveFactorReply {}))
+    }
+
+    async fn renew_recovery_codes(
+        &self,
+        request: Request<v1::RenewRecoveryCodesRequest>,
+    ) -> Result<Response<v1::RecoveryCodes>, Status> {
+        let device = device_of(&request)?;
+        let codes = self.organisation.renew_recovery(device).await.map_err(refused)?;
+        Ok(Response::new(shown(&codes)))
+    }
+}
+
+fn shown(codes: &[Secret<String>]) -> v1::RecoveryCodes {
+    v1::RecoveryCodes { codes: codes.iter().map(|code| code.expose().clone()).collect() }
+}
+
+impl DevicesRpc {
+    /// What the user at this device has.
+    fn factors(&self, device: DeviceId) -> Result<v1::ListFactorsReply, Status> {
+        let (directory, now) = (self.organisation.now(), self.organisation.wall());
+        let subject = judge::subject(&directory, device, now).map_err(|e| Status::permission_denied(e.to_string()))?;
+        let held = crate::factors::of(&directory, subject.user.record.id);
+        let factors = held.confirmed().map(|totp| v1::Factor {
+            id: totp.id.to_string(),
+            name: totp.name.to_string(),
+            method: Method::Totp.to_string(),
+            age_ms: millis(now.since(totp.created)),
+            used_ms_ago: totp.used.map(|at| millis(now.since(at))),
+        });
+        Ok(v1::ListFactorsReply {
+            factors: factors.collect(),
+            recovery_codes: u32::try_from(held.recovery.len()).unwrap_or(u32::MAX),
+            locked_ms: held.wait(now).map_or(0, millis),
+        })
+    }
 }
 
 /// Checks a request for access.
@@ -478,9 +568,12 @@ fn write(reply: Reply) -> Outcomes {
                 .collect(),
             ends_in_ms: millis(ends_in),
         }),
-        Reply::Deny { reasons, retry_after, passing } => {
-            Outcomes::Deny(v1::Deny { reasons, retry_after_ms: millis(retry_after), passing })
-        }
+        Reply::Deny { reasons, retry_after, passing, step_up } => Outcomes::Deny(v1::Deny {
+            reasons,
+            retry_after_ms: millis(retry_after),
+            passing,
+            step_up: step_up.iter().map(ToString::to_string).collect(),
+        }),
     }
 }
 

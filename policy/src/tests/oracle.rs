@@ -8,7 +8,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::without;
-use crate::{Access, Decision, Fact, Facts, PolicySet, Population, Reason, Survey, access, compile, decide, visible};
+use crate::{
+    Access, Decision, Fact, Facts, MFA_METHODS, PolicySet, Population, Reason, Survey, access, compile, decide, visible,
+};
 
 const USERS: [&str; 3] = ["u0", "u1", "x"];
 const GROUPS: [&str; 3] = ["g0", "g1", "x"];
@@ -29,6 +31,8 @@ enum Cond {
     /// Computes with the largest number, and so errs for every age but zero.
     Overflow,
     OnDevice(usize),
+    FactorYounger(i64),
+    FactorIs(usize),
     InGroup(usize),
     Tagged(usize),
     Not(Box<Cond>),
@@ -53,6 +57,8 @@ fn cond() -> impl Strategy<Value = Cond> {
         4 => (0..4i64).prop_map(Cond::Younger),
         1 => Just(Cond::Overflow),
         2 => (0..2usize).prop_map(Cond::OnDevice),
+        2 => (0..3i64).prop_map(Cond::FactorYounger),
+        1 => (0..2usize).prop_map(Cond::FactorIs),
         2 => (0..3usize).prop_map(Cond::InGroup),
         2 => (0..3usize).prop_map(Cond::Tagged),
     ];
@@ -79,14 +85,17 @@ fn facts() -> impl Strategy<Value = Facts> {
     let device = prop::option::weighted(0.85, prop::sample::select(DEVICES.to_vec()).prop_map(str::to_owned));
     let age = prop::option::weighted(0.85, (0..4u64).prop_map(Duration::from_secs));
     let (users, resources) = (prop::sample::select(USERS.to_vec()), prop::sample::select(RESOURCES.to_vec()));
-    (users, some_of(GROUPS), device, resources, some_of(TAGS), age).prop_map(
-        |(user, groups, device, resource, tags, login_age)| Facts {
+    let factor = prop::option::weighted(0.7, (0..3u64, prop::sample::select(MFA_METHODS.to_vec())));
+    (users, some_of(GROUPS), device, resources, some_of(TAGS), age, factor).prop_map(
+        |(user, groups, device, resource, tags, login_age, factor)| Facts {
             user: user.to_owned(),
             groups,
             device,
             resource: resource.to_owned(),
             tags,
             login_age,
+            mfa_age: factor.map(|(age, _)| Duration::from_secs(age)),
+            mfa_method: factor.map(|(_, method)| method.to_owned()),
         },
     )
 }
@@ -106,6 +115,8 @@ fn print_cond(cond: &Cond) -> String {
         Cond::Younger(age) => format!("context.login_age_s < {age}"),
         Cond::Overflow => "context.login_age_s + 9223372036854775807 > 0".to_owned(),
         Cond::OnDevice(d) => format!("context.device == Device::\"{}\"", DEVICES[*d]),
+        Cond::FactorYounger(age) => format!("context.mfa_age_s < {age}"),
+        Cond::FactorIs(m) => format!("context.mfa_method == \"{}\"", MFA_METHODS[*m]),
         Cond::InGroup(g) => format!("principal in Group::\"{}\"", GROUPS[*g]),
         Cond::Tagged(t) => format!("resource in Tag::\"{}\"", TAGS[*t]),
         Cond::Not(a) => format!("!({})", print_cond(a)),
@@ -154,6 +165,8 @@ fn holds(cond: &Cond, facts: &Facts) -> Option<bool> {
         Cond::Younger(limit) => age.map(|age| age < *limit as u64),
         Cond::Overflow => age.and_then(|age| (age == 0).then_some(true)),
         Cond::OnDevice(d) => facts.device.as_ref().map(|device| device == DEVICES[*d]),
+        Cond::FactorYounger(limit) => facts.mfa_age.map(|age| age.as_secs() < *limit as u64),
+        Cond::FactorIs(m) => facts.mfa_method.as_ref().map(|method| method == MFA_METHODS[*m]),
         Cond::InGroup(g) => facts.groups.as_ref().map(|all| all.contains(GROUPS[*g])),
         Cond::Tagged(t) => facts.tags.as_ref().map(|all| all.contains(TAGS[*t])),
         Cond::Not(a) => holds(a, facts).map(|a| !a),
@@ -181,7 +194,7 @@ fn asks(cond: &Cond, facts: &Facts) -> bool {
         Cond::Tagged(_) => facts.tags.is_none(),
         Cond::Not(a) => asks(a, facts),
         Cond::And(a, b) | Cond::Or(a, b) => asks(a, facts) || asks(b, facts),
-        Cond::Younger(_) | Cond::Overflow | Cond::OnDevice(_) => false,
+        Cond::Younger(_) | Cond::Overflow | Cond::OnDevice(_) | Cond::FactorYounger(_) | Cond::FactorIs(_) => false,
     }
 }
 
@@ -265,7 +278,23 @@ fn is_visible(set: &PolicySet, facts: &Facts) -> bool {
 fn moments(facts: &Facts) -> Vec<Facts> {
     let ages = (0..5).map(|age| Some(Duration::from_secs(age))).chain([Some(Duration::MAX), None]);
     let devices = || DEVICES.iter().copied().chain(["d9"]).map(|name| Some(name.to_owned())).chain([None]);
-    ages.flat_map(|login_age| devices().map(move |device| Facts { device, login_age, ..facts.clone() })).collect()
+    let factors = || {
+        let ages = (0..4).map(Duration::from_secs).chain([Duration::MAX]);
+        let methods = || MFA_METHODS.iter().copied().chain(["passkey"]).map(|method| Some(method.to_owned()));
+        let given = ages.flat_map(move |age| methods().map(move |method| (Some(age), method)));
+        given.chain([(None, None)])
+    };
+    let of = |login_age| {
+        let pairs = devices().flat_map(move |device| factors().map(move |factor| (device.clone(), factor)));
+        pairs.map(move |(device, (mfa_age, mfa_method))| Facts {
+            device,
+            login_age,
+            mfa_age,
+            mfa_method,
+            ..facts.clone()
+        })
+    };
+    ages.flat_map(of).collect()
 }
 
 /// How many sets of policies, with 17 requests each on average (60,000 make 10^6 cases): `UMBRA_POLICY_CASES`, or few enough for every run.

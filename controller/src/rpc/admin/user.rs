@@ -3,7 +3,8 @@
 use super::{AdminRpc, changed, name, parse_all, random};
 use crate::authn;
 use crate::authz::Caller;
-use crate::directory::{Device, Directory, Draft, Name, NodeState, Refusal, Session, Unique, User};
+use crate::directory::{Device, Directory, Draft, Method, Name, NodeState, Refusal, Session, Unique, User};
+use crate::factors;
 use crate::store::Record as _;
 use model::ids::UserId;
 use model::limits::GROUPS_MAX;
@@ -140,10 +141,56 @@ impl AdminRpc {
             for device in directory.devices.values().filter(|d| d.record.user == Some(user.id)) {
                 draft.update(device, &Device { state: NodeState::Revoked, ..device.record.clone() })?;
             }
+            factors::remove_all(directory, draft, user.id)?;
             draft.remove(fact);
             draft.release(Unique::UserName, &user.name)?;
             let entry = self.organisation.entry(caller, "user.delete", &fact.key).with("name", user.name.as_str());
             Ok((user, entry.with("sessions_ended", ended)))
+        };
+        let (revision, user) = self.organisation.change(make).await?;
+        Ok(self.settled(revision, changed(revision, user.id, user.name)).await)
+    }
+
+    pub(super) async fn list_factors(
+        &self,
+        _: &Caller,
+        message: wire::ListFactorsRequest,
+    ) -> Result<wire::ListFactorsReply, Refusal> {
+        let (directory, now) = (self.organisation.now(), self.organisation.wall());
+        let user = directory.users.typed(&message.user).ok_or_else(|| Refusal::missing("user", &message.user))?;
+        let held = factors::of(&directory, user.record.id);
+        let factors = held.confirmed().map(|totp| wire::Factor {
+            id: totp.id.to_string(),
+            name: totp.name.to_string(),
+            method: Method::Totp.to_string(),
+            created_ms: totp.created.0,
+            used_ms: totp.used.map_or(0, |at| at.0),
+        });
+        Ok(wire::ListFactorsReply {
+            factors: factors.collect(),
+            recovery_codes: u32::try_from(held.recovery.len()).unwrap_or(u32::MAX),
+            wrong_codes: held.wrong,
+            locked_ms: held.wait(now).map_or(0, proto::convert::millis),
+        })
+    }
+
+    /// Removes all second factors of a user: whoever lost them adds new ones. Sessions end: who had them may not be who lost them.
+    pub(super) async fn reset_factors(
+        &self,
+        caller: &Caller,
+        message: wire::ResetFactorsRequest,
+    ) -> Result<wire::Changed, Refusal> {
+        let typed = message.user.as_str();
+        let make = |directory: &Directory, draft: &mut Draft| {
+            let fact = directory.users.typed(typed).ok_or_else(|| Refusal::missing("user", typed))?;
+            let user = fact.record.clone();
+            let removed = factors::remove_all(directory, draft, user.id)?;
+            let ended = end_sessions(directory, draft, user.id)?;
+            draft.stands_on(fact);
+            let entry =
+                self.organisation.entry(caller, "user.reset-factors", &fact.key).with("name", user.name.as_str());
+            let removed = u64::try_from(removed).unwrap_or(u64::MAX);
+            Ok((user, entry.with("factors_removed", removed).with("sessions_ended", ended)))
         };
         let (revision, user) = self.organisation.change(make).await?;
         Ok(self.settled(revision, changed(revision, user.id, user.name)).await)

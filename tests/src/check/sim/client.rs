@@ -228,7 +228,7 @@ impl Client {
         };
         let now = self.clocks.now(scene.now);
         match reply {
-            Reply::Deny { reasons, retry_after, passing } => {
+            Reply::Deny { reasons, retry_after, passing, .. } => {
                 self.book.denied(now, resource, Denial { reasons, retry_after, passing });
             }
             Reply::Permit { grant, pairing, offer, rules, ends_in } => {

@@ -569,10 +569,10 @@ impl Controller {
         }
         let at = self.moment(scene.now);
         let directory = self.directory.clone();
-        let deny = |reasons| Reply::Deny { reasons, retry_after: DENY_HOLD, passing: false };
+        let deny = |reasons| Reply::Deny { reasons, retry_after: DENY_HOLD, passing: false, step_up: Vec::new() };
         let ground = match judge::judge(&directory, pending.wish.device, pending.wish.resource, at.wall) {
             Ok(Verdict::Permit(ground)) => ground,
-            Ok(Verdict::Deny(reasons)) => return self.answer(&pending, deny(reasons)),
+            Ok(Verdict::Deny { reasons, .. }) => return self.answer(&pending, deny(reasons)),
             Ok(Verdict::Unknown) => return self.answer(&pending, deny(vec!["there is no such resource".to_owned()])),
             Err(standing) => return self.answer(&pending, deny(vec![standing.to_string()])),
         };
@@ -683,7 +683,10 @@ impl Controller {
                 if self.ledger.live(granted.grant).is_none() {
                     if self.ledger.tombstone(granted.grant).map(|t| t.cause) == Some(Cause::Refused) {
                         let reasons = vec!["the gateway refuses it".to_owned()];
-                        self.answer(&pending, Reply::Deny { reasons, retry_after: DENY_HOLD, passing: false });
+                        self.answer(
+                            &pending,
+                            Reply::Deny { reasons, retry_after: DENY_HOLD, passing: false, step_up: Vec::new() },
+                        );
                     } else {
                         self.decide(scene, pending);
                     }
@@ -797,5 +800,10 @@ fn site_of(directory: &Directory, gateway: GatewayId) -> Vec<Prefix> {
 }
 
 fn passing(why: &str) -> Reply {
-    Reply::Deny { reasons: vec![why.to_owned()], retry_after: Duration::from_secs(1), passing: true }
+    Reply::Deny {
+        reasons: vec![why.to_owned()],
+        retry_after: Duration::from_secs(1),
+        passing: true,
+        step_up: Vec::new(),
+    }
 }
