@@ -11,7 +11,7 @@ mod connects;
 mod orders;
 mod report;
 
-pub use orders::{Order, Reply};
+pub use orders::{FactorOrder, Order, Reply};
 
 use crate::catalogue::{Catalogue, Delta, Session};
 use crate::connect::{Book, Loss, Seen as Glance, Word};
@@ -77,10 +77,24 @@ pub struct Parts {
 
 /// What comes back from the task's own calls.
 enum Inner {
-    Opened { generation: u64, asked: Instant, stream: Result<rpc::Stream, tonic::Status> },
+    Opened {
+        generation: u64,
+        asked: Instant,
+        stream: Result<rpc::Stream, tonic::Status>,
+    },
     Answered(Answered),
-    LoggedIn { user: String, reply: Reply<proto::local::LoginReply>, result: Result<(String, Duration), tonic::Status> },
-    Named { name: HostName, reply: orders::NameReply, result: orders::Named },
+    LoggedIn {
+        user: String,
+        reply: Reply<proto::local::LoginReply>,
+        result: Result<(String, Duration), tonic::Status>,
+    },
+    /// A second factor was given: old denials say nothing any more.
+    Proven,
+    Named {
+        name: HostName,
+        reply: orders::NameReply,
+        result: orders::Named,
+    },
     Controllers(Vec<SocketAddr>),
 }
 
@@ -384,6 +398,7 @@ impl Agent {
                 }
             }
             Inner::Answered(answered) => self.on_answer(answered),
+            Inner::Proven => self.book.forget_denials(),
             Inner::LoggedIn { user, reply, result } => self.on_logged_in(user, reply, result),
             Inner::Named { name, reply, result } => self.on_named(name, reply, result).await,
             Inner::Controllers(found) => {

@@ -17,6 +17,8 @@ pub struct Session {
     pub user: String,
     /// When it ends.
     pub ends: Instant,
+    /// The newest second factor: its method, and when it was given.
+    pub factor: Option<(String, Instant)>,
 }
 
 /// A change onto one exact state.

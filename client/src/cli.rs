@@ -5,12 +5,14 @@
 //! | `args` | which commands and options are there? |
 //! | `run` | which call does each make? |
 //! | `show` | how is its answer shown? |
-//! | `input` | where does the password come from? |
+//! | `mfa` | how does a person add a second factor, and give one? |
+//! | `input` | where do passwords and codes come from? |
 //!
 //! Tables, JSON, errors and questions are `node::cli`'s.
 
 mod args;
 mod input;
+mod mfa;
 mod run;
 mod show;
 

@@ -73,6 +73,8 @@ pub struct Denial {
     pub retry_after: Duration,
     /// Nobody's will: no gateway is there right now.
     pub passing: bool,
+    /// Methods by which a second factor, given now, would make it a permit.
+    pub step_up: Vec<String>,
 }
 
 /// A permit, as the book needs it.
@@ -139,6 +141,8 @@ struct Entry {
     asking: Option<Asking>,
     denied: Option<Instant>,
     word: Option<(Instant, Word)>,
+    /// Of the newest refusal: methods of a second factor that would do.
+    step_up: Vec<String>,
     /// When to ask; NEVER: not.
     due: Instant,
     /// Since when something waits for an answer.
@@ -163,6 +167,7 @@ impl Default for Entry {
             asking: None,
             denied: None,
             word: None,
+            step_up: Vec::new(),
             due: Instant::NEVER,
             wanted: None,
             asked: None,
@@ -295,6 +300,7 @@ impl Book {
         let passing = denial.passing;
         let again = now.plus(denial.retry_after.max(PASSING_MIN));
         entry.word = Some((now, Word::Denied(denial.reasons)));
+        entry.step_up = denial.step_up;
         match &entry.grant {
             None if passing && entry.wanted.is_some_and(|at| now.since(at) < RETRY_FOR) => entry.due = again,
             Some(held) if passing || held.moving.is_none() => {
@@ -512,6 +518,11 @@ impl Book {
     /// The grant, as long as it is to carry packets.
     pub fn grant(&self, resource: &ResourceId) -> Option<&Held> {
         self.entries.get(resource)?.grant.as_ref()
+    }
+
+    /// By which methods a second factor, given now, would make the newest refusal a permit.
+    pub fn step_up(&self, resource: &ResourceId) -> &[String] {
+        self.entries.get(resource).map_or(&[], |entry| entry.step_up.as_slice())
     }
 
     /// Denied until then.

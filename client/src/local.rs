@@ -1,7 +1,7 @@
 //! Who may give this machine's client orders? Root and members of the group `umbra`, over a Unix socket whose other end the
 //! kernel names. The socket's mode keeps others out, and each call is checked all the same.
 
-use crate::agent::{Order, Reply};
+use crate::agent::{FactorOrder, Order, Reply};
 use crate::daemon::{Command, Front};
 use host::local::{LocalListener, may_administer};
 use model::limits::{ADMIN_CALL_MAX, JOIN_BYTES_MAX, RPC_STREAMS_MAX};
@@ -87,6 +87,44 @@ impl Local for Desk {
     async fn login(&self, request: Request<wire::LoginRequest>) -> Result<Response<wire::LoginReply>, Status> {
         let wire::LoginRequest { user, password } = request.into_inner();
         self.order(|reply| Order::Login { user, password: Secret::new(password), reply }).await
+    }
+    async fn list_factors(
+        &self,
+        _: Request<wire::ListFactorsRequest>,
+    ) -> Result<Response<wire::ListFactorsReply>, Status> {
+        self.order(|reply| Order::Factor(FactorOrder::List(reply))).await
+    }
+    async fn begin_totp(
+        &self,
+        request: Request<wire::BeginTotpRequest>,
+    ) -> Result<Response<wire::BeginTotpReply>, Status> {
+        self.order(|reply| Order::Factor(FactorOrder::Begin(request.into_inner().name, reply))).await
+    }
+    async fn confirm_totp(
+        &self,
+        request: Request<wire::ConfirmTotpRequest>,
+    ) -> Result<Response<wire::RecoveryCodes>, Status> {
+        let wire::ConfirmTotpRequest { id, code } = request.into_inner();
+        self.order(|reply| Order::Factor(FactorOrder::Confirm { id, code: Secret::new(code), reply })).await
+    }
+    async fn verify_factor(
+        &self,
+        request: Request<wire::VerifyFactorRequest>,
+    ) -> Result<Response<wire::VerifyFactorReply>, Status> {
+        let code = Secret::new(request.into_inner().code);
+        self.order(|reply| Order::Factor(FactorOrder::Verify(code, reply))).await
+    }
+    async fn remove_factor(
+        &self,
+        request: Request<wire::RemoveFactorRequest>,
+    ) -> Result<Response<wire::RemoveFactorReply>, Status> {
+        self.order(|reply| Order::Factor(FactorOrder::Remove(request.into_inner().factor, reply))).await
+    }
+    async fn renew_recovery_codes(
+        &self,
+        _: Request<wire::RenewRecoveryCodesRequest>,
+    ) -> Result<Response<wire::RecoveryCodes>, Status> {
+        self.order(|reply| Order::Factor(FactorOrder::Renew(reply))).await
     }
     async fn logout(&self, _: Request<wire::LogoutRequest>) -> Result<Response<wire::LogoutReply>, Status> {
         self.order(Order::Logout).await

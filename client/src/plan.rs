@@ -358,7 +358,8 @@ mod tests {
         assert!(book.permitted(NOW, resource(1), permit));
         book.ask(NOW, resource(2));
         book.request(NOW).unwrap();
-        let denial = Denial { reasons: vec!["no".to_owned()], retry_after: Duration::ZERO, passing: false };
+        let denial =
+            Denial { reasons: vec!["no".to_owned()], retry_after: Duration::ZERO, passing: false, step_up: Vec::new() };
         book.denied(NOW, resource(2), denial);
         let at = |now| {
             let plan = plan(&place(), &catalogue, &book, now);

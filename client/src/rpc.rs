@@ -2,10 +2,11 @@
 
 use crate::catalogue::{Delta, Session};
 use model::grant::{CatalogueAddress, CatalogueEntry, Ending, PairingOffer};
-use model::ids::{GrantId, PairingId, ResourceId};
+use model::ids::{FactorId, GrantId, PairingId, ResourceId};
 use model::key::{Psk, PublicKey};
 use model::limits::{
-    CATALOGUE_MAX, ENDPOINTS_MAX, GRANTS_PER_DEVICE_MAX, LIST_MAX, REASON_CHARS_MAX, REASONS_MAX, RULES_PER_GRANT_MAX,
+    CATALOGUE_MAX, ENDPOINTS_MAX, FACTORS_PER_USER_MAX, GRANTS_PER_DEVICE_MAX, LIST_MAX, REASON_CHARS_MAX, REASONS_MAX,
+    RECOVERY_CODES, RULES_PER_GRANT_MAX,
 };
 use model::net::{HostName, Prefix};
 use model::revision::Revision;
@@ -13,6 +14,7 @@ use model::secret::Secret;
 use model::time::Instant;
 use node::channel::MESSAGE_MAX;
 use proto::convert::{WireError, array, bounded, display_name, ending, id, required, wrong};
+use proto::local;
 use proto::v1;
 use proto::v1::connect_reply::Result as Outcome;
 use proto::v1::device_update::What;
@@ -21,6 +23,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
+
+/// Methods of a second factor that one answer names.
+const METHODS_MAX: usize = 8;
 
 /// How long the controller may take to answer anything but a connect, which includes a gateway's way.
 const CALL_MAX: Duration = Duration::from_secs(10);
@@ -86,6 +91,8 @@ pub enum Answer {
         retry_after: Duration,
         /// Nobody's will: the same question may be answered otherwise in a moment.
         passing: bool,
+        /// Methods by which a second factor, given now, would make it a permit.
+        step_up: Vec<String>,
     },
 }
 
@@ -134,6 +141,94 @@ pub async fn logout(channel: Channel) -> Result<(), Status> {
     within(CALL_MAX, client(channel).logout(v1::LogoutRequest {})).await.map(|_| ())
 }
 
+/// The second factors of whoever is logged in.
+pub async fn list_factors(channel: Channel) -> Result<local::ListFactorsReply, Status> {
+    let reply = within(CALL_MAX, client(channel).list_factors(v1::ListFactorsRequest {})).await?.into_inner();
+    read_factors(reply).map_err(malformed)
+}
+
+/// Checks a list of second factors.
+pub fn read_factors(reply: v1::ListFactorsReply) -> Result<local::ListFactorsReply, WireError> {
+    let factor = |f: v1::Factor| {
+        Ok(local::Factor {
+            id: id::<FactorId>("factor.id", &f.id)?.to_string(),
+            name: display_name("factor.name", &f.name)?,
+            method: display_name("factor.method", &f.method)?,
+            age_ms: f.age_ms,
+            used_ms_ago: f.used_ms_ago,
+        })
+    };
+    Ok(local::ListFactorsReply {
+        factors: bounded("factors", reply.factors, FACTORS_PER_USER_MAX)?
+            .into_iter()
+            .map(factor)
+            .collect::<Result<_, _>>()?,
+        recovery_codes: reply.recovery_codes,
+        locked_ms: reply.locked_ms,
+    })
+}
+
+/// Begins an authenticator app.
+pub async fn begin_totp(channel: Channel, name: String) -> Result<local::BeginTotpReply, Status> {
+    let reply = within(CALL_MAX, client(channel).begin_totp(v1::BeginTotpRequest { name })).await?.into_inner();
+    read_begun(reply).map_err(malformed)
+}
+
+/// Checks what an app is to share.
+pub fn read_begun(reply: v1::BeginTotpReply) -> Result<local::BeginTotpReply, WireError> {
+    Ok(local::BeginTotpReply {
+        id: id::<FactorId>("id", &reply.id)?.to_string(),
+        secret: display_name("secret", &reply.secret)?,
+        uri: printable("uri", reply.uri)?,
+    })
+}
+
+/// The first code of an app.
+pub async fn confirm_totp(channel: Channel, id: String, code: String) -> Result<local::RecoveryCodes, Status> {
+    // Ten hashes are made.
+    let request = v1::ConfirmTotpRequest { id, code };
+    let reply = within(CALL_MAX * 2, client(channel).confirm_totp(request)).await?.into_inner();
+    read_codes(reply).map_err(malformed)
+}
+
+/// Gives a second factor; answers its method.
+pub async fn verify_factor(channel: Channel, code: String) -> Result<local::VerifyFactorReply, Status> {
+    let request = v1::VerifyFactorRequest { code };
+    let reply = within(CALL_MAX * 2, client(channel).verify_factor(request)).await?.into_inner();
+    let method = display_name("method", &reply.method).map_err(malformed)?;
+    Ok(local::VerifyFactorReply { method })
+}
+
+/// Gives a second factor up.
+pub async fn remove_factor(channel: Channel, factor: String) -> Result<local::RemoveFactorReply, Status> {
+    within(CALL_MAX, client(channel).remove_factor(v1::RemoveFactorRequest { factor })).await?;
+    Ok(local::RemoveFactorReply {})
+}
+
+/// New recovery codes.
+pub async fn renew_recovery_codes(channel: Channel) -> Result<local::RecoveryCodes, Status> {
+    let request = v1::RenewRecoveryCodesRequest {};
+    let reply = within(CALL_MAX * 2, client(channel).renew_recovery_codes(request)).await?.into_inner();
+    read_codes(reply).map_err(malformed)
+}
+
+/// Checks recovery codes.
+pub fn read_codes(reply: v1::RecoveryCodes) -> Result<local::RecoveryCodes, WireError> {
+    let codes = bounded("codes", reply.codes, RECOVERY_CODES)?;
+    let codes = codes.into_iter().map(|code| printable("codes", code)).collect::<Result<_, _>>()?;
+    Ok(local::RecoveryCodes { codes })
+}
+
+/// A text that is shown as it is: visible ASCII, no longer than a person would copy.
+fn printable(field: &'static str, text: String) -> Result<String, WireError> {
+    let fits = text.len() <= REASON_CHARS_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits { Ok(text) } else { Err(wrong(field, "is not what can be typed")) }
+}
+
+fn malformed(error: WireError) -> Status {
+    Status::internal(format!("the controller's answer is not valid: {error}"))
+}
+
 /// Asks for access.
 pub async fn connect(channel: Channel, request: &crate::connect::Request, key: PublicKey) -> Result<Answer, String> {
     let message = v1::ConnectRequest {
@@ -172,9 +267,15 @@ fn session(state: Option<v1::SessionState>, now: Instant) -> Result<Option<Sessi
             id: id("session.id", &s.id)?,
             user: display_name("session.user", &s.user)?,
             ends: now.plus(Duration::from_millis(s.ends_in_ms)),
+            factor: s.factor.map(|proof| read_factor(proof, now)).transpose()?,
         })
     };
     state.map(read).transpose()
+}
+
+fn read_factor(proof: v1::FactorProof, now: Instant) -> Result<(String, Instant), WireError> {
+    let given = now.0.saturating_sub(proof.age_ms.saturating_mul(1_000_000));
+    Ok((display_name("session.factor.method", &proof.method)?, Instant(given)))
 }
 
 fn entries(list: Vec<v1::Resource>) -> Result<Vec<CatalogueEntry>, WireError> {
@@ -239,7 +340,10 @@ pub fn read_answer(reply: v1::ConnectReply) -> Result<Answer, WireError> {
         }
         Outcome::Deny(d) => {
             let reasons = d.reasons.iter().take(REASONS_MAX).map(|r| readable(r)).collect();
-            Ok(Answer::Deny { reasons, retry_after: Duration::from_millis(d.retry_after_ms), passing: d.passing })
+            let step_up = d.step_up.iter().take(METHODS_MAX);
+            let step_up = step_up.map(|method| display_name("deny.step_up", method)).collect::<Result<_, _>>()?;
+            let retry_after = Duration::from_millis(d.retry_after_ms);
+            Ok(Answer::Deny { reasons, retry_after, passing: d.passing, step_up })
         }
     }
 }
@@ -303,7 +407,8 @@ mod tests {
 
     /// A snapshot with everything in it, changed in one place.
     fn snapshot(change: &dyn Fn(&mut v1::DeviceSnapshot)) -> Result<Update, WireError> {
-        let state = v1::SessionState { id: "se-0000000000000000".into(), user: "clerk".into(), ends_in_ms: 1 };
+        let factor = Some(v1::FactorProof { method: "totp".into(), age_ms: 1 });
+        let state = v1::SessionState { id: "se-0000000000000000".into(), user: "clerk".into(), ends_in_ms: 1, factor };
         let mut full = v1::DeviceSnapshot {
             session: Some(state),
             resources: vec![crate::testkit::entry(1, "wiki", "10.77.64.0").into()],
@@ -326,9 +431,10 @@ mod tests {
             let session = |s: &mut v1::DeviceSnapshot, change: &dyn Fn(&mut v1::SessionState)| {
                 s.session.as_mut().map(change).unwrap();
             };
-            let changes: [&dyn Fn(&mut v1::DeviceSnapshot); 8] = [
+            let changes: [&dyn Fn(&mut v1::DeviceSnapshot); 9] = [
                 &|s| session(s, &|state| state.id = text()),
                 &|s| session(s, &|state| state.user = text()),
+                &|s| session(s, &|state| state.factor.as_mut().unwrap().method = text()),
                 &|s| s.resources[0].id = text(),
                 &|s| s.resources[0].name = text(),
                 &|s| s.resources[0].suffixes = vec![text()],
@@ -359,9 +465,11 @@ mod tests {
 
     #[test]
     fn reasons_are_bounded() {
-        let deny = v1::Deny { reasons: vec!["x".repeat(10_000); 1_000], retry_after_ms: 1, passing: false };
+        let step_up = vec!["totp".to_owned(); 1_000];
+        let deny = v1::Deny { reasons: vec!["x".repeat(10_000); 1_000], retry_after_ms: 1, passing: false, step_up };
         let answer = read_answer(v1::ConnectReply { result: Some(Outcome::Deny(deny)) }).unwrap();
-        let Answer::Deny { reasons, .. } = answer else { panic!("permitted") };
+        let Answer::Deny { reasons, step_up, .. } = answer else { panic!("permitted") };
+        assert_eq!(step_up.len(), METHODS_MAX);
         assert_eq!((reasons.len(), reasons[0].len()), (REASONS_MAX, REASON_CHARS_MAX));
     }
 }

@@ -72,8 +72,8 @@ impl Agent {
                 self.book.failed(now, resource, why);
                 self.link.nudge();
             }
-            Ok(Answer::Deny { reasons, retry_after, passing }) => {
-                self.book.denied(now, resource, Denial { reasons, retry_after, passing });
+            Ok(Answer::Deny { reasons, retry_after, passing, step_up }) => {
+                self.book.denied(now, resource, Denial { reasons, retry_after, passing, step_up });
             }
             Ok(Answer::Permit { grant, pairing, offer, prefixes, ends_in }) => {
                 let gateway = offer.as_ref().map(|o| o.gateway);

@@ -44,6 +44,8 @@ pub enum Order {
         /// The answer.
         reply: Reply<local::LoginReply>,
     },
+    /// Something about second factors.
+    Factor(FactorOrder),
     /// End the session.
     Logout(Reply<local::LogoutReply>),
     /// The catalogue.
@@ -60,6 +62,29 @@ pub enum Order {
     Address(HostName, oneshot::Sender<Option<CatalogueAddress>>),
     /// Undo everything and end.
     Stop,
+}
+
+/// What may be asked about second factors: the controller answers it.
+pub enum FactorOrder {
+    /// Which there are.
+    List(Reply<local::ListFactorsReply>),
+    /// Begin an authenticator app of this name.
+    Begin(String, Reply<local::BeginTotpReply>),
+    /// Its first code.
+    Confirm {
+        /// Which app.
+        id: String,
+        /// The code.
+        code: Secret<String>,
+        /// The answer.
+        reply: Reply<local::RecoveryCodes>,
+    },
+    /// Give one.
+    Verify(Secret<String>, Reply<local::VerifyFactorReply>),
+    /// Give one up.
+    Remove(String, Reply<local::RemoveFactorReply>),
+    /// New recovery codes.
+    Renew(Reply<local::RecoveryCodes>),
 }
 
 /// What is said to one command too many.
@@ -98,10 +123,20 @@ fn unreachable(why: String) -> Status {
     Status::unavailable(why)
 }
 
+/// Hands a question on to the controller, and its answer back.
+async fn pass<T, C>(reply: Reply<T>, channel: Result<C, Status>, ask: impl AsyncFnOnce(C) -> Result<T, Status>) {
+    let answer = match channel {
+        Ok(channel) => ask(channel).await,
+        Err(status) => Err(status),
+    };
+    let _ = reply.send(answer);
+}
+
 impl Agent {
     pub(super) fn on_order(&mut self, order: Order) {
         match order {
             Order::Login { user, password, reply } => self.login(user, password, reply),
+            Order::Factor(order) => self.factor(order),
             Order::Logout(reply) => self.logout(reply),
             Order::List(reply) => drop(reply.send(Ok(self.list()))),
             Order::Connect(name, reply) => self.connect(&name, reply),
@@ -145,6 +180,30 @@ impl Agent {
             // It is logged in; only that it shows is not waited for.
             drop(reply.send(Ok(answer)));
         }
+    }
+
+    fn factor(&self, order: FactorOrder) {
+        let (channel, inner) = (self.link.channel(), self.inner.clone());
+        tokio::spawn(async move {
+            let channel = channel.map_err(unreachable);
+            match order {
+                FactorOrder::List(reply) => pass(reply, channel, rpc::list_factors).await,
+                FactorOrder::Begin(name, reply) => pass(reply, channel, |c| rpc::begin_totp(c, name)).await,
+                FactorOrder::Confirm { id, code, reply } => {
+                    pass(reply, channel, |c| rpc::confirm_totp(c, id, code.expose().clone())).await;
+                }
+                FactorOrder::Verify(code, reply) => {
+                    let verify = async |channel| {
+                        let proven = rpc::verify_factor(channel, code.expose().clone()).await?;
+                        let _ = inner.send(Inner::Proven).await;
+                        Ok(proven)
+                    };
+                    pass(reply, channel, verify).await;
+                }
+                FactorOrder::Remove(factor, reply) => pass(reply, channel, |c| rpc::remove_factor(c, factor)).await,
+                FactorOrder::Renew(reply) => pass(reply, channel, rpc::renew_recovery_codes).await,
+            }
+        });
     }
 
     fn logout(&self, reply: Reply<local::LogoutReply>) {

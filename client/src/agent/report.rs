@@ -94,6 +94,7 @@ impl Agent {
             reasons,
             gateway: self.gateway_of(resource),
             ends_in_ms: self.book.grant(resource).map(|h| self.left(h.until)),
+            step_up: if outcome == "denied" { self.book.step_up(resource).to_vec() } else { Vec::new() },
         }
     }
 
@@ -125,11 +126,12 @@ impl Agent {
             addresses: self.place.own.iter().map(ToString::to_string).collect(),
             pending: self.catalogue.pending(),
             controller: Some(self.controller_status()),
-            session: self
-                .catalogue
-                .session()
-                .filter(|s| s.ends > self.runtime.now())
-                .map(|s| local::Session { user: s.user.clone(), ends_in_ms: self.left(s.ends) }),
+            session: self.catalogue.session().filter(|s| s.ends > self.runtime.now()).map(|s| local::Session {
+                user: s.user.clone(),
+                ends_in_ms: self.left(s.ends),
+                factor: s.factor.as_ref().map(|(method, _)| method.clone()).unwrap_or_default(),
+                factor_ms_ago: self.ago(s.factor.as_ref().map(|(_, at)| *at)),
+            }),
             pairings: self.pairing_statuses(),
             grants: self
                 .book

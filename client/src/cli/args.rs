@@ -32,10 +32,13 @@ pub(super) enum Command {
     Up(UpArgs),
     /// Log in.
     Login(LoginArgs),
+    /// Your second factors.
+    #[command(subcommand)]
+    Mfa(Mfa),
     /// List what you may ask for, and what is connected.
     Ls,
-    /// Reach a resource now, and wait until it is reachable.
-    Connect(ResourceArgs),
+    /// Reach a resource now, and wait until it is reachable; asks for a second factor where that is what it takes.
+    Connect(ConnectArgs),
     /// Show what is connected, since when, and until when.
     Status,
     /// Say why a resource is or is not reachable.
@@ -150,6 +153,49 @@ pub(super) struct LoginArgs {
     /// A file with the password; else the environment's UMBRA_PASSWORD, the terminal, or standard input.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Mfa {
+    /// List your second factors.
+    Ls,
+    /// Add an authenticator app: shows what it needs, and asks for the code that it shows then.
+    Add(AddArgs),
+    /// Give a second factor now.
+    Verify(CodeArgs),
+    /// Remove one.
+    Rm(FactorArgs),
+    /// Make new recovery codes; the old ones end.
+    RecoveryCodes,
+}
+
+#[derive(Debug, Options)]
+pub(super) struct AddArgs {
+    /// What you call it.
+    #[arg(default_value = "app")]
+    pub name: String,
+}
+
+#[derive(Debug, Options)]
+pub(super) struct CodeArgs {
+    /// A file with the code; else the terminal, or standard input.
+    #[arg(long, value_name = "FILE")]
+    pub code_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Options)]
+pub(super) struct FactorArgs {
+    /// Its name or its id.
+    pub factor: String,
+}
+
+#[derive(Debug, Options)]
+pub(super) struct ConnectArgs {
+    /// Its name, its id, or one of its host names.
+    pub resource: String,
+    /// A file with the code of a second factor, for where it takes one; else it is asked for on the terminal.
+    #[arg(long, value_name = "FILE")]
+    pub code_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Options)]

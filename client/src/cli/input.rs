@@ -16,6 +16,11 @@ pub(super) fn password(file: Option<&Path>) -> Result<Secret<String>, Failure> {
     }
 }
 
+/// A code: of the file (`-` is standard input), of the terminal, or of standard input.
+pub(super) fn code(file: Option<&Path>) -> Result<Secret<String>, Failure> {
+    input::secret("code", file)
+}
+
 /// The user name, asked for on the terminal when it is not given.
 pub(super) fn user(given: Option<String>) -> Result<String, Failure> {
     given.map_or_else(|| input::line("user", "whose log-in? pass --user NAME"), Ok)

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 use tonic::transport::Channel;
 
-type Client = LocalClient<Channel>;
+pub(super) type Client = LocalClient<Channel>;
 
 /// How long `down` waits for the daemon to be there again.
 const BACK_MAX: Duration = Duration::from_secs(5);
@@ -40,9 +40,14 @@ pub(super) async fn run(args: Args, output: &mut Output) -> Result<(), Failure> 
             let reply = connect(socket).await?.status(wire::StatusRequest {}).await?.into_inner();
             show::status(&reply, output)
         }
+        Command::Mfa(command) => super::mfa::run(&mut connect(socket).await?, command, output).await,
         Command::Connect(options) => {
+            let mut client = connect(socket).await?;
             let request = wire::ConnectRequest { resource: options.resource };
-            let reply = connect(socket).await?.connect(request).await?.into_inner();
+            let mut reply = client.connect(request.clone()).await?.into_inner();
+            if super::mfa::step_up(&mut client, &reply, options.code_file.as_deref(), output).await? {
+                reply = client.connect(request).await?.into_inner();
+            }
             show::connect(&reply, output)
         }
         Command::Why(options) => {

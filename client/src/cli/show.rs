@@ -81,6 +81,44 @@ pub(super) fn connect(reply: &wire::ConnectReply, output: &mut Output) -> Result
     }
 }
 
+pub(super) fn factors(reply: &wire::ListFactorsReply, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let row =
+        |f: &wire::Factor| [f.name.clone(), f.method.clone(), ago(Some(f.age_ms)), ago(f.used_ms_ago), f.id.clone()];
+    let empty = "you have no second factor: `umbra mfa add` adds an authenticator app";
+    output.table(["NAME", "METHOD", "ADDED", "USED", "ID"], reply.factors.iter().map(row).collect(), empty)?;
+    if !reply.factors.is_empty() {
+        output.line(format!("recovery codes left: {}", reply.recovery_codes))?;
+    }
+    if reply.locked_ms > 0 {
+        output.line(format!("too many wrong codes: no code is looked at for {}", span(reply.locked_ms)))?;
+    }
+    Ok(())
+}
+
+/// What an app has to know: a QR code for its camera, and the same to type.
+pub(super) fn begun(reply: &wire::BeginTotpReply, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    if let Ok(code) = qrcode::QrCode::new(reply.uri.as_bytes()) {
+        let picture = code.render::<qrcode::render::unicode::Dense1x2>().build();
+        picture.lines().try_for_each(|line| output.line(line))?;
+    }
+    output.line(format!("scan this with your authenticator app, or type its key: {}", reply.secret))
+}
+
+/// Recovery codes, shown once.
+pub(super) fn recovery_codes(reply: &wire::RecoveryCodes, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? || reply.codes.is_empty() {
+        return Ok(());
+    }
+    output.line("recovery codes, each good once, for the day when your app is not at hand; keep them on paper:")?;
+    reply.codes.iter().try_for_each(|code| output.line(format!("  {code}")))
+}
+
 pub(super) fn why(reply: &wire::WhyReply, output: &mut Output) -> Result<(), Failure> {
     let exit = match reply.outcome.as_str() {
         "permitted" => None,
@@ -148,7 +186,11 @@ fn people(reply: &wire::StatusReply, output: &mut Output) -> Result<(), Failure>
         output.field("", "what is granted goes on until the times below")?;
     }
     match &reply.session {
-        Some(s) => output.field("user", format!("{}, {} left", s.user, span(s.ends_in_ms)))?,
+        Some(s) => {
+            let given = format!("; second factor ({}) given {}", s.factor, ago(s.factor_ms_ago));
+            let factor = if s.factor.is_empty() { String::new() } else { given };
+            output.field("user", format!("{}, {} left{factor}", s.user, span(s.ends_in_ms)))?;
+        }
         None => output.field("user", "nobody is logged in: `umbra login`")?,
     }
     output.field("resources", format!("{} in the catalogue (state {})", reply.resources, reply.revision))?;

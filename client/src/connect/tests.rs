@@ -17,7 +17,7 @@ fn permit(number: u32, new: bool, until: Instant) -> Permit {
 
 /// As the controller answers: what is to be asked again before 30 s is refused for a passing reason.
 fn denial(reasons: Vec<String>, retry_after: Duration) -> Denial {
-    Denial { reasons, retry_after, passing: retry_after == PASSING }
+    Denial { reasons, retry_after, passing: retry_after == PASSING, step_up: Vec::new() }
 }
 
 const PASSING: Duration = Duration::from_secs(5);
@@ -279,7 +279,12 @@ fn a_tunnel_that_answers_again_keeps_its_flows() {
 #[test]
 fn a_passing_refusal_is_asked_again_while_a_packet_waits_and_holds_a_second_after() {
     let mut book = Book::default();
-    let none = || Denial { reasons: vec!["no gateway".to_owned()], retry_after: Duration::from_secs(1), passing: true };
+    let none = || Denial {
+        reasons: vec!["no gateway".to_owned()],
+        retry_after: Duration::from_secs(1),
+        passing: true,
+        step_up: Vec::new(),
+    };
     book.want(at(0), resource(1));
     for second in 0..10 {
         assert!(book.request(at(second * 1_000)).is_some(), "{second}");

@@ -123,6 +123,13 @@ async fn user(client: &mut Client, command: UserCommand, output: &mut Output) ->
             let reply = client.delete_user(wire::DeleteUserRequest { user }).await?.into_inner();
             done(&reply, output, "user deleted, sessions ended, devices revoked:")
         }
+        UserCommand::Factors { user } => {
+            show::factors(&client.list_factors(wire::ListFactorsRequest { user }).await?.into_inner(), wall(), output)
+        }
+        UserCommand::ResetFactors { user } => {
+            let reply = client.reset_factors(wire::ResetFactorsRequest { user }).await?.into_inner();
+            done(&reply, output, "second factors removed, sessions ended: user")
+        }
     }
 }
 

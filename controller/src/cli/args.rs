@@ -257,6 +257,10 @@ pub(super) enum UserCommand {
     Enable { user: String },
     /// Delete an account, end its sessions and revoke its devices.
     Delete { user: String },
+    /// List a user's second factors.
+    Factors { user: String },
+    /// Remove all second factors of a user who lost them, and end the user's sessions.
+    ResetFactors { user: String },
 }
 
 #[derive(Debug, Subcommand)]

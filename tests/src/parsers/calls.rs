@@ -76,6 +76,8 @@ calls! {
     set_password(SetPasswordRequest),
     set_user_enabled(SetUserEnabledRequest),
     set_member(SetMemberRequest),
+    list_factors(ListFactorsRequest),
+    reset_factors(ResetFactorsRequest),
     add_site(AddSiteRequest),
     list_sites(ListSitesRequest),
     add_resource(AddResourceRequest),

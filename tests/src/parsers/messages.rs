@@ -14,7 +14,7 @@ use controller::{ca, directory::Name};
 use grant::sync;
 use grant::table::Table;
 use grant::verified::Scope;
-use model::ids::{DeviceId, GatewayId, GrantId, JoinKeyId, PairingId, ResourceId, SessionId};
+use model::ids::{DeviceId, FactorId, GatewayId, GrantId, JoinKeyId, PairingId, ResourceId, SessionId};
 use model::net::{HostName, Prefix};
 use model::pool::{NatPool, Pool};
 use model::revision::Revision;
@@ -90,6 +90,17 @@ const CONTROL: &[Row] = table!("umbra.v1", v1:
     DisconnectReply,
     NameAddressRequest => |m| m.name.parse::<HostName>().is_ok(),
     NameAddressReply => |m| client::rpc::read_name_address(m).is_ok(),
+    ListFactorsRequest,
+    ListFactorsReply => |m| client::rpc::read_factors(m).is_ok(),
+    BeginTotpRequest => |m| m.name.parse::<Name>().is_ok(),
+    BeginTotpReply => |m| client::rpc::read_begun(m).is_ok(),
+    ConfirmTotpRequest => |m| m.id.parse::<FactorId>().is_ok(),
+    RecoveryCodes => |m| client::rpc::read_codes(m).is_ok(),
+    VerifyFactorRequest,
+    VerifyFactorReply,
+    RemoveFactorRequest,
+    RemoveFactorReply,
+    RenewRecoveryCodesRequest,
     GatewayUp => up,
     GatewayDown => down,
     EnrollRequest => |m| {
@@ -103,7 +114,8 @@ const CONTROL: &[Row] = table!("umbra.v1", v1:
 // Texts: what the commands do with each is in `admin_call` and in `texts`.
 const ADMIN: &[Row] = table!("umbra.admin.v1", admin:
     StatusRequest, StatusReply, ClaimOwnerRequest, Changed, AddUserRequest, ListUsersRequest, ListUsersReply,
-    SetPasswordRequest, SetUserEnabledRequest, DeleteUserRequest, AddGroupRequest, ListGroupsRequest, ListGroupsReply,
+    SetPasswordRequest, SetUserEnabledRequest, DeleteUserRequest, ListFactorsRequest, ListFactorsReply,
+    ResetFactorsRequest, AddGroupRequest, ListGroupsRequest, ListGroupsReply,
     DeleteGroupRequest, SetMemberRequest, AddSiteRequest, ListSitesRequest, ListSitesReply, DeleteSiteRequest,
     ListGatewaysRequest, ListGatewaysReply, ConfirmGatewayRequest, RevokeGatewayRequest,
     AddResourceRequest => |m| resource::check(&m).is_ok(),
@@ -124,7 +136,9 @@ const ADMIN: &[Row] = table!("umbra.admin.v1", admin:
 
 const LOCAL: &[Row] = table!("umbra.local.v1", local:
     UpRequest, UpReply, DownRequest, DownReply, LoginRequest, LoginReply, LogoutRequest, LogoutReply, ListRequest,
-    ListReply, ConnectRequest, ConnectReply, WhyRequest, WhyReply, StatusRequest, StatusReply,
+    ListReply, ConnectRequest, ConnectReply, WhyRequest, WhyReply, StatusRequest, StatusReply, ListFactorsRequest, ListFactorsReply, BeginTotpRequest,
+    BeginTotpReply, ConfirmTotpRequest, RecoveryCodes, VerifyFactorRequest, VerifyFactorReply, RemoveFactorRequest,
+    RemoveFactorReply, RenewRecoveryCodesRequest,
 );
 
 fn rows() -> impl Iterator<Item = &'static Row> {

@@ -29,7 +29,7 @@ use Who::{Administrator, Device, Gateway, Newcomer};
 const ROWS: &[(&str, &str, &[Who])] = &[
     (
         "/umbra.admin.v1.Admin/",
-        "Status ClaimOwner AddUser ListUsers SetPassword SetUserEnabled DeleteUser AddGroup ListGroups DeleteGroup SetMember \
+        "Status ClaimOwner AddUser ListUsers SetPassword SetUserEnabled DeleteUser ListFactors ResetFactors AddGroup ListGroups DeleteGroup SetMember \
          AddSite ListSites DeleteSite ListGateways ConfirmGateway RevokeGateway AddResource ListResources DeleteResource \
          CheckPolicy ApplyPolicy ShowPolicy ListPolicyRevisions RollbackPolicy ListAccess CreateJoinKey ListJoinKeys \
          RevokeJoinKey ListDevices ConfirmDevice RevokeDevice ListSessions ShowSession RevokeSession ListAudit VerifyAudit \
@@ -38,7 +38,12 @@ const ROWS: &[(&str, &str, &[Who])] = &[
     ),
     ("/umbra.v1.Enrolment/", "Enroll Recover", &[Newcomer]),
     ("/umbra.v1.Nodes/", "Probe RenewSvid RotateKey", &[Device, Gateway]),
-    ("/umbra.v1.Devices/", "Login Logout Watch Connect Disconnect NameAddress", &[Device]),
+    (
+        "/umbra.v1.Devices/",
+        "Login Logout Watch Connect Disconnect NameAddress ListFactors BeginTotp ConfirmTotp VerifyFactor RemoveFactor \
+         RenewRecoveryCodes",
+        &[Device],
+    ),
     ("/umbra.v1.Gateways/", "Watch", &[Gateway]),
 ];
 

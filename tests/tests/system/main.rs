@@ -19,6 +19,7 @@ mod check;
 mod crash;
 mod demo;
 mod enrolment;
+mod factors;
 mod failover;
 mod families;
 mod files;

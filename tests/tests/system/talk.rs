@@ -17,17 +17,22 @@ const PACE: Duration = Duration::from_millis(50);
 /// A program that is spoken to line by line.
 pub struct Talk {
     child: Child,
-    input: ChildStdin,
+    input: Option<ChildStdin>,
     answers: Receiver<String>,
 }
 
 impl Talk {
     /// Starts `umbra-lab WORDS` on a host.
     pub fn start(world: &World, from: Name, words: &[&str]) -> Self {
-        let mut command = world.host(from).command("umbra-lab");
+        Self::with(world, from, "umbra-lab", words)
+    }
+
+    /// Starts another program.
+    pub fn with(world: &World, from: Name, program: &str, words: &[&str]) -> Self {
+        let mut command = world.host(from).command(program);
         command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (input, output) = (child.stdin.take(), child.stdout.take().unwrap());
         let (sender, answers) = channel();
         thread::spawn(move || BufReader::new(output).lines().map_while(Result::ok).try_for_each(|l| sender.send(l)));
         Self { child, input, answers }
@@ -42,7 +47,13 @@ impl Talk {
 
     /// Says a line.
     pub fn say(&mut self, line: &str) {
-        writeln!(self.input, "{line}").unwrap_or_else(|error| panic!("{error}: {}", self.last_words()));
+        let said = self.input.as_mut().map(|input| writeln!(input, "{line}"));
+        assert!(matches!(said, Some(Ok(()))), "{said:?}: {}", self.last_words());
+    }
+
+    /// Says no more.
+    pub fn close(&mut self) {
+        self.input = None;
     }
 
     /// The next line that it says.
@@ -52,7 +63,7 @@ impl Talk {
 
     /// Sends a line; whether it came back.
     pub fn answers(&mut self) -> bool {
-        writeln!(self.input, "a line").is_ok() && self.hear(SOON).is_some()
+        self.input.as_mut().is_some_and(|input| writeln!(input, "a line").is_ok()) && self.hear(SOON).is_some()
     }
 
     /// Keeps it busy; true: it still answers after that time.

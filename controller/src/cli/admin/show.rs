@@ -93,6 +93,32 @@ pub(super) fn users(reply: &wire::ListUsersReply, output: &mut Output) -> Result
     output.table(["NAME", "STATE", "GROUPS", "SESSIONS", "ID"], rows, "no users yet: `umbra-controller user add NAME`")
 }
 
+pub(super) fn factors(reply: &wire::ListFactorsReply, now: i64, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let row = |f: &wire::Factor| {
+        let used = if f.used_ms == 0 { "never".to_owned() } else { moment(now, f.used_ms) };
+        [f.name.clone(), f.method.clone(), moment(now, f.created_ms), used, f.id.clone()]
+    };
+    let rows = reply.factors.iter().map(row).collect();
+    output.table(
+        ["NAME", "METHOD", "ADDED", "USED", "ID"],
+        rows,
+        "no second factor: the user adds one with `umbra mfa add`",
+    )?;
+    if !reply.factors.is_empty() {
+        output.line(format!(
+            "recovery codes left: {}; wrong codes in a row: {}",
+            reply.recovery_codes, reply.wrong_codes
+        ))?;
+    }
+    if reply.locked_ms > 0 {
+        output.line(format!("no code is looked at for {}", span(reply.locked_ms)))?;
+    }
+    Ok(())
+}
+
 pub(super) fn groups(reply: &wire::ListGroupsReply, output: &mut Output) -> Result<(), Failure> {
     if output.json(reply)? {
         return Ok(());

@@ -175,7 +175,7 @@ impl Client {
         self.heard = scene.now;
         let now = self.clocks.now(scene.now);
         let session = |s: Option<(model::ids::SessionId, Duration)>| {
-            s.map(|(id, ends_in)| Session { id, user: "u".to_owned(), ends: now.plus(ends_in) })
+            s.map(|(id, ends_in)| Session { id, user: "u".to_owned(), ends: now.plus(ends_in), factor: None })
         };
         match news {
             News::Closed => self.hang_up(scene.now),
@@ -229,7 +229,7 @@ impl Client {
         let now = self.clocks.now(scene.now);
         match reply {
             Reply::Deny { reasons, retry_after, passing, .. } => {
-                self.book.denied(now, resource, Denial { reasons, retry_after, passing });
+                self.book.denied(now, resource, Denial { reasons, retry_after, passing, step_up: Vec::new() });
             }
             Reply::Permit { grant, pairing, offer, rules, ends_in } => {
                 let gateway = offer.as_ref().map(|o| o.gateway);

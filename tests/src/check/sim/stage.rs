@@ -419,8 +419,15 @@ pub fn log_in(world: &mut World, client: usize, life: i64) -> Option<()> {
     let number = u8::try_from(client).ok()?;
     let user = UserId::from_bytes(id(2, number));
     let session = SessionId::from_bytes(world.dice.id());
-    let record =
-        Session { id: session, user, device, created: wall, ends: WallMs(wall.0.saturating_add(life)), ended: false };
+    let record = Session {
+        id: session,
+        user,
+        device,
+        created: wall,
+        ends: WallMs(wall.0.saturating_add(life)),
+        ended: false,
+        factor: None,
+    };
     world.controller.put(&session, &record);
     let plain = PlainSession { device, user, created: wall.0, ends: record.ends.0, ended: false };
     world.reference.session(session, plain);
