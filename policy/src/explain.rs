@@ -52,7 +52,7 @@ mod tests {
             text,
             "denied: `engineer\\u{1b}[2J` may not reach `pg` now\n  \
              policy `db` would permit it, but `fresh log-in` does not hold: log in again\n  \
-             not known: the age of the log-in"
+             not known: the age of the log-in, the age of the second factor, the method of the second factor"
         );
     }
 }

@@ -170,7 +170,7 @@ pub const TEXTS: &[(&str, Fate, &str)] = &[
          without",
     ),
     ("umbra.local.v1.Controller", Told, "trouble endpoint"),
-    ("umbra.local.v1.Session", Told, "user"),
+    ("umbra.local.v1.Session", Told, "user factor"),
     ("umbra.local.v1.Pairing", Told, "id gateway endpoint"),
     ("umbra.local.v1.Grant", Told, "id resource pairing"),
     ("umbra.local.v1.Dns", Told, "file resolvers forwarded_to trouble"),
