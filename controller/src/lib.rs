@@ -22,6 +22,7 @@ pub mod owner;
 pub mod rate;
 pub mod refused;
 pub mod rpc;
+pub mod runs;
 pub mod seal;
 pub mod serve;
 pub mod store;

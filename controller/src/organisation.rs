@@ -11,6 +11,7 @@ use crate::directory::{Directory, Org, Reader, SealedSecret, StartError};
 use crate::flows::FlowLog;
 use crate::rate::{Act, SharedRates};
 use crate::refused::{Reason, Refused};
+use crate::runs::SharedRuns;
 use crate::seal::{SealError, Sealer};
 use crate::store::{OpenError, Options, ReadError, Reading, SledStore, Store};
 use host::keyfile::{self, KeyFileError};
@@ -39,6 +40,8 @@ pub struct Organisation {
     pub failures: SharedFailures,
     /// How often nodes change what is kept on disk.
     pub rates: SharedRates,
+    /// Which runs of nodes' programs spoke.
+    pub runs: SharedRuns,
     /// Who was turned away.
     pub refused: Arc<Refused>,
     /// How long things last.
@@ -145,6 +148,7 @@ impl Organisation {
             keyring: Arc::new(keyring),
             failures: SharedFailures::default(),
             rates: SharedRates::default(),
+            runs: SharedRuns::default(),
             refused: Arc::default(),
             timing: Timing::default(),
             flows,

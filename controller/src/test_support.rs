@@ -126,6 +126,7 @@ fn people(mut commit: Commit) -> Commit {
             fingerprint: String::new(),
             state: NodeState::Confirmed,
             restored: false,
+            copied: None,
             join_key: JoinKeyId::from_bytes([9; 10]),
             created,
         };
@@ -153,6 +154,7 @@ fn places(mut commit: Commit) -> Commit {
             fingerprint: String::new(),
             state,
             restored: false,
+            copied: None,
             join_key: JoinKeyId::from_bytes([9; 10]),
             created,
         };

@@ -1,11 +1,12 @@
 //! How does a node's control key change? It announces the next one; the first use of that ends the old one. Where none of its
-//! keys is answered, its recovery secret proves who it is.
+//! keys is answered, its recovery secret proves who it is. And what becomes of it where two programs have its keys?
 
 use crate::audit::{Entry, Outcome};
 use crate::directory::index::key_id;
-use crate::directory::{Device, Directory, Draft, Fact, Gateway, NodeState, Refusal, Unique};
+use crate::directory::{Device, Directory, Draft, Fact, Gateway, NodeState, Refusal, Session, Unique};
 use crate::organisation::Organisation;
 use crate::rate::Act;
+use crate::store::Record as _;
 use model::ids::NodeId;
 use model::key::PublicKey;
 
@@ -104,6 +105,45 @@ pub async fn used(organisation: &Organisation, node: NodeId, key: PublicKey) -> 
         Ok(((), entry(organisation, node, "node.new-key", &key)))
     };
     organisation.change(make).await.map(|_| true)
+}
+
+/// Two programs use the keys of a node: nobody knows which of them is the node. Both are cut off, for good: it is revoked, and
+/// joins again with a new join file.
+pub async fn cut_copied(organisation: &Organisation, node: NodeId) -> Result<(), Refusal> {
+    let changed = organisation.change(|directory, draft| {
+        let held =
+            Held::find(directory, node).ok_or_else(|| Refusal::Denied("this node is not enrolled".to_owned()))?;
+        let wall = organisation.wall();
+        let (state, copied) = (NodeState::Revoked, Some(wall));
+        let name = match held {
+            Held::Device(fact) => {
+                draft.update(fact, &Device { state, copied, ..fact.record.clone() })?;
+                draft.stands_on_all(directory, Session::KIND)?;
+                let of =
+                    |session: &&Fact<Session>| Some(session.record.device) == device_of(node) && !session.record.ended;
+                for session in directory.sessions.values().filter(of) {
+                    draft.update(session, &Session { ended: true, ..session.record.clone() })?;
+                }
+                fact.record.name.clone()
+            }
+            Held::Gateway(fact) => {
+                draft.update(fact, &Gateway { state, copied, ..fact.record.clone() })?;
+                fact.record.name.clone()
+            }
+        };
+        let entry = Entry::new(wall, "controller", "node.copied", node.to_string(), Outcome::Deny);
+        Ok((name.clone(), entry.with("name", name.as_str())))
+    });
+    let (_, name) = changed.await?;
+    tracing::error!(%node, %name, "two programs use the keys of this node at once: it is revoked, and both are cut off");
+    Ok(())
+}
+
+fn device_of(node: NodeId) -> Option<model::ids::DeviceId> {
+    match node {
+        NodeId::Device(id) => Some(id),
+        NodeId::Gateway(_) | NodeId::Controller => None,
+    }
 }
 
 #[cfg(test)]

@@ -213,6 +213,18 @@ pub const SUFFIX_NAMES_PER_MINUTE: u32 = 30;
 pub const KEY_CHANGES_PER_MINUTE: u32 = 60;
 /// Starts, and changes of what it says of itself, that one gateway may tell in a minute: each is written to disk.
 pub const GATEWAY_STARTS_PER_MINUTE: u32 = 30;
+/// Bytes of the random number of a run of a node's program.
+pub const RUN_ID_LEN: usize = 16;
+/// Runs before the newest that are remembered of one node.
+pub const RUNS_PER_NODE_MAX: usize = 16;
+/// Nodes of which runs are remembered; beyond it the one that was silent longest is forgotten. At most 400 bytes each.
+pub const RUNS_MAX: usize = 16_384;
+/// How often a run that was followed by another has to speak again until its node counts as copied: the first may be a late word.
+pub const COPY_STRIKES: u32 = 2;
+/// Alarms that `status` shows, the newest first.
+pub const ALARMS_MAX: usize = 64;
+/// How long `status` shows that a node was copied.
+pub const ALARM_KEEP: Duration = Duration::from_secs(7 * 86_400);
 /// Nodes whose changes are counted, each kind by itself; beyond it the one that changed longest ago is forgotten. 40 bytes each.
 pub const RATES_MAX: usize = 16_384;
 /// Members of any list in one request.

@@ -163,6 +163,7 @@ async fn finish(identity: Identity, packets: Packets, setup: &Setup) -> Result<N
         Arc::new(Trust::new(trusted)),
         identity.endpoints.clone(),
         setup.probe_every,
+        host::entropy::random()?,
     );
     link.keeps(identity.keeps());
     let keeping = Keeping {

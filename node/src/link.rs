@@ -11,7 +11,7 @@ use crate::rpc;
 use crate::runtime::Runtime;
 use crate::successor::{Announcement, Trust};
 use model::ids::NodeId;
-use model::limits::{ENDPOINTS_MAX, SILENCE_MAX};
+use model::limits::{ENDPOINTS_MAX, RUN_ID_LEN, SILENCE_MAX};
 use model::time::Instant;
 use pace::Far;
 use std::net::SocketAddr;
@@ -58,6 +58,8 @@ pub struct Link {
     nudge: Notify,
     /// The controller's last word about what follows its key and CA.
     succession: watch::Sender<Option<Succession>>,
+    /// The number of this run of the program.
+    run: [u8; RUN_ID_LEN],
     /// Which announcement the node keeps.
     keeps: RwLock<Option<[u8; 32]>>,
     /// What else a person should know while there is no connection.
@@ -69,13 +71,14 @@ pub struct Link {
 
 impl Link {
     /// A link to `target`, through the tunnel whose far end is at one of `endpoints` (`HOST:PORT`).
-    /// It is probed each `probe_every`.
+    /// It is probed each `probe_every`; `run` is random, and another one each time that the program starts.
     pub fn new(
         runtime: Arc<Runtime>,
         target: Target,
         trust: Arc<Trust>,
         endpoints: Vec<String>,
         probe_every: Duration,
+        run: [u8; RUN_ID_LEN],
     ) -> Arc<Self> {
         let (state, _) = watch::channel(LinkState::default());
         Arc::new(Self {
@@ -84,6 +87,7 @@ impl Link {
             target: RwLock::new(target),
             endpoints,
             probe_every,
+            run,
             state,
             nudge: Notify::new(),
             succession: watch::channel(None).0,
@@ -191,7 +195,7 @@ impl Far for Link {
 
     async fn probe(&self, channel: &Channel) -> Result<(), String> {
         let keeps = *self.keeps.read().unwrap_or_else(PoisonError::into_inner);
-        let said = rpc::probe(channel.clone(), keeps).await?;
+        let said = rpc::probe(channel.clone(), keeps, self.run).await?;
         self.heard();
         self.succession.send_if_modified(|known| {
             let differs = *known != said;

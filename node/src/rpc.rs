@@ -4,6 +4,7 @@ use crate::channel::MESSAGE_MAX;
 use crate::link::Succession;
 use crate::successor::{Announcement, Authority};
 use model::key::PublicKey;
+use model::limits::RUN_ID_LEN;
 use model::time::WallMs;
 use proto::convert;
 use proto::join::JoinKind;
@@ -13,12 +14,19 @@ use proto::v1::nodes_client::NodesClient;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use tonic::transport::Channel;
 
-/// A sign of life, which also says which announcement the node keeps; an error says why there is none. The answer says what
+/// A sign of life of this run, which also says which announcement the node keeps; an error says why there is none. The answer says what
 /// follows the controller's key and CA, where something does.
-pub(crate) async fn probe(channel: Channel, keeps: Option<[u8; 32]>) -> Result<Option<Succession>, String> {
+pub(crate) async fn probe(
+    channel: Channel,
+    keeps: Option<[u8; 32]>,
+    run: [u8; RUN_ID_LEN],
+) -> Result<Option<Succession>, String> {
     let mut client = NodesClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
     let keeps = keeps.map(|digest| digest.to_vec()).unwrap_or_default();
-    let reply = client.probe(v1::ProbeRequest { keeps }).await.map_err(|status| status.message().to_owned())?;
+    let reply = client
+        .probe(v1::ProbeRequest { keeps, run: run.to_vec() })
+        .await
+        .map_err(|status| status.message().to_owned())?;
     match reply.into_inner().succession {
         None => Ok(None),
         Some(said) => {

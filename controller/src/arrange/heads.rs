@@ -209,6 +209,7 @@ mod tests {
             fingerprint: "0000".to_owned(),
             state: NodeState::Confirmed,
             restored: false,
+            copied: None,
             join_key: JoinKeyId::from_bytes([5; 10]),
             created: WallMs(1),
         };

@@ -271,6 +271,7 @@ fn a_confirmed_node_waits_again_and_a_revoked_one_stays_out() {
         fingerprint: "f".into(),
         state,
         restored: false,
+        copied: None,
         join_key: JoinKeyId::from_bytes([5; 10]),
         created: WallMs(1),
     };

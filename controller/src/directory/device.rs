@@ -61,6 +61,9 @@ pub struct Device {
     /// Pending by a restore alone: it was confirmed when the backup was made.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub restored: bool,
+    /// Revoked because two programs used its keys at once: when that was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied: Option<WallMs>,
     /// With which key it joined.
     pub join_key: JoinKeyId,
     /// When it enrolled.

@@ -276,6 +276,7 @@ fn create(
                 fingerprint: fingerprint.clone(),
                 state,
                 restored: false,
+                copied: None,
                 join_key,
                 created,
             };
@@ -294,6 +295,7 @@ fn create(
                 fingerprint: fingerprint.clone(),
                 state,
                 restored: false,
+                copied: None,
                 join_key,
                 created,
             };

@@ -4,6 +4,7 @@ use crate::authz::{Caller, refusal};
 use crate::ca;
 use crate::directory::NodeState;
 use crate::organisation::Organisation;
+use crate::runs::RunId;
 use crate::turnover;
 use model::ids::NodeId;
 use model::key::PublicKey;
@@ -43,6 +44,16 @@ impl NodesRpc {
         Some(v1::Succession { announcement: (!known).then(announcement), switched: said.switched })
     }
 
+    /// A run of a node spoke: do two of them live?
+    fn hear(&self, node: NodeId, run: RunId) -> bool {
+        let mut runs = self.organisation.runs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let copied = runs.hear(self.organisation.clock.now(), node, run);
+        if copied {
+            runs.forget(node);
+        }
+        copied
+    }
+
     fn enrolled(&self, caller: &Caller) -> Result<NodeId, Status> {
         let directory = self.organisation.now();
         let live = match caller {
@@ -69,8 +80,14 @@ pub fn caller_of<T>(request: &Request<T>) -> Result<Caller, Status> {
 impl Nodes for NodesRpc {
     async fn probe(&self, request: Request<v1::ProbeRequest>) -> Result<Response<v1::ProbeReply>, Status> {
         let node = self.enrolled(&caller_of(&request)?)?;
+        let v1::ProbeRequest { keeps, run } = request.into_inner();
+        let run = proto::convert::array("run", &run).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        if self.hear(node, run) {
+            turnover::cut_copied(&self.organisation, node).await?;
+            return Err(refusal());
+        }
         let revision = self.organisation.store.revision();
-        let succession = self.succession(node, &request.into_inner().keeps);
+        let succession = self.succession(node, &keeps);
         Ok(Response::new(v1::ProbeReply { revision: Some(revision.into()), succession }))
     }
 

@@ -42,6 +42,7 @@ async fn organisation(folder: &Folder) -> Organisation {
                 fingerprint: String::new(),
                 state: NodeState::Confirmed,
                 restored: false,
+                copied: None,
                 join_key: JoinKeyId::from_bytes([9; 10]),
                 created: WallMs(1),
             };

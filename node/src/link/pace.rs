@@ -96,12 +96,13 @@ async fn reach<F: Far>(far: &F, nudge: &Notify) -> (Result<F::Channel, String>, 
     }
 }
 
-/// Probes until an answer fails to come; why it did, and whether any came.
+/// Probes at once, and until an answer fails to come; why it did, and whether any came.
 async fn hold<F: Far>(far: &F, nudge: &Notify, channel: &F::Channel) -> (String, bool) {
-    let mut answered = false;
+    let (mut answered, mut pause) = (false, Duration::ZERO);
     loop {
+        let pause = std::mem::replace(&mut pause, far.probe_every());
         let mut limit = tokio::select! {
-            () = sleep(far.probe_every()) => SILENCE_MAX,
+            () = sleep(pause) => SILENCE_MAX,
             () = nudge.notified() => NUDGED_PROBE_MAX,
         };
         let mut end = Instant::now() + limit;

@@ -68,7 +68,7 @@ macro_rules! row {
 }
 
 const CONTROL: &[Row] = table!("umbra.v1", v1:
-    ProbeRequest,
+    ProbeRequest => |m| array::<16>("run", &m.run).is_ok(),
     ProbeReply,
     RenewSvidRequest => |m| ca::request_key(&m.csr).is_ok(),
     RenewSvidReply => |m| m.chain.first().is_some_and(|leaf| read_leaf("corp.example", &CertificateDer::from(leaf.as_slice())).is_ok()),

@@ -78,7 +78,7 @@ pub const TEXTS: &[(&str, Fate, &str)] = &[
         "umbra.admin.v1.StatusReply",
         Told,
         "trust_domain pool_v4 pool_v6 controller_key endpoints zones private_zones version fingerprint refuses \
-         keys_warning",
+         keys_warning alarms",
     ),
     ("umbra.admin.v1.ShowKeysReply", Told, "state unaware"),
     ("umbra.admin.v1.ControllerKeys", Told, "key fingerprint"),

@@ -16,6 +16,7 @@ mod audit;
 mod callers;
 mod causes;
 mod check;
+mod copies;
 mod crash;
 mod demo;
 mod enrolment;

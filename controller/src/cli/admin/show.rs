@@ -37,6 +37,7 @@ pub(super) fn status(reply: &wire::StatusReply, output: &mut Output) -> Result<(
         ("join keys", reply.join_keys.to_string()),
     ];
     rows.iter().try_for_each(|(what, value)| output.line(format!("{what:14} {value}")))?;
+    reply.alarms.iter().try_for_each(|alarm| output.line(format!("{:14} {alarm}", "ALARM")))?;
     let drops = reply.drops.iter();
     drops.into_iter().try_for_each(|drop| output.line(format!("{:14} {} {}", "dropped", drop.reason, drop.count)))?;
     if !reply.keys_warning.is_empty() {

@@ -2,13 +2,30 @@
 
 use super::{AdminRpc, changed};
 use crate::authz::Caller;
-use crate::directory::{JoinKeyState, NodeState, Refusal};
+use crate::directory::{Directory, JoinKeyState, NodeState, Refusal};
 use crate::owner;
+use model::limits::{ALARM_KEEP, ALARMS_MAX};
 use model::secret::Secret;
+use model::time::WallMs;
 use proto::admin as wire;
 
 fn count<T>(items: impl Iterator<Item = T>) -> u64 {
     u64::try_from(items.count()).unwrap_or(u64::MAX)
+}
+
+/// What an administrator has to look at.
+fn alarms(now: &Directory, wall: WallMs) -> Vec<String> {
+    let devices = now.devices.values().map(|d| ("device", &d.record.name, d.record.copied));
+    let gateways = now.gateways.values().map(|g| ("gateway", &g.record.name, g.record.copied));
+    let mut copied: Vec<_> = devices.chain(gateways).filter_map(|(kind, name, at)| Some((at?, kind, name))).collect();
+    copied.retain(|(at, ..)| wall.since(*at) <= ALARM_KEEP);
+    copied.sort();
+    let tell = |(_, kind, name)| {
+        format!(
+            "two programs used the keys of {kind} `{name}` at once: both are cut off; find out who copied its state, then let it join again"
+        )
+    };
+    copied.into_iter().rev().take(ALARMS_MAX).map(tell).collect()
 }
 
 impl AdminRpc {
@@ -17,6 +34,7 @@ impl AdminRpc {
         let devices = |state| count(now.devices.values().filter(|d| d.record.state == state));
         let gateways = |state| count(now.gateways.values().filter(|g| g.record.state == state));
         Ok(wire::StatusReply {
+            alarms: alarms(&now, wall),
             keys_warning: self.keys_warning(&org),
             fingerprint: org.fingerprint(),
             trust_domain: org.trust_domain.to_string(),
