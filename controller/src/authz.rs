@@ -94,6 +94,7 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
             "SetPassword",
             "SetUserEnabled",
             "DeleteUser",
+            "OffboardUser",
             "ListFactors",
             "ResetFactors",
             "AddGroup",

@@ -26,6 +26,7 @@ pub mod runs;
 pub mod seal;
 pub mod serve;
 pub mod store;
+pub mod token;
 pub mod totp;
 pub mod turnover;
 

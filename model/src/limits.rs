@@ -81,8 +81,9 @@ pub const ENDPOINTS_MAX: usize = 8;
 pub const HANDSHAKE_ATTEMPT_MAX: Duration = Duration::from_secs(90);
 /// Initiations and knocks whose MAC1 held, handled in a second; beyond it, cookies (WireGuard paper, section 5.3).
 pub const HANDSHAKES_PER_SECOND: u64 = 1_000;
-/// Cookie replies of each key in a second. Whoever asks beyond it without one is not answered: at 10,000 they take 6 % of a processor.
-pub const COOKIES_PER_SECOND: u64 = 10_000;
+/// Cookie replies of each key in a second. Whoever asks beyond it without one is not answered: at 4,000 making and sending
+/// them takes 4 % of a processor.
+pub const COOKIES_PER_SECOND: u64 = 4_000;
 /// Of the handshakes, how many one source address (IPv4 address, IPv6 /64) may use when the limit is reached. Laptops behind one
 /// NAT share it.
 pub const HANDSHAKES_PER_SOURCE: u16 = 125;
@@ -325,6 +326,18 @@ pub const FACTORS_PER_USER_MAX: usize = 8;
 pub const FACTOR_CALLS_PER_MINUTE: u32 = 30;
 /// Recovery codes of one user, made at once.
 pub const RECOVERY_CODES: usize = 10;
+/// Bytes of a JSON Web Token. Those of large directories, with hundreds of groups, have some 10 KiB.
+pub const TOKEN_MAX: usize = 16 << 10;
+/// Bytes of a set of keys (JWKS), and keys in it: an issuer has two or three.
+pub const KEY_SET_MAX: usize = 64 << 10;
+/// See [`KEY_SET_MAX`].
+pub const KEYS_MAX: usize = 64;
+/// Audiences of one token.
+pub const AUDIENCES_MAX: usize = 8;
+/// Characters of a token's subject (OpenID Connect Core 1.0, section 2).
+pub const SUBJECT_MAX: usize = 255;
+/// How far a token may come from the future: clocks differ.
+pub const TOKEN_SKEW: Duration = Duration::from_secs(60);
 /// Bytes of what is typed as a code.
 pub const CODE_MAX: usize = 64;
 /// Password hashes that are computed at once; each takes 19 MiB and a core for about 30 ms.

@@ -10,6 +10,7 @@
 //! | `files` | a disk: join files, identities, state, records of the store, audit trails, backups |
 //! | `texts` | people and other programs: policies, names, numbers, resolv.conf, /proc |
 //! | `certificates` | whoever shows one |
+//! | `tokens` | whoever shows one, and who made it: JSON Web Tokens and sets of keys |
 //! | `mutate` | (one input becomes another) |
 //! | `corpus` | (what is kept in `fuzz/corpus`, one folder a parser) |
 //!
@@ -28,6 +29,7 @@ mod offload;
 mod packets;
 mod pieces;
 mod texts;
+mod tokens;
 pub mod tree;
 
 pub use mutate::Mutator;
@@ -77,6 +79,7 @@ pub fn all() -> Vec<Parser> {
         files::PARSERS,
         texts::PARSERS,
         certificates::PARSERS,
+        tokens::PARSERS,
     ]
     .concat()
 }

@@ -96,6 +96,20 @@ fn done(reply: &wire::Changed, output: &mut Output, what: &str) -> Result<(), Fa
     Ok(())
 }
 
+fn offboarded(reply: &wire::OffboardUserReply, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    if let Some(changed) = &reply.changed {
+        done(changed, output, "offboarded: user")?;
+    }
+    let list = |what: &[String]| if what.is_empty() { "none".to_owned() } else { what.join(", ") };
+    output.line(format!("  sessions ended: {}", reply.sessions))?;
+    output.line(format!("  devices revoked: {}", list(&reply.devices)))?;
+    output.line(format!("  groups left: {}", list(&reply.groups)))?;
+    output.line(format!("  second factors removed: {}", reply.factors))
+}
+
 async fn user(client: &mut Client, command: UserCommand, output: &mut Output) -> Result<(), Failure> {
     match command {
         UserCommand::Add { name, groups, password_file } => {
@@ -122,6 +136,10 @@ async fn user(client: &mut Client, command: UserCommand, output: &mut Output) ->
         UserCommand::Delete { user } => {
             let reply = client.delete_user(wire::DeleteUserRequest { user }).await?.into_inner();
             done(&reply, output, "user deleted, sessions ended, devices revoked:")
+        }
+        UserCommand::Offboard { user } => {
+            let reply = client.offboard_user(wire::OffboardUserRequest { user }).await?.into_inner();
+            offboarded(&reply, output)
         }
         UserCommand::Factors { user } => {
             show::factors(&client.list_factors(wire::ListFactorsRequest { user }).await?.into_inner(), wall(), output)

@@ -257,6 +257,8 @@ pub(super) enum UserCommand {
     Enable { user: String },
     /// Delete an account, end its sessions and revoke its devices.
     Delete { user: String },
+    /// Somebody leaves: end sessions, revoke devices, remove second factors and groups in one change, and say what was ended.
+    Offboard { user: String },
     /// List a user's second factors.
     Factors { user: String },
     /// Remove all second factors of a user who lost them, and end the user's sessions.

@@ -155,6 +155,7 @@ calls! {
     set_password(SetPasswordRequest) -> Changed,
     set_user_enabled(SetUserEnabledRequest) -> Changed,
     delete_user(DeleteUserRequest) -> Changed,
+    offboard_user(OffboardUserRequest) -> OffboardUserReply,
     list_factors(ListFactorsRequest) -> ListFactorsReply,
     reset_factors(ResetFactorsRequest) -> Changed,
     add_group(AddGroupRequest) -> Changed,

@@ -110,6 +110,7 @@ calls! {
     succeed_keys(SucceedKeysRequest),
     delete_resource(DeleteResourceRequest),
     delete_group(DeleteGroupRequest),
+    offboard_user(OffboardUserRequest),
     delete_user(DeleteUserRequest),
     delete_site(DeleteSiteRequest),
 }

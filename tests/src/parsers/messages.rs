@@ -114,7 +114,7 @@ const CONTROL: &[Row] = table!("umbra.v1", v1:
 // Texts: what the commands do with each is in `admin_call` and in `texts`.
 const ADMIN: &[Row] = table!("umbra.admin.v1", admin:
     StatusRequest, StatusReply, ClaimOwnerRequest, Changed, AddUserRequest, ListUsersRequest, ListUsersReply,
-    SetPasswordRequest, SetUserEnabledRequest, DeleteUserRequest, ListFactorsRequest, ListFactorsReply,
+    SetPasswordRequest, SetUserEnabledRequest, DeleteUserRequest, OffboardUserRequest, OffboardUserReply, ListFactorsRequest, ListFactorsReply,
     ResetFactorsRequest, AddGroupRequest, ListGroupsRequest, ListGroupsReply,
     DeleteGroupRequest, SetMemberRequest, AddSiteRequest, ListSitesRequest, ListSitesReply, DeleteSiteRequest,
     ListGatewaysRequest, ListGatewaysReply, ConfirmGatewayRequest, RevokeGatewayRequest,

@@ -92,6 +92,8 @@ pub const TEXTS: &[(&str, Fate, &str)] = &[
     ("umbra.admin.v1.SetPasswordRequest", Secret, "password"),
     ("umbra.admin.v1.SetUserEnabledRequest", Known, "user"),
     ("umbra.admin.v1.DeleteUserRequest", Known, "user"),
+    ("umbra.admin.v1.OffboardUserRequest", Known, "user"),
+    ("umbra.admin.v1.OffboardUserReply", Told, "devices groups"),
     ("umbra.admin.v1.ListFactorsRequest", Known, "user"),
     ("umbra.admin.v1.Factor", Told, "id name method"),
     ("umbra.admin.v1.ResetFactorsRequest", Known, "user"),

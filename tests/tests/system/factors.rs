@@ -144,3 +144,27 @@ fn whoever_guesses_is_locked_out_and_a_reset_ends_what_was_open() {
     assert!(with_code(&world, &["connect", "web"], &app.code(0)).success());
     until("the page of web", SOON, || page(&world));
 }
+
+#[test]
+fn who_leaves_keeps_nothing() {
+    let world = world();
+    let (_services, _perimeter) = start(&world);
+    add(&world);
+    umbra(&world, Name::Laptop, &["connect", "web"]).unwrap();
+    let mut open = Talk::open(&world, Name::Laptop, "web.corp.example:7");
+    assert!(open.answers());
+    let told = admin(&world, &["user", "offboard", "engineer"]).unwrap();
+    for part in ["sessions ended: 1", "devices revoked: laptop", "groups left: engineers", "second factors removed: 1"]
+    {
+        assert!(told.stdout.contains(part), "{part}: {told:?}");
+    }
+    assert!(!open.answers(), "a connection outlived its owner's leaving");
+    assert!(log_in(&world, Name::Laptop).is_err(), "whoever left logs in");
+    let devices = admin_json(&world, &["device", "list"]).unwrap();
+    assert_eq!(devices["devices"][0]["state"], "revoked", "{devices}");
+    let users = admin_json(&world, &["user", "list"]).unwrap();
+    let row = users["users"].as_array().unwrap().iter().find(|user| user["name"] == "engineer").unwrap();
+    assert!(row["disabled"] == true && row["groups"].as_array().is_none_or(Vec::is_empty), "{row}");
+    // Doing it again harms nobody.
+    admin(&world, &["user", "offboard", "engineer"]).unwrap();
+}

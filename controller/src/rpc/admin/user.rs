@@ -3,7 +3,7 @@
 use super::{AdminRpc, changed, name, parse_all, random};
 use crate::authn;
 use crate::authz::Caller;
-use crate::directory::{Device, Directory, Draft, Method, Name, NodeState, Refusal, Session, Unique, User};
+use crate::directory::{Device, Directory, Draft, Fact, Method, Name, NodeState, Refusal, Session, Unique, User};
 use crate::factors;
 use crate::store::Record as _;
 use model::ids::UserId;
@@ -149,6 +149,36 @@ impl AdminRpc {
         };
         let (revision, user) = self.organisation.change(make).await?;
         Ok(self.settled(revision, changed(revision, user.id, user.name)).await)
+    }
+
+    /// Somebody leaves: all that they have ends in one change. The account stays, disabled and in no group.
+    pub(super) async fn offboard_user(
+        &self,
+        caller: &Caller,
+        message: wire::OffboardUserRequest,
+    ) -> Result<wire::OffboardUserReply, Refusal> {
+        let typed = message.user.as_str();
+        let make = |directory: &Directory, draft: &mut Draft| {
+            let fact = directory.users.typed(typed).ok_or_else(|| Refusal::missing("user", typed))?;
+            let user = fact.record.clone();
+            let sessions = end_sessions(directory, draft, user.id)?;
+            draft.stands_on_all(directory, Device::KIND)?;
+            let mut devices = Vec::new();
+            let lives = |d: &&Fact<Device>| d.record.user == Some(user.id) && d.record.state != NodeState::Revoked;
+            for device in directory.devices.values().filter(lives) {
+                draft.update(device, &Device { state: NodeState::Revoked, ..device.record.clone() })?;
+                devices.push(device.record.name.to_string());
+            }
+            let factors = u64::try_from(factors::remove_all(directory, draft, user.id)?).unwrap_or(u64::MAX);
+            draft.update(fact, &User { disabled: true, restored: false, groups: BTreeSet::new(), ..user.clone() })?;
+            let entry = self.organisation.entry(caller, "user.offboard", &fact.key).with("name", user.name.as_str());
+            let entry = entry.with("sessions_ended", sessions).with("devices_revoked", devices.join(", "));
+            Ok(((user, sessions, devices, factors), entry.with("factors_removed", factors)))
+        };
+        let (revision, (user, sessions, devices, factors)) = self.organisation.change(make).await?;
+        let changed = self.settled(revision, changed(revision, user.id, &user.name)).await;
+        let groups = user.groups.iter().map(ToString::to_string).collect();
+        Ok(wire::OffboardUserReply { changed: Some(changed), sessions, devices, factors, groups })
     }
 
     pub(super) async fn list_factors(
