@@ -57,11 +57,12 @@ fn locked(wait: Duration) -> Refusal {
 
 /// What a person typed, without what people put between.
 fn typed(code: &Secret<String>) -> Result<Secret<String>, Refusal> {
-    if code.expose().len() > CODE_MAX {
+    let kept = code.expose().chars().filter(|c| !matches!(c, ' ' | '-'));
+    let kept = Secret::new(kept.map(|c| c.to_ascii_uppercase()).collect::<String>());
+    if code.expose().len() > CODE_MAX || !kept.expose().bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Err(Refusal::Invalid("a code has six digits, a recovery code 16 letters and digits".to_owned()));
     }
-    let kept = code.expose().chars().filter(|c| !c.is_whitespace() && *c != '-');
-    Ok(Secret::new(kept.map(|c| c.to_ascii_uppercase()).collect()))
+    Ok(kept)
 }
 
 /// The second factors of a user, none where there is no record.
@@ -179,8 +180,9 @@ impl Organisation {
         id: FactorId,
         code: Secret<String>,
     ) -> Result<RecoveryCodes, Refusal> {
-        self.take_turn(Act::Factor, NodeId::Device(device))?;
+        // What nobody's app shows is neither counted nor kept.
         let code = typed(&code)?;
+        self.take_turn(Act::Factor, NodeId::Device(device))?;
         let held = {
             let directory = self.now();
             let subject = subject(&directory, device, self.wall())?;
@@ -219,8 +221,9 @@ impl Organisation {
 
     /// A second factor is given: the code of an app, or a recovery code, which is gone then.
     pub async fn verify_factor(&self, device: DeviceId, code: Secret<String>) -> Result<(Revision, Proof), Refusal> {
-        self.take_turn(Act::Factor, NodeId::Device(device))?;
+        // What nobody's app shows is neither counted nor kept.
         let code = typed(&code)?;
+        self.take_turn(Act::Factor, NodeId::Device(device))?;
         let recovery =
             if code.expose().len() == RECOVERY_CHARS { self.find_recovery(device, &code).await? } else { None };
         let changed = self.change(|directory, draft| {
@@ -262,6 +265,10 @@ impl Organisation {
 
     /// The user gives one up, by its name or id. Sessions forget the factors given in them; with the last app go the recovery codes.
     pub async fn remove_factor(&self, device: DeviceId, which: &str) -> Result<Revision, Refusal> {
+        let none = || Refusal::Denied("you have no such second factor: `umbra mfa ls`".to_owned());
+        if which.parse::<Name>().is_err() && which.parse::<FactorId>().is_err() {
+            return Err(none());
+        }
         self.take_turn(Act::Factor, NodeId::Device(device))?;
         let changed = self.change(|directory, draft| {
             let now = self.wall();
@@ -271,8 +278,7 @@ impl Organisation {
             let is = |totp: &Totp| totp.name.as_str() == which || totp.id.to_string() == which;
             let found = factors.totp.iter().position(is);
             // Whether it exists is the user's own business.
-            let found =
-                found.ok_or_else(|| Refusal::Denied("you have no such second factor: `umbra mfa ls`".to_owned()))?;
+            let found = found.ok_or_else(none)?;
             may_change(&subject.session.record, &factors, now)?;
             let gone = factors.totp.remove(found);
             draft.remove_key::<FactorSecret>(&gone.id)?;
