@@ -250,6 +250,8 @@ fn word(message: &str, field: &str, family: u8) -> Vec<u8> {
         ("SessionState", "id") | ("ShowSessionRequest" | "RevokeSessionRequest", "session") => {
             text(SessionId::from_bytes([4; 10]).to_string())
         }
+        ("Factor" | "BeginTotpReply" | "ConfirmTotpRequest", "id") => text(FactorId::from_bytes([9; 10]).to_string()),
+        ("ProbeRequest", "run") => vec![7; 16],
         ("DeleteResourceRequest", "resource") => b"ada".to_vec(),
         (_, "text") => b"permit(principal, action, resource);".to_vec(),
         (_, "kind") => b"device".to_vec(),

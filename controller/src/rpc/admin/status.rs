@@ -17,12 +17,17 @@ fn count<T>(items: impl Iterator<Item = T>) -> u64 {
 fn alarms(now: &Directory, wall: WallMs) -> Vec<String> {
     let devices = now.devices.values().map(|d| ("device", &d.record.name, d.record.copied));
     let gateways = now.gateways.values().map(|g| ("gateway", &g.record.name, g.record.copied));
-    let mut copied: Vec<_> = devices.chain(gateways).filter_map(|(kind, name, at)| Some((at?, kind, name))).collect();
-    copied.retain(|(at, ..)| wall.since(*at) <= ALARM_KEEP);
-    copied.sort();
+    copies(devices.chain(gateways).filter_map(|(kind, name, at)| Some((at?, kind, name.as_str()))), wall)
+}
+
+/// The newest alarms about copied nodes.
+fn copies<'n>(seen: impl Iterator<Item = (WallMs, &'static str, &'n str)>, wall: WallMs) -> Vec<String> {
+    let mut copied: Vec<_> = seen.filter(|(at, ..)| wall.since(*at) <= ALARM_KEEP).collect();
+    copied.sort_unstable();
     let tell = |(_, kind, name)| {
         format!(
-            "two programs used the keys of {kind} `{name}` at once: both are cut off; find out who copied its state, then let it join again"
+            "two programs used the keys of {kind} `{name}` at once: both are cut off; find out who copied its state, then \
+             let it join again"
         )
     };
     copied.into_iter().rev().take(ALARMS_MAX).map(tell).collect()
@@ -75,5 +80,23 @@ impl AdminRpc {
         let (token, password) = (Secret::new(message.token), Secret::new(message.password));
         let (revision, user) = owner::claim(&self.organisation, caller, token, &message.name, password).await?;
         Ok(changed(revision, user.id, user.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_copies_are_told_for_a_while() {
+        let wall = WallMs(1_800_000_000_000);
+        let names: Vec<String> = (0..2 * ALARMS_MAX).map(|n| format!("laptop-{n:04}")).collect();
+        let at = |n: usize| WallMs(wall.0 - 1_000_000 + i64::try_from(n).unwrap());
+        let told = copies(names.iter().enumerate().map(|(n, name)| (at(n), "device", name.as_str())), wall);
+        assert_eq!(told.len(), ALARMS_MAX);
+        assert!(told[0].contains(&names[2 * ALARMS_MAX - 1]) && told[0].contains("both are cut off"), "{told:?}");
+        let seen = |at| copies([(at, "gateway", "gw")].into_iter(), wall).len();
+        let kept = i64::try_from(ALARM_KEEP.as_millis()).unwrap();
+        assert_eq!((seen(WallMs(wall.0 - kept)), seen(WallMs(wall.0 - kept - 1))), (1, 0));
     }
 }
