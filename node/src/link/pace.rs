@@ -370,13 +370,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_through_a_living_tunnel_makes_no_storm() {
+        let minute = Duration::from_secs(60);
+        // What no luck with the pauses goes beyond: each of them is at least half of the longest one.
+        let rounds = REFUSED_MAX + 1 + u32::try_from(minute.as_millis() / (RETRY.1 / 2).as_millis()).unwrap();
+        let most = rounds * u32::try_from(LINK_ATTEMPTS_MAX).unwrap();
         for connects in [false, true] {
             let (nudge, attempts) = (Arc::new(Notify::new()), Arc::new(Mutex::new(0)));
             let far = Refusing { nudge: Arc::clone(&nudge), attempts: Arc::clone(&attempts), connects };
-            let minute = Duration::from_secs(60);
             assert!(timeout(minute, keep(&far, &nudge)).await.is_err(), "it is kept for ever");
             let made = *attempts.lock().unwrap();
-            assert!((30..=150).contains(&made), "{made} attempts in a minute");
+            assert!((30..=most).contains(&made), "{made} attempts in a minute, {most} are possible");
         }
     }
 
