@@ -3,13 +3,13 @@
 //! there twice, or not understood, is refused.
 
 mod keys;
-mod strict;
+pub(crate) mod strict;
 
 pub use keys::{Algorithm, KeySet, KeySetError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use model::limits::{AUDIENCES_MAX, SUBJECT_MAX, TOKEN_MAX, TOKEN_SKEW};
+use model::limits::{AUDIENCES_MAX, CLAIM_LIST_MAX, SUBJECT_MAX, TOKEN_MAX, TOKEN_SKEW};
 use model::time::WallMs;
 use serde_json::{Map, Value};
 
@@ -79,41 +79,52 @@ pub struct Claims {
     pub expires: WallMs,
     /// `iat`.
     pub issued: Option<WallMs>,
-    all: Map<String, Value>,
+    /// `nonce`; who sent one compares it.
+    pub nonce: Option<String>,
+    /// `auth_time`: when the person logged in at the issuer.
+    pub auth_time: Option<WallMs>,
+    /// `acr`: how well the issuer knows the person.
+    pub acr: Option<String>,
+    /// `amr`: by which means (RFC 8176).
+    pub amr: Vec<String>,
+    /// All of them, also those above.
+    pub all: ClaimSet,
 }
 
-impl Claims {
-    /// The claim of this name, or of a dotted path into objects (`realm_access.roles`).
-    fn find(&self, path: &str) -> Option<&Value> {
-        self.all.get(path).or_else(|| {
+/// Claims by name.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ClaimSet(pub Map<String, Value>);
+
+impl ClaimSet {
+    /// The claim of this name, or at a path of names with dots between them (`realm_access.roles`). A name that has dots itself
+    /// (`https://corp.example/groups`) goes before a path.
+    pub fn at(&self, path: &str) -> Option<&Value> {
+        self.0.get(path).or_else(|| {
             let mut steps = path.split('.');
-            let first = self.all.get(steps.next()?)?;
+            let first = self.0.get(steps.next()?)?;
             steps.try_fold(first, |value, step| value.get(step))
         })
     }
 
     /// A text.
-    pub fn text(&self, path: &str) -> Option<&str> {
-        self.find(path).and_then(Value::as_str)
+    pub fn string(&self, path: &str) -> Option<&str> {
+        self.at(path).and_then(Value::as_str)
     }
 
-    /// A list of texts; one text is a list of one. None where it is not there, or holds anything else.
-    pub fn list(&self, path: &str) -> Option<Vec<&str>> {
-        match self.find(path)? {
-            Value::String(one) => Some(vec![one]),
-            Value::Array(many) => many.iter().map(Value::as_str).collect(),
+    /// A list of texts, at most [`CLAIM_LIST_MAX`]; one text is a list of one. None where it is not there, or holds anything else.
+    pub fn list(&self, path: &str) -> Option<Vec<String>> {
+        match self.at(path)? {
+            Value::String(one) => Some(vec![one.clone()]),
+            Value::Array(many) if many.len() <= CLAIM_LIST_MAX => {
+                many.iter().map(|one| one.as_str().map(str::to_owned)).collect()
+            }
             _ => None,
         }
     }
 
     /// A yes or no.
     pub fn flag(&self, path: &str) -> Option<bool> {
-        self.find(path).and_then(Value::as_bool)
-    }
-
-    /// A moment (NumericDate).
-    pub fn moment(&self, path: &str) -> Option<WallMs> {
-        self.find(path).and_then(numeric_date)
+        self.at(path).and_then(Value::as_bool)
     }
 }
 
@@ -203,8 +214,18 @@ fn read_claims(all: Map<String, Value>, expect: &Expect<'_>) -> Result<Claims, T
     let fits =
         |subject: &&str| (1..=SUBJECT_MAX).contains(&subject.chars().count()) && !subject.chars().any(char::is_control);
     let subject = text("sub")?.filter(fits).ok_or(TokenError::Claim("sub"))?.to_owned();
-    Ok(Claims { issuer: expect.issuer.to_owned(), subject, expires, issued, all })
+    let owned = |name| Ok::<_, TokenError>(text(name)?.map(str::to_owned));
+    let (nonce, acr, auth_time) = (owned("nonce")?, owned("acr")?, moment("auth_time")?);
+    let issuer = expect.issuer.to_owned();
+    let all = ClaimSet(all);
+    let amr = match all.at("amr") {
+        None => Vec::new(),
+        Some(_) => all.list("amr").ok_or(TokenError::Claim("amr"))?,
+    };
+    Ok(Claims { issuer, subject, expires, issued, nonce, auth_time, acr, amr, all })
 }
 
+#[cfg(test)]
+pub(crate) mod test_keys;
 #[cfg(test)]
 mod tests;

@@ -614,3 +614,33 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(10);
 pub const SETTINGS_BYTES_MAX: usize = 64 << 10;
 /// Zones of one link that systemd-resolved is told: versions before 256 refuse a longer list as a whole.
 pub const RESOLVED_DOMAINS_MAX: usize = 256;
+
+// -- identity providers and other web servers that an administrator named --------------------------------------------
+/// How long a web server may take from the resolution of its name to the last byte; a person waits for it.
+pub const FETCH_TIME_MAX: Duration = Duration::from_secs(10);
+/// Bytes of an answer's body; keys and metadata of real providers have some ten thousand.
+pub const FETCH_BODY_MAX: usize = 1 << 20;
+/// Bytes of an answer's status line and headers.
+pub const FETCH_HEADERS_MAX: usize = 64 << 10;
+/// Bytes of a URL that is asked; what browsers and servers agree on.
+pub const FETCH_URL_MAX: usize = 2_048;
+/// Bytes of the PEM certificates that an administrator gives for one server.
+pub const FETCH_CA_PEM_MAX: usize = 256 << 10;
+/// Prefixes that an administrator opens for one server.
+pub const FETCH_ALLOW_MAX: usize = 16;
+/// Texts that are read from one claim, such as the groups of a person.
+pub const CLAIM_LIST_MAX: usize = 1_024;
+/// How long a provider's metadata and keys are believed before they are asked for again.
+pub const PROVIDER_CACHE_LIFE: Duration = Duration::from_secs(3_600);
+/// How often at most an unknown key has a provider's keys asked for again.
+pub const PROVIDER_KEYS_EVERY: Duration = Duration::from_secs(60);
+/// How long a provider that failed is not asked for its metadata again, so that nobody queues for it.
+pub const PROVIDER_FAILED_LIFE: Duration = Duration::from_secs(5);
+/// Characters of a provider's text that are shown.
+pub const PROVIDER_TEXT_CHARS_MAX: usize = 256;
+/// Scopes that are asked of a provider.
+pub const PROVIDER_SCOPES_MAX: usize = 32;
+/// Longest time for which a device code is polled (RFC 8628); providers give five to thirty minutes.
+pub const DEVICE_CODE_LIFE_MAX: Duration = Duration::from_secs(1_800);
+/// Longest pause between two polls that a provider may ask for.
+pub const DEVICE_POLL_MAX: Duration = Duration::from_secs(60);

@@ -59,7 +59,7 @@ impl<'de> Visitor<'de> for Reader {
 }
 
 /// The object that this text is; none where it is anything else, or says something twice. Its depth is serde_json's: at most 128.
-pub(super) fn object(text: &[u8]) -> Option<Map<String, Value>> {
+pub(crate) fn object(text: &[u8]) -> Option<Map<String, Value>> {
     match serde_json::from_slice(text).ok()? {
         Strict(Value::Object(map)) => Some(map),
         Strict(_) => None,

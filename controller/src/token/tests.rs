@@ -102,14 +102,21 @@ fn a_good_token_passes_under_each_algorithm_and_says_what_it_says() {
         assert_eq!((claims.issuer.as_str(), claims.subject.as_str()), (ISSUER, "248289761001"));
     }
     let claims = check(&token(&good())).unwrap();
-    assert_eq!(claims.list("groups"), Some(vec!["staff"]));
-    assert_eq!(claims.list("realm_access.roles"), Some(vec!["admin", "dev"]));
-    assert_eq!((claims.text("nonce"), claims.flag("email_verified")), (Some("n-0S6_WzA2Mj"), Some(true)));
-    assert_eq!(claims.moment("iat"), Some(NOW));
-    assert_eq!((claims.text("realm_access.none"), claims.text("x.y.z"), claims.list("exp")), (None, None, None));
+    let all = &claims.all;
+    assert_eq!(all.list("groups"), Some(vec!["staff".to_owned()]));
+    assert_eq!(all.list("realm_access.roles"), Some(vec!["admin".to_owned(), "dev".to_owned()]));
+    assert_eq!((claims.nonce.as_deref(), all.flag("email_verified")), (Some("n-0S6_WzA2Mj"), Some(true)));
+    assert_eq!((claims.issued, claims.auth_time, claims.amr.len()), (Some(NOW), None, 0));
+    assert_eq!((all.string("realm_access.none"), all.string("x.y.z"), all.list("exp")), (None, None, None));
+    assert_eq!(
+        set("many", json!(vec!["g"; CLAIM_LIST_MAX + 1])).unwrap().all.list("many"),
+        None,
+        "half of it is no answer"
+    );
+    assert!(set("many", json!(vec!["g"; CLAIM_LIST_MAX])).unwrap().all.list("many").is_some());
     // A name with dots, as some providers have, comes before a path.
     let claims = set("https://corp.example/groups", json!(["a"])).unwrap();
-    assert_eq!(claims.list("https://corp.example/groups"), Some(vec!["a"]));
+    assert_eq!(claims.all.list("https://corp.example/groups"), Some(vec!["a".to_owned()]));
 }
 
 #[test]
@@ -139,6 +146,10 @@ fn a_token_for_another_time_place_or_client_is_refused() {
         ("sub", json!("x".repeat(SUBJECT_MAX + 1)), TokenError::Claim("sub")),
         ("sub", json!("a\nb"), TokenError::Claim("sub")),
         ("sub", json!(7), TokenError::Claim("sub")),
+        ("nonce", json!(7), TokenError::Claim("nonce")),
+        ("acr", json!([]), TokenError::Claim("acr")),
+        ("amr", json!([7]), TokenError::Claim("amr")),
+        ("auth_time", json!("now"), TokenError::Claim("auth_time")),
     ];
     for (name, value, error) in refused {
         assert_eq!(set(name, value.clone()).err(), Some(*error), "{name}: {value}");
