@@ -1,6 +1,7 @@
 //! How do datagrams get between the network and us? One dual-stack UDP socket that knows, for each train, the local
 //! address it came to, and that answers from there.
 
+mod batch;
 mod narrow;
 mod open;
 mod receive;
@@ -9,6 +10,8 @@ mod send;
 mod split;
 #[cfg(test)]
 mod tests;
+
+pub use batch::Batch;
 
 use crate::offload::Steps;
 use model::packet::{Train, UdpOffloads};
@@ -122,7 +125,9 @@ impl Udp {
     /// that a flood of it takes no room and no time of the data's. A kernel that cannot do that leaves it as it was.
     pub fn split(&mut self) {
         let second = split::beside(&self.socket, self.port, self.dual);
-        match second.and_then(|socket| Self::furnish(socket, self.dual, self.steps)) {
+        // One datagram a message there: `Udp::recv_batch` takes many small ones.
+        let steps = Steps { gro: false, ..self.steps };
+        match second.and_then(|socket| Self::furnish(socket, self.dual, steps)) {
             Ok(second) => self.beside = Some(Box::new(second)),
             Err(error) => {
                 tracing::info!(%error, "handshakes and data share one socket: a flood of those is felt by these")

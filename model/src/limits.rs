@@ -81,6 +81,8 @@ pub const ENDPOINTS_MAX: usize = 8;
 pub const HANDSHAKE_ATTEMPT_MAX: Duration = Duration::from_secs(90);
 /// Initiations and knocks whose MAC1 held, handled in a second; beyond it, cookies (WireGuard paper, section 5.3).
 pub const HANDSHAKES_PER_SECOND: u64 = 1_000;
+/// Bytes of what is no data: the largest is a knock, and what is larger is nobody's.
+pub const HANDSHAKE_BYTES_MAX: usize = 512;
 /// Cookie replies of each key in a second. Whoever asks beyond it without one is not answered: at 4,000 making and sending
 /// them takes 4 % of a processor.
 pub const COOKIES_PER_SECOND: u64 = 4_000;

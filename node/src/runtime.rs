@@ -8,8 +8,8 @@ use host::clock::SystemClock;
 use host::offload::Steps;
 use host::tun::Tun;
 use host::turn::{self, Turn};
-use host::udp::{BUFFER_BYTES, Udp};
-use model::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, ENGINE_EVENTS_MAX, STREAM_QUEUE_MAX};
+use host::udp::{BUFFER_BYTES, Batch, Udp};
+use model::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, ENGINE_EVENTS_MAX, HANDSHAKE_BYTES_MAX, STREAM_QUEUE_MAX};
 use model::packet::{Frame, Train};
 use model::time::{Clock, Instant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -237,20 +237,14 @@ impl Runtime {
         }
     }
 
-    /// What is no data, as many datagrams as lie there with one go: a flood costs as little as it can.
+    /// What is no data, as many datagrams as lie there with one call: a flood costs as little as it can.
     fn pump_handshakes(&self) {
         let Some(udp) = self.udp.beside() else { return };
-        let mut train = Train::datagram(([0, 0, 0, 0], 0).into(), model::packet::Local::default(), Vec::new());
-        let mut out = self.out();
+        let (mut batch, mut out) = (Batch::new(HANDSHAKE_BYTES_MAX), self.out());
         loop {
-            match udp.recv(&mut train) {
+            match udp.recv_batch(&mut batch) {
                 Ok(()) => self.guarded("handshakes", &self.pulses.handshakes, &mut out, |now, out| {
-                    self.engine.from_udp(now, &mut train, out);
-                    let mut trains = 1;
-                    while trains < BATCH_FRAMES_MAX && udp.try_recv(&mut train).unwrap_or(false) {
-                        self.engine.from_udp(now, &mut train, out);
-                        trains += 1;
-                    }
+                    batch.each(|train| self.engine.from_udp(now, train, out));
                 }),
                 Err(error) => pause_after("reading the UDP socket", &error),
             }

@@ -62,7 +62,7 @@ impl Udp {
 }
 
 /// The sender, IPv4 written plainly.
-fn remote(from: &libc::sockaddr_storage) -> io::Result<SocketAddr> {
+pub(super) fn remote(from: &libc::sockaddr_storage) -> io::Result<SocketAddr> {
     let address = match i32::from(from.ss_family) {
         libc::AF_INET => {
             // SAFETY: a sockaddr_storage is large and aligned enough for this, and its family says that it holds one.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::test_support::{Host, allocations, enter_fresh_namespace, ip, privileged, soon};
-use model::limits::{DATAGRAM_MAX, SEGMENTED_BYTES_MAX, SEGMENTS_MAX, SEND_MESSAGES_MAX};
+use model::limits::{DATAGRAM_MAX, HANDSHAKE_BYTES_MAX, SEGMENTED_BYTES_MAX, SEGMENTS_MAX, SEND_MESSAGES_MAX};
 use model::packet::Local;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -374,4 +374,32 @@ fn a_flood_of_handshakes_takes_no_room_of_the_datas() {
         }
     }
     assert!(matches!(Udp::bind(udp.local_port()), Err(UdpError::PortInUse(_))), "the port is still ours alone");
+}
+
+#[test]
+fn many_small_messages_come_with_one_call_and_larger_ones_are_counted() {
+    let here = Udp::bind(0).unwrap();
+    here.set_recv_timeout(Some(Duration::from_secs(5))).unwrap();
+    let there = Udp::bind(0).unwrap();
+    let to = SocketAddr::from(([127, 0, 0, 1], here.local_port()));
+    let datagram = |bytes: Vec<u8>| Train::datagram(to, Local::default(), bytes);
+    let mut sent: Vec<Train> = (0..100_u8).map(|n| datagram(vec![n; usize::from(n) + 1])).collect();
+    sent.insert(50, datagram(vec![0; HANDSHAKE_BYTES_MAX + 1]));
+    sent.insert(51, datagram(vec![200; HANDSHAKE_BYTES_MAX]));
+    assert_eq!(there.send(&sent).dropped, 0);
+    let (mut batch, mut came, mut calls) = (super::Batch::new(HANDSHAKE_BYTES_MAX), Vec::new(), 0);
+    while came.len() < 101 {
+        here.recv_batch(&mut batch).unwrap();
+        calls += 1;
+        batch.each(|train| {
+            assert_eq!((train.addr.port(), train.stride), (there.local_port(), 0));
+            assert_eq!(train.local.address, Some(to.ip()));
+            came.push(train.bytes.clone());
+        });
+    }
+    let fitting: Vec<Vec<u8>> = sent.iter().map(|t| t.bytes.clone()).filter(|b| b.len() <= HANDSHAKE_BYTES_MAX).collect();
+    assert_eq!(came, fitting, "in their order");
+    assert_eq!(here.truncated(), 1);
+    assert!(calls <= 10, "{calls} calls for 102 messages");
+    batch.each(|_| panic!("taken twice"));
 }
