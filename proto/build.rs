@@ -3,7 +3,7 @@
 use prost::Message as _;
 
 /// Messages that carry a secret: they get a `Debug` that does not show it, in `src/redact.rs`.
-const SECRET: [&str; 20] = [
+const SECRET: [&str; 25] = [
     ".umbra.v1.LoginRequest",
     ".umbra.v1.EnrollRequest",
     ".umbra.v1.RecoverRequest",
@@ -24,6 +24,11 @@ const SECRET: [&str; 20] = [
     ".umbra.local.v1.ConfirmTotpRequest",
     ".umbra.local.v1.RecoveryCodes",
     ".umbra.local.v1.VerifyFactorRequest",
+    ".umbra.v1.BeginSignInReply",
+    ".umbra.v1.FinishSignInRequest",
+    ".umbra.local.v1.BeginSignInReply",
+    ".umbra.local.v1.FinishSignInRequest",
+    ".umbra.admin.v1.AddIdpRequest",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

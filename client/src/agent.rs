@@ -11,7 +11,7 @@ mod connects;
 mod orders;
 mod report;
 
-pub use orders::{FactorOrder, Order, Reply};
+pub use orders::{FactorOrder, Order, Reply, SignInOrder};
 
 use crate::catalogue::{Catalogue, Delta, Session};
 use crate::connect::{Book, Loss, Seen as Glance, Word};

@@ -5,13 +5,17 @@
 //! | `args` | which commands and options are there? |
 //! | `run` | which call does each make? |
 //! | `show` | how is its answer shown? |
+//! | `login` | how does a person log in? |
+//! | `callback` | how does a browser bring back what an identity provider said? |
 //! | `mfa` | how does a person add a second factor, and give one? |
 //! | `input` | where do passwords and codes come from? |
 //!
 //! Tables, JSON, errors and questions are `node::cli`'s.
 
 mod args;
+mod callback;
 mod input;
+mod login;
 mod mfa;
 mod run;
 mod show;

@@ -1,7 +1,7 @@
 //! Who may give this machine's client orders? Root and members of the group `umbra`, over a Unix socket whose other end the
 //! kernel names. The socket's mode keeps others out, and each call is checked all the same.
 
-use crate::agent::{FactorOrder, Order, Reply};
+use crate::agent::{FactorOrder, Order, Reply, SignInOrder};
 use crate::daemon::{Command, Front};
 use host::local::{LocalListener, may_administer};
 use model::limits::{ADMIN_CALL_MAX, JOIN_BYTES_MAX, RPC_STREAMS_MAX};
@@ -125,6 +125,36 @@ impl Local for Desk {
         _: Request<wire::RenewRecoveryCodesRequest>,
     ) -> Result<Response<wire::RecoveryCodes>, Status> {
         self.order(|reply| Order::Factor(FactorOrder::Renew(reply))).await
+    }
+    async fn list_providers(
+        &self,
+        _: Request<wire::ListProvidersRequest>,
+    ) -> Result<Response<wire::ListProvidersReply>, Status> {
+        self.order(|reply| Order::SignIn(SignInOrder::Providers(reply))).await
+    }
+    async fn begin_sign_in(
+        &self,
+        request: Request<wire::BeginSignInRequest>,
+    ) -> Result<Response<wire::BeginSignInReply>, Status> {
+        self.order(|reply| Order::SignIn(SignInOrder::Begin(request.into_inner(), reply))).await
+    }
+    async fn finish_sign_in(
+        &self,
+        request: Request<wire::FinishSignInRequest>,
+    ) -> Result<Response<wire::LoginReply>, Status> {
+        self.order(|reply| Order::SignIn(SignInOrder::Finish(request.into_inner(), reply))).await
+    }
+    async fn begin_code_sign_in(
+        &self,
+        request: Request<wire::BeginCodeSignInRequest>,
+    ) -> Result<Response<wire::BeginCodeSignInReply>, Status> {
+        self.order(|reply| Order::SignIn(SignInOrder::BeginCode(request.into_inner().provider, reply))).await
+    }
+    async fn poll_sign_in(
+        &self,
+        request: Request<wire::PollSignInRequest>,
+    ) -> Result<Response<wire::PollSignInReply>, Status> {
+        self.order(|reply| Order::SignIn(SignInOrder::Poll(request.into_inner().id, reply))).await
     }
     async fn logout(&self, _: Request<wire::LogoutRequest>) -> Result<Response<wire::LogoutReply>, Status> {
         self.order(Order::Logout).await

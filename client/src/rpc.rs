@@ -2,11 +2,11 @@
 
 use crate::catalogue::{Delta, Session};
 use model::grant::{CatalogueAddress, CatalogueEntry, Ending, PairingOffer};
-use model::ids::{FactorId, GrantId, PairingId, ResourceId};
+use model::ids::{FactorId, GrantId, PairingId, ResourceId, SignInId};
 use model::key::{Psk, PublicKey};
 use model::limits::{
-    CATALOGUE_MAX, ENDPOINTS_MAX, FACTORS_PER_USER_MAX, GRANTS_PER_DEVICE_MAX, LIST_MAX, REASON_CHARS_MAX, REASONS_MAX,
-    RECOVERY_CODES, RULES_PER_GRANT_MAX,
+    CATALOGUE_MAX, ENDPOINTS_MAX, FACTORS_PER_USER_MAX, GRANTS_PER_DEVICE_MAX, IDPS_MAX, LIST_MAX, REASON_CHARS_MAX,
+    REASONS_MAX, RECOVERY_CODES, RULES_PER_GRANT_MAX,
 };
 use model::net::{HostName, Prefix};
 use model::revision::Revision;
@@ -96,6 +96,11 @@ pub enum Answer {
     },
 }
 
+/// How long a call may take in which the controller asks an identity provider: some requests, each with its own limit.
+const SIGN_IN_CALL_MAX: Duration = Duration::from_secs(60);
+/// Bytes of a web address that a person's browser is sent to.
+const WEB_ADDRESS_MAX: usize = 8_192;
+
 /// The controller's stream: the catalogue and the state of this device's grants.
 pub struct Stream(Streaming<v1::DeviceUpdate>);
 
@@ -134,6 +139,107 @@ pub async fn login(channel: Channel, user: String, password: Secret<String>) -> 
     // A password's hash is slow on purpose, and others may be waiting.
     let reply = within(CALL_MAX * 2, client(channel).login(request)).await?.into_inner();
     Ok((reply.session, Duration::from_millis(reply.ends_in_ms)))
+}
+
+/// Where people sign in.
+pub async fn list_providers(channel: Channel) -> Result<local::ListProvidersReply, Status> {
+    let reply = within(CALL_MAX, client(channel).list_providers(v1::ListProvidersRequest {})).await?.into_inner();
+    read_providers(reply).map_err(malformed)
+}
+
+/// Checks a list of providers.
+pub fn read_providers(reply: v1::ListProvidersReply) -> Result<local::ListProvidersReply, WireError> {
+    let provider = |p: v1::Provider| {
+        if !matches!(p.redirect_host.as_str(), "127.0.0.1" | "localhost") {
+            return Err(wrong("redirect_host", "is not this machine"));
+        }
+        Ok(local::Provider {
+            name: display_name("provider.name", &p.name)?,
+            redirect_host: p.redirect_host,
+            redirect_port: u16::try_from(p.redirect_port).map_err(|_| wrong("redirect_port", "is no port"))?.into(),
+            device_code: p.device_code,
+        })
+    };
+    let providers = bounded("providers", reply.providers, IDPS_MAX)?;
+    Ok(local::ListProvidersReply { providers: providers.into_iter().map(provider).collect::<Result<_, _>>()? })
+}
+
+/// Begins a sign-in with a browser. The provider is asked in between.
+pub async fn begin_sign_in(channel: Channel, provider: String, port: u32) -> Result<local::BeginSignInReply, Status> {
+    let request = v1::BeginSignInRequest { provider, port };
+    let reply = within(SIGN_IN_CALL_MAX, client(channel).begin_sign_in(request)).await?.into_inner();
+    read_sign_in(reply).map_err(malformed)
+}
+
+/// Checks where a browser is sent: a program opens it.
+pub fn read_sign_in(reply: v1::BeginSignInReply) -> Result<local::BeginSignInReply, WireError> {
+    Ok(local::BeginSignInReply {
+        id: id::<SignInId>("id", &reply.id)?.to_string(),
+        url: web_address("url", reply.url)?,
+        state: printable("state", reply.state)?,
+    })
+}
+
+/// What the browser brought; answers session, user, and how long the session lives.
+pub async fn finish_sign_in(
+    channel: Channel,
+    request: local::FinishSignInRequest,
+) -> Result<(String, String, Duration), Status> {
+    let local::FinishSignInRequest { id, code, state, iss } = request;
+    let request = v1::FinishSignInRequest { id, code, state, iss };
+    let reply = within(SIGN_IN_CALL_MAX, client(channel).finish_sign_in(request)).await?.into_inner();
+    match read_signed_in(reply).map_err(malformed)? {
+        Ok(done) => Ok(done),
+        Err(_) => Err(Status::internal("the controller's answer is not valid: the sign-in is not finished")),
+    }
+}
+
+/// Who is in, or how long to wait before the next question.
+pub fn read_signed_in(reply: v1::SignInReply) -> Result<Result<(String, String, Duration), Duration>, WireError> {
+    if reply.session.is_empty() {
+        return Ok(Err(Duration::from_millis(reply.wait_ms)));
+    }
+    let user = display_name("user", &reply.user)?;
+    Ok(Ok((reply.session, user, Duration::from_millis(reply.ends_in_ms))))
+}
+
+/// Begins a sign-in whose code is typed in elsewhere.
+pub async fn begin_code_sign_in(channel: Channel, provider: String) -> Result<local::BeginCodeSignInReply, Status> {
+    let request = v1::BeginCodeSignInRequest { provider };
+    let reply = within(SIGN_IN_CALL_MAX, client(channel).begin_code_sign_in(request)).await?.into_inner();
+    read_code_sign_in(reply).map_err(malformed)
+}
+
+/// Checks a code and where it is typed in.
+pub fn read_code_sign_in(reply: v1::BeginCodeSignInReply) -> Result<local::BeginCodeSignInReply, WireError> {
+    let complete_uri = match reply.complete_uri.is_empty() {
+        true => String::new(),
+        false => web_address("complete_uri", reply.complete_uri)?,
+    };
+    Ok(local::BeginCodeSignInReply {
+        id: id::<SignInId>("id", &reply.id)?.to_string(),
+        user_code: printable("user_code", reply.user_code)?,
+        uri: web_address("uri", reply.uri)?,
+        complete_uri,
+        interval_ms: reply.interval_ms,
+        ends_in_ms: reply.ends_in_ms,
+    })
+}
+
+/// Has its person finished it?
+pub async fn poll_sign_in(
+    channel: Channel,
+    id: String,
+) -> Result<Result<(String, String, Duration), Duration>, Status> {
+    let reply =
+        within(SIGN_IN_CALL_MAX, client(channel).poll_sign_in(v1::PollSignInRequest { id })).await?.into_inner();
+    read_signed_in(reply).map_err(malformed)
+}
+
+/// An `https` address that a browser may be given: visible ASCII, no longer than browsers take.
+fn web_address(field: &'static str, text: String) -> Result<String, WireError> {
+    let fits = text.len() <= WEB_ADDRESS_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits && text.starts_with("https://") { Ok(text) } else { Err(wrong(field, "is no web address")) }
 }
 
 /// Ends the session.

@@ -97,6 +97,10 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
             "OffboardUser",
             "ListFactors",
             "ResetFactors",
+            "AddIdp",
+            "ListIdps",
+            "RemoveIdp",
+            "SyncIdps",
             "AddGroup",
             "ListGroups",
             "DeleteGroup",
@@ -145,6 +149,7 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
         &["ListFactors", "BeginTotp", "ConfirmTotp", "VerifyFactor", "RemoveFactor", "RenewRecoveryCodes"],
         &[Device],
     ),
+    ("umbra.v1.Devices", &["ListProviders", "BeginSignIn", "FinishSignIn", "BeginCodeSignIn", "PollSignIn"], &[Device]),
     ("umbra.v1.Gateways", &["Watch"], &[Gateway]),
 ];
 

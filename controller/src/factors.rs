@@ -93,7 +93,7 @@ fn may_change(session: &Session, factors: &Factors, now: WallMs) -> Result<(), R
                 "your log-in is older than {minutes} min: log in again with `umbra login`, then add a second factor"
             )
         };
-        return if fresh(session.created) { Ok(()) } else { Err(Refusal::Denied(why())) };
+        return if session.proved_at().is_some_and(fresh) { Ok(()) } else { Err(Refusal::Denied(why())) };
     }
     let why = || format!("changes of second factors need one of the last {minutes} min: `umbra mfa verify`");
     if session.factor.is_some_and(|proof| fresh(proof.at)) { Ok(()) } else { Err(Refusal::Denied(why())) }

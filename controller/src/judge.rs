@@ -61,6 +61,9 @@ pub enum Standing {
     /// The account is gone or disabled.
     #[error("your account is disabled; ask an administrator")]
     User,
+    /// The identity provider is gone, or has not been heard for too long.
+    #[error("your identity provider has not stood by your sign-in for too long; run `umbra login` again")]
+    Provider,
 }
 
 /// The answer.
@@ -125,7 +128,17 @@ pub fn subject(directory: &Directory, device: DeviceId, now: WallMs) -> Result<S
     }
     let session = session_of(directory, device, now).ok_or(Standing::Session)?;
     let user = directory.users.find(&session.record.user).filter(|u| !u.record.disabled).ok_or(Standing::User)?;
+    if user.record.identity.is_some() && !provider_stands(directory, session, now) {
+        return Err(Standing::Provider);
+    }
     Ok(Subject { device: device_fact, session, user })
+}
+
+/// Does the provider of the person who logged in stand by them?
+fn provider_stands(directory: &Directory, session: &Fact<Session>, now: WallMs) -> bool {
+    let word = directory.idp_sessions.find(&session.record.id).filter(|w| w.record.user == session.record.user);
+    word.and_then(|word| Some((word, directory.idps.find(&word.record.idp)?)))
+        .is_some_and(|(word, idp)| word.record.stands(&idp.record, now))
 }
 
 fn facts(subject: &Subject<'_>, resource: &Resource, now: WallMs) -> Facts {
@@ -135,11 +148,11 @@ fn facts(subject: &Subject<'_>, resource: &Resource, now: WallMs) -> Facts {
     let proof = session.factor.filter(|proof| age(proof.at).is_some());
     Facts {
         user: subject.user.record.name.as_str().to_owned(),
-        groups: Some(subject.user.record.groups.iter().map(|g| g.as_str().to_owned()).collect()),
+        groups: Some(subject.user.record.all_groups().map(|g| g.as_str().to_owned()).collect()),
         device: Some(subject.device.record.name.as_str().to_owned()),
         resource: resource.name.as_str().to_owned(),
         tags: Some(resource.tags.iter().map(|t| t.as_str().to_owned()).collect()),
-        login_age: age(session.created),
+        login_age: session.proved_at().and_then(age),
         mfa_age: proof.and_then(|proof| age(proof.at)),
         mfa_method: proof.map(|proof| proof.method.to_string()),
     }
@@ -190,6 +203,10 @@ impl Ground<'_> {
             (self.resource.key.clone(), Expect::Revision(self.resource.revision)),
             (self.site.key.clone(), Expect::Revision(self.site.revision)),
         ];
+        let identity = self.user.record.identity.as_ref();
+        if let Some(idp) = identity.and_then(|identity| directory.idps.find(&identity.idp)) {
+            list.push((idp.key.clone(), Expect::Revision(idp.revision)));
+        }
         // A set's head changes with every member: a forbid that nobody could expect by its own key.
         if let Ok(head) = Key::new(PolicyRevision::KIND) {
             list.push((head, Expect::Revision(directory.head(PolicyRevision::KIND))));

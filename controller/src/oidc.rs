@@ -241,4 +241,4 @@ impl std::fmt::Debug for Client {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -13,6 +13,7 @@ use crate::rate::{Act, SharedRates};
 use crate::refused::{Reason, Refused};
 use crate::runs::SharedRuns;
 use crate::seal::{SealError, Sealer};
+use crate::signin::SignIns;
 use crate::store::{OpenError, Options, ReadError, Reading, SledStore, Store};
 use host::keyfile::{self, KeyFileError};
 use model::ids::NodeId;
@@ -42,6 +43,8 @@ pub struct Organisation {
     pub rates: SharedRates,
     /// Which runs of nodes' programs spoke.
     pub runs: SharedRuns,
+    /// Sign-ins at identity providers.
+    pub sign_ins: Arc<SignIns>,
     /// Who was turned away.
     pub refused: Arc<Refused>,
     /// How long things last.
@@ -149,6 +152,7 @@ impl Organisation {
             failures: SharedFailures::default(),
             rates: SharedRates::default(),
             runs: SharedRuns::default(),
+            sign_ins: Arc::default(),
             refused: Arc::default(),
             timing: Timing::default(),
             flows,

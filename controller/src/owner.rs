@@ -102,7 +102,8 @@ async fn claim_at(
             let user = User {
                 id,
                 name: name.clone(),
-                password: password.clone(),
+                password: Some(password.clone()),
+                identity: None,
                 groups: [owners.clone()].into(),
                 disabled: false,
                 restored: false,

@@ -3,7 +3,8 @@
 
 use model::ids::NodeId;
 use model::limits::{
-    FACTOR_CALLS_PER_MINUTE, GATEWAY_STARTS_PER_MINUTE, KEY_CHANGES_PER_MINUTE, RATES_MAX, SUFFIX_NAMES_PER_MINUTE,
+    FACTOR_CALLS_PER_MINUTE, GATEWAY_STARTS_PER_MINUTE, KEY_CHANGES_PER_MINUTE, RATES_MAX, SIGN_INS_PER_MINUTE,
+    SUFFIX_NAMES_PER_MINUTE,
 };
 use model::time::Instant;
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ pub enum Act {
     Key,
     /// A code, or a change, of second factors.
     Factor,
+    /// A step of a sign-in at an identity provider.
+    SignIn,
     /// A gateway's hello that changes what is known of it.
     Start,
 }
@@ -30,6 +33,7 @@ impl Act {
             Self::Name => SUFFIX_NAMES_PER_MINUTE,
             Self::Key => KEY_CHANGES_PER_MINUTE,
             Self::Factor => FACTOR_CALLS_PER_MINUTE,
+            Self::SignIn => SIGN_INS_PER_MINUTE,
             Self::Start => GATEWAY_STARTS_PER_MINUTE,
         }
     }

@@ -86,6 +86,7 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
     node::confine(Left::default())?;
     tracing::info!(socket = %socket.display(), revision = %organisation.now().revision, "the controller runs");
     tokio::spawn(crate::authority::keep_forever(organisation.clone()));
+    tokio::spawn(crate::signin::check_forever(organisation.clone(), Arc::clone(&arranger)));
     let store = Arc::clone(&organisation.store);
     let counted = runtime.clone();
     let of_calls = Arc::clone(&refused);

@@ -2,8 +2,8 @@
 
 use crate::arrange::Arrangements;
 use crate::directory::{
-    Device, Gateway, Name, NodeState, PasswordHash, PolicyFile, PolicyRevision, Resource, Session, Site, SuffixName,
-    User,
+    Device, Gateway, Name, NodeState, PasswordHash, PolicyFile, PolicyRevision, Proved, Resource, Session, Site,
+    SuffixName, User,
 };
 use crate::init::tests::made;
 use crate::organisation::Organisation;
@@ -112,7 +112,16 @@ fn people(mut commit: Commit) -> Commit {
     for n in [1, 2] {
         let password = PasswordHash("none".to_owned());
         let (name, groups) = (word("user", n), [].into());
-        let made = User { id: user(n), name, password, groups, disabled: false, restored: false, created };
+        let made = User {
+            id: user(n),
+            name,
+            password: Some(password),
+            identity: None,
+            groups,
+            disabled: false,
+            restored: false,
+            created,
+        };
         commit = commit.put_record(&user(n), &made).unwrap();
         let made = Device {
             id: device(n),
@@ -131,8 +140,16 @@ fn people(mut commit: Commit) -> Commit {
             created,
         };
         commit = commit.put_record(&device(n), &made).unwrap();
-        let made =
-            Session { id: session(n), user: user(n), device: device(n), created, ends, ended: false, factor: None };
+        let made = Session {
+            id: session(n),
+            user: user(n),
+            device: device(n),
+            created,
+            ends,
+            ended: false,
+            factor: None,
+            proved: Proved::AtLogin,
+        };
         commit = commit.put_record(&session(n), &made).unwrap();
     }
     commit

@@ -142,6 +142,14 @@ id!(
     /// A second factor of a user.
     FactorId, "fa"
 );
+id!(
+    /// An identity provider, at which people prove who they are.
+    IdpId, "ip"
+);
+id!(
+    /// A sign-in that waits for its person to come back from the identity provider.
+    SignInId, "sn"
+);
 
 /// A machine that takes part: who a certificate and a WireGuard key belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -83,9 +83,9 @@ pub const HANDSHAKE_ATTEMPT_MAX: Duration = Duration::from_secs(90);
 pub const HANDSHAKES_PER_SECOND: u64 = 1_000;
 /// Bytes of what is no data: the largest is a knock, and what is larger is nobody's.
 pub const HANDSHAKE_BYTES_MAX: usize = 512;
-/// Cookie replies of each key in a second. Whoever asks beyond it without one is not answered: at 4,000 making and sending
-/// them takes 4 % of a processor.
-pub const COOKIES_PER_SECOND: u64 = 4_000;
+/// Cookie replies of each key in a second. Whoever asks beyond it without one is not answered: at 10,000 making and sending
+/// them takes 10 % of a processor.
+pub const COOKIES_PER_SECOND: u64 = 10_000;
 /// Of the handshakes, how many one source address (IPv4 address, IPv6 /64) may use when the limit is reached. Laptops behind one
 /// NAT share it.
 pub const HANDSHAKES_PER_SOURCE: u16 = 125;
@@ -642,6 +642,32 @@ pub const PROVIDER_FAILED_LIFE: Duration = Duration::from_secs(5);
 pub const PROVIDER_TEXT_CHARS_MAX: usize = 256;
 /// Scopes that are asked of a provider.
 pub const PROVIDER_SCOPES_MAX: usize = 32;
+/// Identity providers of one organisation.
+pub const IDPS_MAX: usize = 16;
+/// Groups there that are named for one identity provider: who may sign in, and which group here they are.
+pub const IDP_GROUPS_MAX: usize = 256;
+/// Sign-ins that wait for their people at one time: a device has one, and the oldest make room.
+pub const SIGN_INS_MAX: usize = 1_024;
+/// How long a sign-in waits for its person.
+pub const SIGN_IN_LIFE: Duration = Duration::from_secs(600);
+/// How long a person has to type in the code of a sign-in without a browser: who is made to type in somebody else's has less time.
+pub const SIGN_IN_CODE_LIFE: Duration = Duration::from_secs(300);
+/// Bytes of a code or state that a browser brings.
+pub const SIGN_IN_TEXT_MAX: usize = 4_096;
+/// How often one device may begin or end a sign-in within a minute.
+pub const SIGN_INS_PER_MINUTE: u32 = 60;
+/// How often a provider is asked by default whether it still stands by somebody.
+pub const IDP_CHECK_EVERY: Duration = Duration::from_secs(300);
+/// And how often at most.
+pub const IDP_CHECK_EVERY_MIN: Duration = Duration::from_secs(5);
+/// How long a sign-in outlives a provider that cannot be asked, by default.
+pub const IDP_GRACE: Duration = Duration::from_secs(8 * 3_600);
+/// And at most.
+pub const IDP_GRACE_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// People about whom providers are asked at one time.
+pub const IDP_CHECKS_AT_ONCE: usize = 8;
+/// Bytes of a refresh token.
+pub const REFRESH_TOKEN_MAX: usize = 8_192;
 /// Longest time for which a device code is polled (RFC 8628); providers give five to thirty minutes.
 pub const DEVICE_CODE_LIFE_MAX: Duration = Duration::from_secs(1_800);
 /// Longest pause between two polls that a provider may ask for.

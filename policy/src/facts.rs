@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// By which methods a second factor can be given, as policies call them.
-pub const MFA_METHODS: [&str; 2] = ["totp", "recovery-code"];
+pub const MFA_METHODS: [&str; 3] = ["totp", "recovery-code", "provider"];
 
 /// What is known when somebody asks to reach a resource.
 ///

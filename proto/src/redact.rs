@@ -33,6 +33,11 @@ redact!(local::BeginTotpReply, "BeginTotpReply", id);
 redact!(local::ConfirmTotpRequest, "ConfirmTotpRequest", id);
 redact!(local::RecoveryCodes, "RecoveryCodes",);
 redact!(local::VerifyFactorRequest, "VerifyFactorRequest",);
+redact!(v1::BeginSignInReply, "BeginSignInReply", id);
+redact!(v1::FinishSignInRequest, "FinishSignInRequest", id);
+redact!(local::BeginSignInReply, "BeginSignInReply", id);
+redact!(local::FinishSignInRequest, "FinishSignInRequest", id);
+redact!(admin::AddIdpRequest, "AddIdpRequest", name, issuer, client_id);
 
 #[cfg(test)]
 mod tests {
@@ -65,6 +70,11 @@ mod tests {
             format!("{:?}", local::ConfirmTotpRequest { id: "fa".into(), code: canary() }),
             format!("{:?}", local::RecoveryCodes { codes: vec![canary()] }),
             format!("{:?}", local::VerifyFactorRequest { code: canary() }),
+            format!("{:?}", v1::BeginSignInReply { id: "sn".into(), url: canary(), state: canary() }),
+            format!("{:?}", v1::FinishSignInRequest { code: canary(), state: canary(), ..Default::default() }),
+            format!("{:?}", local::BeginSignInReply { id: "sn".into(), url: canary(), state: canary() }),
+            format!("{:?}", local::FinishSignInRequest { code: canary(), state: canary(), ..Default::default() }),
+            format!("{:?}", admin::AddIdpRequest { client_secret: canary(), ..Default::default() }),
             format!("{:?}", local::LoginRequest { user: "clerk".into(), password: canary() }),
         ];
         let as_numbers = format!("{:?}", b"canary");

@@ -46,6 +46,8 @@ pub enum Order {
     },
     /// Something about second factors.
     Factor(FactorOrder),
+    /// Something about signing in at an identity provider.
+    SignIn(SignInOrder),
     /// End the session.
     Logout(Reply<local::LogoutReply>),
     /// The catalogue.
@@ -85,6 +87,20 @@ pub enum FactorOrder {
     Remove(String, Reply<local::RemoveFactorReply>),
     /// New recovery codes.
     Renew(Reply<local::RecoveryCodes>),
+}
+
+/// What may be asked about signing in at an identity provider: the controller answers it.
+pub enum SignInOrder {
+    /// Where.
+    Providers(Reply<local::ListProvidersReply>),
+    /// With a browser.
+    Begin(local::BeginSignInRequest, Reply<local::BeginSignInReply>),
+    /// What it brought.
+    Finish(local::FinishSignInRequest, Reply<local::LoginReply>),
+    /// With a code.
+    BeginCode(String, Reply<local::BeginCodeSignInReply>),
+    /// Is it done?
+    Poll(String, Reply<local::PollSignInReply>),
 }
 
 /// What is said to one command too many.
@@ -137,6 +153,7 @@ impl Agent {
         match order {
             Order::Login { user, password, reply } => self.login(user, password, reply),
             Order::Factor(order) => self.factor(order),
+            Order::SignIn(order) => self.sign_in(order),
             Order::Logout(reply) => self.logout(reply),
             Order::List(reply) => drop(reply.send(Ok(self.list()))),
             Order::Connect(name, reply) => self.connect(&name, reply),
@@ -161,6 +178,47 @@ impl Agent {
                 Err(why) => Err(unreachable(why)),
             };
             let _ = inner.send(Inner::LoggedIn { user, reply, result }).await;
+        });
+    }
+
+    fn sign_in(&self, order: SignInOrder) {
+        let (link, inner) = (self.link.clone(), self.inner.clone());
+        tokio::spawn(async move {
+            let channel = link.channel_within(LINK_WAIT_MAX).await.map_err(unreachable);
+            match order {
+                SignInOrder::Providers(reply) => pass(reply, channel, rpc::list_providers).await,
+                SignInOrder::Begin(request, reply) => {
+                    let local::BeginSignInRequest { provider, port } = request;
+                    pass(reply, channel, |c| rpc::begin_sign_in(c, provider, port)).await;
+                }
+                SignInOrder::BeginCode(provider, reply) => {
+                    pass(reply, channel, |c| rpc::begin_code_sign_in(c, provider)).await;
+                }
+                SignInOrder::Finish(request, reply) => {
+                    let done = match channel {
+                        Ok(channel) => rpc::finish_sign_in(channel, request).await,
+                        Err(status) => Err(status),
+                    };
+                    let (user, result) = match done {
+                        Ok((session, user, ends_in)) => (user, Ok((session, ends_in))),
+                        Err(status) => (String::new(), Err(status)),
+                    };
+                    let _ = inner.send(Inner::LoggedIn { user, reply, result }).await;
+                }
+                SignInOrder::Poll(id, reply) => {
+                    let poll = async |channel| match rpc::poll_sign_in(channel, id).await? {
+                        Err(wait) => Ok(local::PollSignInReply { login: None, wait_ms: millis(wait) }),
+                        Ok((session, user, ends_in)) => {
+                            let (shown, answer) = oneshot::channel();
+                            let result = Ok((session, ends_in));
+                            let _ = inner.send(Inner::LoggedIn { user, reply: shown, result }).await;
+                            let login = answer.await.map_err(|_| Status::unavailable("the client is stopping"))??;
+                            Ok(local::PollSignInReply { login: Some(login), wait_ms: 0 })
+                        }
+                    };
+                    pass(reply, channel, poll).await;
+                }
+            }
         });
     }
 

@@ -153,6 +153,15 @@ pub(super) struct LoginArgs {
     /// A file with the password; else the environment's UMBRA_PASSWORD, the terminal, or standard input.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+    /// Sign in at this identity provider; without a user name, and with only one provider, that is the default.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["user", "password_file"])]
+    pub provider: Option<String>,
+    /// Show a code to type in on another machine: for machines without a browser.
+    #[arg(long, conflicts_with_all = ["user", "password_file"])]
+    pub device_code: bool,
+    /// Only print the address that the browser is to open.
+    #[arg(long, conflicts_with_all = ["user", "password_file"])]
+    pub no_browser: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,10 +1,9 @@
 //! Which call does each command make?
 
-use super::args::{Args, Command, DownArgs, LoginArgs, UpArgs};
-use super::{input, show};
+use super::args::{Args, Command, DownArgs, UpArgs};
+use super::{login, show};
 use model::limits::{JOIN_BYTES_MAX, RPC_MESSAGE_MAX};
 use model::time::Clock as _;
-use node::cli::output::span;
 use node::cli::{Failure, Output};
 use node::local::Program;
 use proto::join::{JoinFile, JoinKind};
@@ -25,7 +24,7 @@ pub(super) async fn run(args: Args, output: &mut Output) -> Result<(), Failure> 
         Command::Daemon(_) | Command::Guardian(_) => Ok(()),
         Command::Version => show::version(output),
         Command::Up(options) => up(socket, options, output).await,
-        Command::Login(options) => login(socket, options, output).await,
+        Command::Login(options) => login::run(&mut connect(socket).await?, options, output).await,
         Command::Down(options) if options.force => force_down(socket, &options, output).await,
         Command::Down(_) => down(socket, output).await,
         Command::Logout => {
@@ -103,19 +102,6 @@ async fn up(socket: &Path, options: UpArgs, output: &mut Output) -> Result<(), F
     }
     let reply = client.up(wire::UpRequest { join_file, name: options.name }).await?.into_inner();
     show::up(&reply, output)
-}
-
-async fn login(socket: &Path, options: LoginArgs, output: &mut Output) -> Result<(), Failure> {
-    // Before a password is typed in vain.
-    let mut client = connect(socket).await?;
-    let user = input::user(options.user)?;
-    let password = input::password(options.password_file.as_deref())?;
-    let request = wire::LoginRequest { user, password: password.expose().clone() };
-    let reply = client.login(request).await?.into_inner();
-    if output.json(&reply)? {
-        return Ok(());
-    }
-    output.line(format!("logged in as {}, for {}", reply.user, span(reply.ends_in_ms)))
 }
 
 async fn down(socket: &Path, output: &mut Output) -> Result<(), Failure> {

@@ -106,6 +106,7 @@ mod tests {
             ends,
             ended: false,
             factor: None,
+            proved: crate::directory::Proved::AtLogin,
         };
         let key = JoinKey {
             id: JoinKeyId::from_bytes([3; 10]),

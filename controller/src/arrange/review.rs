@@ -4,7 +4,7 @@
 use super::state::{Arrangements, Review};
 use crate::audit::Denied;
 use crate::directory::{
-    Device, Directory, Fact, Gateway, NodeState, PolicyRevision, Resource, Session, Site, SuffixName, User,
+    Device, Directory, Fact, Gateway, Idp, NodeState, PolicyRevision, Resource, Session, Site, SuffixName, User,
 };
 use crate::judge::{self, Verdict};
 use crate::store::{Commit, Record as _};
@@ -50,7 +50,7 @@ pub fn find(directory: &Directory, live: &Live, at: Moment) -> Finding {
         }
         Ok(Verdict::Deny { .. } | Verdict::Unknown) => return Finding::End(Cause::Policy),
         Err(judge::Standing::Device | judge::Standing::Pending) => return Finding::End(Cause::Device),
-        Err(judge::Standing::Session) => return Finding::End(Cause::Session),
+        Err(judge::Standing::Session | judge::Standing::Provider) => return Finding::End(Cause::Session),
         Err(judge::Standing::User) => return Finding::End(Cause::User),
     };
     if ground.session.record.id != live.session {
@@ -84,8 +84,9 @@ pub fn still_permitted(directory: &Directory, live: &Live, at: Moment) -> Option
 }
 
 /// The parts of the directory on which decisions stand.
-fn heads(directory: &Directory) -> [u64; 8] {
+fn heads(directory: &Directory) -> [u64; 9] {
     [
+        Idp::KIND,
         User::KIND,
         Device::KIND,
         Session::KIND,
@@ -110,9 +111,9 @@ enum Changed {
 }
 
 impl Changed {
-    fn between(directory: &Directory, before: &[u64; 8], now: &[u64; 8]) -> Self {
+    fn between(directory: &Directory, before: &[u64; 9], now: &[u64; 9]) -> Self {
         let [.., resources, sites, gateways, _, names] = before;
-        if now[3..6] != [*resources, *sites, *gateways] {
+        if now[4..7] != [*resources, *sites, *gateways] {
             return Self::Standing;
         }
         if now.last() == Some(names) {

@@ -8,8 +8,9 @@ use super::Restored;
 use crate::arrange::heads::Lost;
 use crate::arrange::state::{StoredBoot, StoredGrant, StoredPairing, StoredReach, StoredTombstone};
 use crate::directory::{
-    Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, JoinKey, NodeState, Org, OwnerToken,
-    PastPolicy, PolicyRevision, Recovery, Resource, SealedSecret, Session, Site, SuffixName, Unique, User,
+    Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, Idp, IdpSecret, IdpSession, JoinKey,
+    NodeState, Org, OwnerToken, PastPolicy, PolicyRevision, Recovery, Resource, SealedSecret, Session, Site,
+    SuffixName, Unique, User,
 };
 use crate::front::LastEndpoint;
 use crate::seal::{SealError, Sealer};
@@ -91,7 +92,7 @@ pub enum Fate {
 }
 
 /// THE table of what a backup holds; a set that is not in it is in no backup.
-pub const FATES: [(&str, Fate); 37] = [
+pub const FATES: [(&str, Fate); 41] = [
     (Org::KIND, Fate::Kept),
     (Group::KIND, Fate::Kept),
     (Site::KIND, Fate::Kept),
@@ -113,6 +114,8 @@ pub const FATES: [(&str, Fate); 37] = [
     (Unique::DeviceV4.set(), Fate::Kept),
     (Unique::NodeKey.set(), Fate::Kept),
     (Unique::NodeAddress.set(), Fate::Kept),
+    (Unique::Identity.set(), Fate::Kept),
+    (Idp::KIND, Fate::Kept),
     (User::KIND, Fate::Confirmed),
     (Gateway::KIND, Fate::Confirmed),
     (Device::KIND, Fate::Confirmed),
@@ -121,7 +124,9 @@ pub const FATES: [(&str, Fate); 37] = [
     // The same form.
     (Recovery::KIND, Fate::Sealed),
     (FactorSecret::KIND, Fate::Sealed),
+    (IdpSecret::KIND, Fate::Sealed),
     (Session::KIND, Fate::Ended),
+    (IdpSession::KIND, Fate::Ended),
     (JoinKey::KIND, Fate::Ended),
     (StoredGrant::KIND, Fate::Ended),
     (StoredPairing::KIND, Fate::Ended),

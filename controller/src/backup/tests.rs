@@ -72,7 +72,8 @@ async fn populate(organisation: &Organisation) {
     let user = |id, name: &str, disabled| User {
         id,
         name: name.parse().unwrap(),
-        password: PasswordHash("x".to_owned()),
+        password: Some(PasswordHash("x".to_owned())),
+        identity: None,
         groups: [Group::OWNERS.parse().unwrap()].into(),
         disabled,
         restored: false,
@@ -97,6 +98,7 @@ async fn populate(organisation: &Organisation) {
         ends: WallMs(i64::MAX),
         ended: false,
         factor: None,
+        proved: crate::directory::Proved::AtLogin,
     };
     let fill = |_: &Directory, draft: &mut Draft| {
         draft.create(&USER, &user(USER, "clerk", false))?;

@@ -1,5 +1,6 @@
 //! Which call does each command make, and how is its answer shown?
 
+mod idp;
 mod policy;
 mod show;
 
@@ -53,6 +54,7 @@ pub(super) async fn run(client: &mut Client, command: AdminCommand, output: &mut
             done(&reply, output, "owner made: user")
         }
         AdminCommand::User(command) => user(client, command, output).await,
+        AdminCommand::Idp(command) => idp::run(client, command, output).await,
         AdminCommand::Group(command) => group(client, command, output).await,
         AdminCommand::Site(command) => site(client, command, output).await,
         AdminCommand::Gateway(command) => gateway(client, command, output).await,

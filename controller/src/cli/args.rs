@@ -142,6 +142,9 @@ pub(super) enum AdminCommand {
     /// Local accounts.
     #[command(subcommand)]
     User(UserCommand),
+    /// Identity providers (OpenID Connect) at which people sign in.
+    #[command(subcommand)]
+    Idp(IdpCommand),
     /// Groups of users.
     #[command(subcommand)]
     Group(GroupCommand),
@@ -263,6 +266,91 @@ pub(super) enum UserCommand {
     Factors { user: String },
     /// Remove all second factors of a user who lost them, and end the user's sessions.
     ResetFactors { user: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum IdpCommand {
+    /// Let people sign in at a provider. Register a public or confidential client there first, with the redirect URI
+    /// http://127.0.0.1/callback (any port), the grants authorization_code and refresh_token, and the scope offline_access.
+    Add(Box<IdpArgs>),
+    /// List providers.
+    List,
+    /// Remove one: who signed in there is logged out at once.
+    Remove { idp: String },
+    /// Ask now whether providers stand by those who are logged in, and end what they do not stand by.
+    Sync {
+        /// This one only.
+        idp: Option<String>,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct IdpArgs {
+    /// What people call it; the last part of its users' names.
+    pub name: String,
+    /// Its issuer URL, to the letter.
+    #[arg(long, value_name = "URL")]
+    pub issuer: String,
+    /// What it calls this client.
+    #[arg(long, value_name = "ID")]
+    pub client_id: String,
+    /// File with the client's secret (`-`: standard input); a public client has none.
+    #[arg(long, value_name = "FILE")]
+    pub client_secret_file: Option<PathBuf>,
+    /// A scope to ask for besides `openid`.
+    #[arg(long = "scope", value_name = "SCOPE", default_values = ["profile", "email", "offline_access"])]
+    pub scopes: Vec<String>,
+    /// A further parameter of the question in the browser, for example access_type=offline.
+    #[arg(long = "parameter", value_name = "NAME=VALUE")]
+    pub parameters: Vec<String>,
+    /// The claim with a person's groups; dots lead into objects.
+    #[arg(long, value_name = "CLAIM", default_value = "groups")]
+    pub groups_claim: String,
+    /// The claim with the e-mail address, which is shown and nothing else.
+    #[arg(long, value_name = "CLAIM", default_value = "email")]
+    pub email_claim: String,
+    /// The claim of which a user's name is made.
+    #[arg(long, value_name = "CLAIM", default_value = "preferred_username")]
+    pub name_claim: String,
+    /// A group there whose members may sign in.
+    #[arg(long = "sign-in-group", value_name = "GROUP", required_unless_present = "anyone")]
+    pub sign_in_groups: Vec<String>,
+    /// Everybody may sign in whom the provider knows. At a public provider that is the whole world.
+    #[arg(long, conflicts_with = "sign_in_groups")]
+    pub anyone: bool,
+    /// Members of a group there are in this group here.
+    #[arg(long = "group", value_name = "THERE=HERE")]
+    pub groups: Vec<String>,
+    /// Members of any group there are in the group here that has the same name, where there is one.
+    #[arg(long)]
+    pub groups_as_named: bool,
+    /// A word in `amr` or `acr` by which the provider says that it took a second factor.
+    #[arg(long = "mfa-word", value_name = "WORD", default_values = ["mfa"])]
+    pub factor_words: Vec<String>,
+    /// File with the only CA certificates (PEM) that are trusted for it.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Ask it also at addresses in this prefix, which are otherwise never asked (loopback, link-local).
+    #[arg(long = "allow-address", value_name = "PREFIX")]
+    pub allow: Vec<Prefix>,
+    /// Where the browser comes back to: 127.0.0.1 or localhost.
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
+    pub redirect_host: String,
+    /// At this port, for a provider that compares it.
+    #[arg(long, value_name = "PORT")]
+    pub redirect_port: Option<u16>,
+    /// Let people sign in with a code that they type in elsewhere. Others can trick them into typing in theirs.
+    #[arg(long)]
+    pub device_code: bool,
+    /// Let people sign in for whom the provider gives no refresh token: whether it stands by them is not asked again.
+    #[arg(long)]
+    pub without_recheck: bool,
+    /// How often it is asked whether it still stands by a person.
+    #[arg(long, value_name = "DURATION", default_value = "5min", value_parser = duration)]
+    pub check_every: Duration,
+    /// How long a sign-in lives on while the provider cannot be asked.
+    #[arg(long, value_name = "DURATION", default_value = "8h", value_parser = duration)]
+    pub grace: Duration,
 }
 
 #[derive(Debug, Subcommand)]

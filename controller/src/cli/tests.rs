@@ -119,7 +119,7 @@ async fn an_organisation_is_built_by_commands() {
 
     let now = site.organisation.now();
     let stored = &now.user("clerk").unwrap().record.password;
-    assert!(crate::authn::verify(model::secret::Secret::new("correct horse".into()), Some(stored)).await);
+    assert!(crate::authn::verify(model::secret::Secret::new("correct horse".into()), stored.as_ref()).await);
 }
 
 #[tokio::test]
@@ -421,8 +421,16 @@ async fn revokes_say_who_confirmed_and_when_the_rest_ends() {
     let user = site.organisation.now().user("clerk").unwrap().record.id;
     let (created, id) = (site.organisation.wall(), SessionId::from_bytes([5; 10]));
     let ends = created.plus(std::time::Duration::from_secs(3_600));
-    let session =
-        Session { id, user, device: DeviceId::from_bytes([6; 10]), created, ends, ended: false, factor: None };
+    let session = Session {
+        id,
+        user,
+        device: DeviceId::from_bytes([6; 10]),
+        created,
+        ends,
+        ended: false,
+        factor: None,
+        proved: crate::directory::Proved::AtLogin,
+    };
     let login = |_: &crate::directory::Directory, draft: &mut Draft| {
         draft.create(&id, &session)?;
         Ok(((), crate::audit::Entry::new(created, "test", "login", "session", crate::audit::Outcome::Done)))
@@ -449,8 +457,16 @@ async fn disabling_a_user_ends_the_sessions_in_the_same_change() {
     for n in 0..3 {
         let id = SessionId::from_bytes([n; 10]);
         let ends = created.plus(std::time::Duration::from_secs(3_600));
-        let session =
-            Session { id, user, device: DeviceId::from_bytes([6; 10]), created, ends, ended: false, factor: None };
+        let session = Session {
+            id,
+            user,
+            device: DeviceId::from_bytes([6; 10]),
+            created,
+            ends,
+            ended: false,
+            factor: None,
+            proved: crate::directory::Proved::AtLogin,
+        };
         let login = |_: &crate::directory::Directory, draft: &mut Draft| {
             draft.create(&id, &session)?;
             Ok(((), crate::audit::Entry::new(created, "test", "login", "session", crate::audit::Outcome::Done)))

@@ -18,6 +18,8 @@ pub enum Method {
     Totp,
     /// One of the codes for the day when nothing else is at hand.
     RecoveryCode,
+    /// What the identity provider took at the sign-in, whatever that was.
+    Provider,
 }
 
 impl fmt::Display for Method {
@@ -25,6 +27,7 @@ impl fmt::Display for Method {
         f.pad(match self {
             Self::Totp => "totp",
             Self::RecoveryCode => "recovery-code",
+            Self::Provider => "provider",
         })
     }
 }
@@ -149,7 +152,10 @@ mod tests {
 
     #[test]
     fn policies_know_every_method() {
-        assert_eq!([Method::Totp, Method::RecoveryCode].map(|method| method.to_string()), ::policy::MFA_METHODS);
+        assert_eq!(
+            [Method::Totp, Method::RecoveryCode, Method::Provider].map(|method| method.to_string()),
+            ::policy::MFA_METHODS
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod encode;
 pub mod factor;
 pub mod gateway;
 pub mod group;
+pub mod idp;
 pub mod index;
 pub mod join_key;
 pub mod name;
@@ -29,6 +30,7 @@ pub use device::{Device, NodeState};
 pub use factor::{FactorSecret, Factors, Method, Proof, Totp};
 pub use gateway::{Gateway, GatewaySeen};
 pub use group::Group;
+pub use idp::{Identity, Idp, IdpSecret, IdpSession};
 pub use index::{Counted, Counter, Unique};
 pub use join_key::{JoinKey, JoinKeyState, Redeemed};
 pub use name::{Name, NameError};
@@ -37,14 +39,14 @@ pub use policy::{Compiler, PastPolicy, PastPolicyHead, PolicyChanges, PolicyFile
 pub use reader::{Reader, StartError};
 pub use recovery::Recovery;
 pub use resource::{Resource, SuffixName};
-pub use session::Session;
+pub use session::{Proved, Session};
 pub use site::Site;
 pub use sweep::sweep;
 pub use table::{Fact, Table};
 pub use user::{PasswordHash, User};
 
 use crate::store::{Change, Item, Key, ReadError, Record};
-use model::ids::{DeviceId, FactorId, GatewayId, JoinKeyId, NodeId, ResourceId, SessionId, SiteId, UserId};
+use model::ids::{DeviceId, FactorId, GatewayId, IdpId, JoinKeyId, NodeId, ResourceId, SessionId, SiteId, UserId};
 use model::key::PublicKey;
 use model::revision::Revision;
 use std::collections::BTreeMap;
@@ -98,6 +100,12 @@ pub struct Directory {
     pub factors: Table<UserId, Factors>,
     /// Their secrets.
     pub factor_secrets: Table<FactorId, FactorSecret>,
+    /// Identity providers.
+    pub idps: Table<IdpId, Idp>,
+    /// What they know us by.
+    pub idp_secrets: Table<IdpId, IdpSecret>,
+    /// By which log-ins they stand.
+    pub idp_sessions: Table<SessionId, IdpSession>,
     /// Counters.
     pub counters: Table<String, Counter>,
     /// The token of `init`.
@@ -107,7 +115,7 @@ pub struct Directory {
 }
 
 /// Sets that a directory holds, in the order in which they are read.
-pub(crate) const SETS: [&str; 28] = [
+pub(crate) const SETS: [&str; 32] = [
     Org::KIND,
     User::KIND,
     Group::KIND,
@@ -136,6 +144,10 @@ pub(crate) const SETS: [&str; 28] = [
     Recovery::KIND,
     Factors::KIND,
     FactorSecret::KIND,
+    Idp::KIND,
+    IdpSecret::KIND,
+    IdpSession::KIND,
+    Unique::Identity.set(),
 ];
 
 impl Directory {
@@ -161,6 +173,14 @@ impl Directory {
     /// The user with this name.
     pub fn user(&self, name: &str) -> Option<&Fact<User>> {
         self.users.named(name)
+    }
+
+    /// Whom an identity provider calls so.
+    pub fn identified(&self, issuer: &str, subject: &str) -> Option<&Fact<User>> {
+        let is = |user: &&Fact<User>| {
+            user.record.identity.as_ref().is_some_and(|who| who.subject == subject && who.issuer == issuer)
+        };
+        self.users.values().find(is)
     }
 
     /// The resource that owns a host name: declared exactly, or the one whose suffix is the longest above it.
@@ -210,6 +230,9 @@ impl Directory {
             Recovery::KIND => self.recoveries.put(key, item)?,
             Factors::KIND => self.factors.put(key, item)?,
             FactorSecret::KIND => self.factor_secrets.put(key, item)?,
+            Idp::KIND => self.idps.put(key, item)?,
+            IdpSecret::KIND => self.idp_secrets.put(key, item)?,
+            IdpSession::KIND => self.idp_sessions.put(key, item)?,
             OwnerToken::KIND => self.owner_token = newer(self.owner_token.take(), key, item)?,
             set if is_unique(set) => {
                 Arc::make_mut(&mut self.taken).insert(key.clone(), item.revision);
@@ -237,6 +260,9 @@ impl Directory {
             Recovery::KIND => self.recoveries.delete(key, revision),
             Factors::KIND => self.factors.delete(key, revision),
             FactorSecret::KIND => self.factor_secrets.delete(key, revision),
+            Idp::KIND => self.idps.delete(key, revision),
+            IdpSecret::KIND => self.idp_secrets.delete(key, revision),
+            IdpSession::KIND => self.idp_sessions.delete(key, revision),
             PolicyRevision::KIND => {
                 self.policy = self.policy.take().filter(|fact| fact.revision > revision);
                 self.compiled = self.policy.as_ref().and_then(|fact| compile(&self.compiler, &fact.record));
@@ -272,7 +298,7 @@ impl Directory {
 }
 
 fn is_unique(set: &str) -> bool {
-    SETS.iter().skip(14).take(10).any(|unique| *unique == set)
+    SETS.iter().skip(14).take(10).chain(SETS.last()).any(|unique| *unique == set)
 }
 
 fn newer<R: Record>(held: Option<Fact<R>>, key: &Key, item: &Item) -> Result<Option<Fact<R>>, ReadError> {

@@ -12,6 +12,9 @@ pub fn sweep(directory: &Directory, draft: &mut Draft, now: WallMs) -> Result<us
     let mut swept = 0;
     for session in directory.sessions.values().filter(|s| over(s.record.ends)).take(SWEEP_MAX) {
         draft.remove(session);
+        if let Some(word) = directory.idp_sessions.find(&session.record.id) {
+            draft.remove(word);
+        }
         swept += 1;
     }
     let dead = |state| matches!(state, JoinKeyState::Expired | JoinKeyState::Revoked);

@@ -2,8 +2,8 @@
 
 use super::name::Name;
 use super::{
-    Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, JoinKey, Recovery, Resource, Session, Site,
-    SuffixName, User,
+    Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, Idp, IdpSecret, IdpSession, JoinKey, Recovery,
+    Resource, Session, Site, SuffixName, User,
 };
 use crate::store::{Item, Key, ReadError, Record, Versioned};
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub trait Named {
 macro_rules! named {
     ($($kind:ty),*) => { $(impl Named for $kind { fn name(&self) -> Option<&Name> { Some(&self.name) } })* };
 }
-named!(User, Group, Site, Gateway, Device, Resource);
+named!(User, Group, Site, Gateway, Device, Resource, Idp);
 impl Named for GatewaySeen {}
 impl Named for SuffixName {}
 impl Named for Session {}
@@ -33,6 +33,8 @@ impl Named for Recovery {}
 impl Named for Counter {}
 impl Named for Factors {}
 impl Named for FactorSecret {}
+impl Named for IdpSecret {}
+impl Named for IdpSession {}
 
 /// Decodes a record.
 pub(super) fn decode<R: Record>(key: &Key, item: &Item) -> Result<Fact<R>, ReadError> {

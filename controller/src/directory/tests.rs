@@ -12,7 +12,8 @@ fn user(number: u8, name: &str) -> User {
     User {
         id: UserId::from_bytes([number; 10]),
         name: name.parse().unwrap(),
-        password: PasswordHash("x".to_owned()),
+        password: Some(PasswordHash("x".to_owned())),
+        identity: None,
         groups: BTreeSet::new(),
         disabled: false,
         restored: false,
@@ -231,6 +232,7 @@ fn what_is_long_over_goes_with_later_changes_and_the_rest_stays() {
             ends,
             ended: false,
             factor: None,
+            proved: crate::directory::Proved::AtLogin,
         };
         (Key::of("session", session.id).unwrap(), serde_json::to_vec(&session).unwrap().into())
     };

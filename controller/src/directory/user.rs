@@ -1,5 +1,6 @@
 //! Who has an account?
 
+use super::idp::Identity;
 use super::name::Name;
 use crate::store::Record;
 use model::ids::UserId;
@@ -18,15 +19,19 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
-/// A local account.
+/// An account: a local one, or that of somebody whom an identity provider knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// Its id.
     pub id: UserId,
     /// Its name, unique; what policies call it.
     pub name: Name,
-    /// Its password.
-    pub password: PasswordHash,
+    /// Its password; who proves at a provider who they are has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<PasswordHash>,
+    /// Who this is at an identity provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
     /// Groups that it is in.
     pub groups: BTreeSet<Name>,
     /// A disabled user has no session and cannot get one.
@@ -36,6 +41,14 @@ pub struct User {
     pub restored: bool,
     /// When it was made.
     pub created: WallMs,
+}
+
+impl User {
+    /// All groups: those that an administrator named, and those by the provider's word.
+    pub fn all_groups(&self) -> impl Iterator<Item = &Name> {
+        let theirs = self.identity.iter().flat_map(|identity| &identity.groups);
+        self.groups.iter().chain(theirs.filter(|group| !self.groups.contains(*group)))
+    }
 }
 
 impl Record for User {

@@ -10,10 +10,23 @@ use model::secret::Secret;
 pub struct Refreshed {
     /// A new ID token's claims, about the same person.
     pub claims: Option<Claims>,
-    /// What userinfo says of them, if there was no new ID token.
+    /// What userinfo says of them, if the ID token did not say all.
     pub userinfo: Option<ClaimSet>,
     /// From now on instead of the one that was used, if the provider gave another.
     pub refresh: Option<Secret<String>>,
+}
+
+impl Refreshed {
+    /// The text at this claim: of the ID token, or of userinfo.
+    pub fn string(&self, path: &str) -> Option<&str> {
+        let said = self.claims.as_ref().and_then(|claims| claims.all.string(path));
+        said.or_else(|| self.userinfo.as_ref()?.string(path))
+    }
+    /// The list at this claim, likewise.
+    pub fn list(&self, path: &str) -> Option<Vec<String>> {
+        let said = self.claims.as_ref().and_then(|claims| claims.all.list(path));
+        said.or_else(|| self.userinfo.as_ref()?.list(path))
+    }
 }
 
 /// Why a refresh gave nothing.
@@ -43,9 +56,14 @@ impl From<OidcError> for RefreshError {
 }
 
 impl Client {
-    /// Uses a refresh token of the person with this `subject`. A new ID token must be about them (section 12.2); without one,
-    /// userinfo must.
-    pub async fn refresh(&self, token: &Secret<String>, subject: &str) -> Result<Refreshed, RefreshError> {
+    /// Uses a refresh token of the person with this `subject`. A new ID token must be about them (section 12.2); without one, or
+    /// where it does not have the claim that is `wanted`, userinfo is asked, too.
+    pub async fn refresh(
+        &self,
+        token: &Secret<String>,
+        subject: &str,
+        wanted: &str,
+    ) -> Result<Refreshed, RefreshError> {
         let form = [("grant_type", "refresh_token"), ("refresh_token", token.expose().as_str())];
         let given = self.ask_token(&form).await?;
         let (mut claims, mut userinfo) = (None, None);
@@ -55,13 +73,13 @@ impl Client {
                 return Err(OidcError::Subject(Asked::Token, shown(&said.subject)).into());
             }
             claims = Some(said);
-        } else {
-            if let Some(access) = &given.access {
-                userinfo = self.userinfo(access, subject).await?;
-            }
-            if userinfo.is_none() {
-                return Err(OidcError::NoIdToken.into());
-            }
+        }
+        let told = claims.as_ref().is_some_and(|said| said.all.at(wanted).is_some());
+        if let Some(access) = given.access.as_ref().filter(|_| !told) {
+            userinfo = self.userinfo(access, subject).await?;
+        }
+        if claims.is_none() && userinfo.is_none() {
+            return Err(OidcError::NoIdToken.into());
         }
         Ok(Refreshed { claims, userinfo, refresh: given.refresh })
     }

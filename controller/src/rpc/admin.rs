@@ -9,6 +9,7 @@ mod backup;
 mod device;
 mod gateway;
 mod group;
+pub mod idp;
 mod join_key;
 mod keys;
 mod policy;
@@ -158,6 +159,10 @@ calls! {
     offboard_user(OffboardUserRequest) -> OffboardUserReply,
     list_factors(ListFactorsRequest) -> ListFactorsReply,
     reset_factors(ResetFactorsRequest) -> Changed,
+    add_idp(AddIdpRequest) -> Changed,
+    list_idps(ListIdpsRequest) -> ListIdpsReply,
+    remove_idp(RemoveIdpRequest) -> Changed,
+    sync_idps(SyncIdpsRequest) -> SyncIdpsReply,
     add_group(AddGroupRequest) -> Changed,
     list_groups(ListGroupsRequest) -> ListGroupsReply,
     delete_group(DeleteGroupRequest) -> Changed,

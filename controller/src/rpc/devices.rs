@@ -7,20 +7,23 @@ use crate::audit::{Denied, Entry, Outcome};
 use crate::authn;
 use crate::authz::{Caller, refusal};
 use crate::directory::{
-    Counted, Directory, Fact, Method, Name, NameError, NodeState, PasswordHash, Proof, Refusal, Resource, Session,
-    SuffixName, sweep,
+    Counted, Directory, Fact, Idp, Method, Name, NameError, NodeState, PasswordHash, Proof, Refusal, Resource, Session,
+    SuffixName,
 };
 use crate::judge;
+use crate::login::{self, OTHERS_DEVICE};
 use crate::organisation::Organisation;
 use crate::rate::Act;
 use crate::rpc::nodes::caller_of;
+use crate::signin::{NotIn, Polled};
 use model::grant::CatalogueEntry;
 use model::ids::{DeviceId, NodeId, ResourceId, SessionId};
 use model::key::PublicKey;
-use model::limits::{DATA_KEYS_MAX, LIST_MAX, STREAM_QUEUE_MAX, SUFFIX_NAMES_PER_DEVICE_MAX};
+use model::limits::{DATA_KEYS_MAX, LIST_MAX, NAME_MAX, STREAM_QUEUE_MAX, SUFFIX_NAMES_PER_DEVICE_MAX};
 use model::net::HostName;
 use model::revision::Revision;
 use model::secret::Secret;
+use model::text::excerpt;
 use model::time::WallMs;
 use proto::convert::{WireError, array, bounded, id, millis};
 use proto::v1;
@@ -41,9 +44,6 @@ pub struct DevicesRpc {
     organisation: Organisation,
     arrangements: Arc<Arrangements>,
 }
-
-/// Said on a device to whoever is not its user.
-const OTHERS_DEVICE: &str = "this device belongs to another user; an administrator can revoke it";
 
 fn malformed(error: WireError) -> Status {
     Status::invalid_argument(error.to_string())
@@ -91,7 +91,7 @@ impl DevicesRpc {
             self.deny_login(device, name, "the device belongs to another user").await;
             return Err(Status::permission_denied(OTHERS_DEVICE));
         }
-        let stored = user.filter(|u| !u.record.disabled).map(|u| u.record.password.clone());
+        let stored = user.filter(|u| !u.record.disabled).and_then(|u| u.record.password.clone());
         let matches = authn::verify(Secret::new(password), stored.as_ref()).await;
         if let Some(hash) = stored.filter(|_| matches) {
             failures().passed(name, device);
@@ -113,44 +113,32 @@ impl DevicesRpc {
         let changed = self.organisation.change(|directory, draft| {
             let wall = self.organisation.wall();
             // The very password that was checked: a change of it in between is not overlooked.
-            let user = directory.user(name).filter(|u| !u.record.disabled && u.record.password == *hash);
+            let user = directory.user(name).filter(|u| !u.record.disabled && u.record.password.as_ref() == Some(hash));
             let user = user.ok_or_else(|| Refusal::Denied("wrong user name or password".to_owned()))?;
-            let fact = directory.devices.find(&device).filter(|d| d.record.state != NodeState::Revoked);
-            let fact = fact.ok_or_else(|| Refusal::Denied(judge::Standing::Device.to_string()))?;
-            if fact.record.state == NodeState::Pending {
-                return Err(Refusal::Denied(judge::Standing::Pending.to_string()));
-            }
-            if fact.record.user.is_some_and(|owner| owner != user.record.id) {
-                return Err(Refusal::Denied(OTHERS_DEVICE.to_owned()));
-            }
-            if fact.record.user.is_none() {
-                let mut owned = fact.record.clone();
-                owned.user = Some(user.record.id);
-                draft.update(fact, &owned)?;
-            }
             draft.stands_on(user);
-            sweep(directory, draft, wall)?;
-            // One log-in a device: the new one ends the old one.
-            for old in directory.sessions.values().filter(|s| s.record.device == device && !s.record.ended) {
-                let mut ended = old.record.clone();
-                ended.ended = true;
-                draft.update(old, &ended)?;
-            }
-            let session = Session {
-                id: fresh,
-                user: user.record.id,
-                device,
-                created: wall,
-                ends: wall.plus(self.organisation.timing.session),
-                ended: false,
-                factor: None,
-            };
-            draft.create(&fresh, &session)?;
+            let session = login::open(directory, draft, &self.organisation, fresh, user.record.id, device)?;
             let entry =
                 Entry::new(wall, name, "login", device.to_string(), Outcome::Done).with("session", fresh.to_string());
             Ok((session, entry))
         });
         changed.await.map(|(_, session)| session).map_err(refused)
+    }
+
+    fn signed_in(&self, session: &Session, user: String) -> v1::SignInReply {
+        let ends_in_ms = millis(session.ends.since(self.organisation.wall()));
+        v1::SignInReply { session: session.id.to_string(), user, ends_in_ms, wait_ms: 0 }
+    }
+
+    /// Writes the details of a sign-in that came to nothing into the trail; its person gets the reason.
+    async fn told<T>(&self, device: DeviceId, about: &str, done: Result<T, NotIn>) -> Result<T, Status> {
+        match done {
+            Ok(done) => Ok(done),
+            Err(NotIn { refusal, detail }) => {
+                let about = excerpt(about, NAME_MAX);
+                self.deny_login(device, &about, &detail).await;
+                Err(refused(refusal))
+            }
+        }
     }
 
     /// An address for a name below a suffix, kept from its first query on. What is held already costs nothing.
@@ -376,6 +364,74 @@ impl Devices for DevicesRpc {
         let session = self.open_session(device, user, &hash).await?;
         let ends_in_ms = millis(session.ends.since(self.organisation.wall()));
         Ok(Response::new(v1::LoginReply { session: session.id.to_string(), ends_in_ms }))
+    }
+
+    async fn list_providers(
+        &self,
+        request: Request<v1::ListProvidersRequest>,
+    ) -> Result<Response<v1::ListProvidersReply>, Status> {
+        device_of(&request)?;
+        let directory = self.organisation.now();
+        let provider = |idp: &Fact<Idp>| v1::Provider {
+            name: idp.record.name.to_string(),
+            redirect_host: idp.record.redirect.host.clone(),
+            redirect_port: idp.record.redirect.port.unwrap_or_default().into(),
+            device_code: idp.record.device_code,
+        };
+        Ok(Response::new(v1::ListProvidersReply { providers: directory.idps.values().map(provider).collect() }))
+    }
+
+    async fn begin_sign_in(
+        &self,
+        request: Request<v1::BeginSignInRequest>,
+    ) -> Result<Response<v1::BeginSignInReply>, Status> {
+        let device = device_of(&request)?;
+        let v1::BeginSignInRequest { provider, port } = request.into_inner();
+        let port = u16::try_from(port).map_err(|_| Status::invalid_argument("a port is 1 to 65535"))?;
+        let begun = self.organisation.begin_sign_in(device, &provider, port).await;
+        let begun = self.told(device, &provider, begun).await?;
+        let state = begun.state.expose().clone();
+        Ok(Response::new(v1::BeginSignInReply { id: begun.id.to_string(), url: begun.url, state }))
+    }
+
+    async fn finish_sign_in(
+        &self,
+        request: Request<v1::FinishSignInRequest>,
+    ) -> Result<Response<v1::SignInReply>, Status> {
+        let device = device_of(&request)?;
+        let v1::FinishSignInRequest { id: begun, code, state, iss } = request.into_inner();
+        let begun = id("id", &begun).map_err(malformed)?;
+        let done = self.organisation.finish_sign_in(device, begun, Secret::new(code), &state, iss.as_deref()).await;
+        let (session, user) = self.told(device, "sign-in", done).await?;
+        Ok(Response::new(self.signed_in(&session, user)))
+    }
+
+    async fn begin_code_sign_in(
+        &self,
+        request: Request<v1::BeginCodeSignInRequest>,
+    ) -> Result<Response<v1::BeginCodeSignInReply>, Status> {
+        let device = device_of(&request)?;
+        let provider = request.into_inner().provider;
+        let begun = self.organisation.begin_code_sign_in(device, &provider).await;
+        let begun = self.told(device, &provider, begun).await?;
+        Ok(Response::new(v1::BeginCodeSignInReply {
+            id: begun.id.to_string(),
+            user_code: begun.user_code,
+            uri: begun.uri,
+            complete_uri: begun.complete_uri.unwrap_or_default(),
+            interval_ms: millis(begun.interval),
+            ends_in_ms: millis(begun.ends_in),
+        }))
+    }
+
+    async fn poll_sign_in(&self, request: Request<v1::PollSignInRequest>) -> Result<Response<v1::SignInReply>, Status> {
+        let device = device_of(&request)?;
+        let begun = id("id", &request.into_inner().id).map_err(malformed)?;
+        let polled = self.organisation.poll_sign_in(device, begun).await;
+        Ok(Response::new(match self.told(device, "sign-in", polled).await? {
+            Polled::Pending(wait) => v1::SignInReply { wait_ms: millis(wait), ..Default::default() },
+            Polled::Done(session, user) => self.signed_in(&session, user),
+        }))
     }
 
     async fn logout(&self, request: Request<v1::LogoutRequest>) -> Result<Response<v1::LogoutReply>, Status> {

@@ -9,12 +9,14 @@ use client::catalogue::Catalogue;
 use client::connect::Book;
 use client::plan::{LocalNet, Place, plan};
 use client::rpc::{Answer, Update};
-use controller::rpc::{admin::resource, devices, enroll, gateways};
+use controller::rpc::{admin::idp, admin::resource, devices, enroll, gateways};
 use controller::{ca, directory::Name};
 use grant::sync;
 use grant::table::Table;
 use grant::verified::Scope;
-use model::ids::{DeviceId, FactorId, GatewayId, GrantId, JoinKeyId, PairingId, ResourceId, SessionId};
+use model::ids::{
+    DeviceId, FactorId, GatewayId, GrantId, IdpId, JoinKeyId, PairingId, ResourceId, SessionId, SignInId,
+};
 use model::net::{HostName, Prefix};
 use model::pool::{NatPool, Pool};
 use model::revision::Revision;
@@ -78,6 +80,15 @@ const CONTROL: &[Row] = table!("umbra.v1", v1:
     LoginReply,
     LogoutRequest,
     LogoutReply,
+    ListProvidersRequest,
+    ListProvidersReply => |m| client::rpc::read_providers(m).is_ok(),
+    BeginSignInRequest,
+    BeginSignInReply => |m| client::rpc::read_sign_in(m).is_ok(),
+    FinishSignInRequest => |m| m.id.parse::<SignInId>().is_ok(),
+    BeginCodeSignInRequest,
+    BeginCodeSignInReply => |m| client::rpc::read_code_sign_in(m).is_ok(),
+    PollSignInRequest => |m| m.id.parse::<SignInId>().is_ok(),
+    SignInReply => |m| client::rpc::read_signed_in(m).is_ok(),
     DeviceWatchRequest => |m| m.seen.map(Revision::from).is_some(),
     DeviceUpdate => update,
     ConnectRequest => |m| devices::wish(DeviceId::from_bytes([1; 10]), m).is_ok(),
@@ -115,7 +126,10 @@ const CONTROL: &[Row] = table!("umbra.v1", v1:
 const ADMIN: &[Row] = table!("umbra.admin.v1", admin:
     StatusRequest, StatusReply, ClaimOwnerRequest, Changed, AddUserRequest, ListUsersRequest, ListUsersReply,
     SetPasswordRequest, SetUserEnabledRequest, DeleteUserRequest, OffboardUserRequest, OffboardUserReply, ListFactorsRequest, ListFactorsReply,
-    ResetFactorsRequest, AddGroupRequest, ListGroupsRequest, ListGroupsReply,
+    ResetFactorsRequest,
+    AddIdpRequest => |m| idp::check(&m, IdpId::from_bytes([1; 10]), WallMs(0)).is_ok(),
+    ListIdpsRequest, ListIdpsReply, RemoveIdpRequest, SyncIdpsRequest, SyncIdpsReply,
+    AddGroupRequest, ListGroupsRequest, ListGroupsReply,
     DeleteGroupRequest, SetMemberRequest, AddSiteRequest, ListSitesRequest, ListSitesReply, DeleteSiteRequest,
     ListGatewaysRequest, ListGatewaysReply, ConfirmGatewayRequest, RevokeGatewayRequest,
     AddResourceRequest => |m| resource::check(&m).is_ok(),
@@ -138,7 +152,9 @@ const LOCAL: &[Row] = table!("umbra.local.v1", local:
     UpRequest, UpReply, DownRequest, DownReply, LoginRequest, LoginReply, LogoutRequest, LogoutReply, ListRequest,
     ListReply, ConnectRequest, ConnectReply, WhyRequest, WhyReply, StatusRequest, StatusReply, ListFactorsRequest, ListFactorsReply, BeginTotpRequest,
     BeginTotpReply, ConfirmTotpRequest, RecoveryCodes, VerifyFactorRequest, VerifyFactorReply, RemoveFactorRequest,
-    RemoveFactorReply, RenewRecoveryCodesRequest,
+    RemoveFactorReply, RenewRecoveryCodesRequest, ListProvidersRequest, ListProvidersReply, BeginSignInRequest,
+    BeginSignInReply, FinishSignInRequest, BeginCodeSignInRequest, BeginCodeSignInReply, PollSignInRequest,
+    PollSignInReply,
 );
 
 fn rows() -> impl Iterator<Item = &'static Row> {
@@ -251,6 +267,12 @@ fn word(message: &str, field: &str, family: u8) -> Vec<u8> {
             text(SessionId::from_bytes([4; 10]).to_string())
         }
         ("Factor" | "BeginTotpReply" | "ConfirmTotpRequest", "id") => text(FactorId::from_bytes([9; 10]).to_string()),
+        (m, "id") if m.contains("SignIn") => text(SignInId::from_bytes([8; 10]).to_string()),
+        (_, "redirect_host") => b"127.0.0.1".to_vec(),
+        (_, "url" | "uri" | "complete_uri" | "issuer") => b"https://idp.corp.example/a".to_vec(),
+        ("AddIdpRequest", "groups") => b"staff=ada".to_vec(),
+        ("AddIdpRequest", "parameters") => b"prompt=login".to_vec(),
+        ("AddIdpRequest", "allow") => b"10.20.0.0/24".to_vec(),
         ("ProbeRequest", "run") => vec![7; 16],
         ("DeleteResourceRequest", "resource") => b"ada".to_vec(),
         (_, "text") => b"permit(principal, action, resource);".to_vec(),

@@ -29,7 +29,7 @@ use Who::{Administrator, Device, Gateway, Newcomer};
 const ROWS: &[(&str, &str, &[Who])] = &[
     (
         "/umbra.admin.v1.Admin/",
-        "Status ClaimOwner AddUser ListUsers SetPassword SetUserEnabled DeleteUser OffboardUser ListFactors ResetFactors AddGroup ListGroups DeleteGroup SetMember \
+        "Status ClaimOwner AddUser ListUsers SetPassword SetUserEnabled DeleteUser OffboardUser ListFactors ResetFactors AddIdp ListIdps RemoveIdp SyncIdps AddGroup ListGroups DeleteGroup SetMember \
          AddSite ListSites DeleteSite ListGateways ConfirmGateway RevokeGateway AddResource ListResources DeleteResource \
          CheckPolicy ApplyPolicy ShowPolicy ListPolicyRevisions RollbackPolicy ListAccess CreateJoinKey ListJoinKeys \
          RevokeJoinKey ListDevices ConfirmDevice RevokeDevice ListSessions ShowSession RevokeSession ListAudit VerifyAudit \
@@ -41,7 +41,7 @@ const ROWS: &[(&str, &str, &[Who])] = &[
     (
         "/umbra.v1.Devices/",
         "Login Logout Watch Connect Disconnect NameAddress ListFactors BeginTotp ConfirmTotp VerifyFactor RemoveFactor \
-         RenewRecoveryCodes",
+         RenewRecoveryCodes ListProviders BeginSignIn FinishSignIn BeginCodeSignIn PollSignIn",
         &[Device],
     ),
     ("/umbra.v1.Gateways/", "Watch", &[Gateway]),

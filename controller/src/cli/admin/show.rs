@@ -4,7 +4,7 @@ use node::cli::output::{moment, span};
 use node::cli::{Failure, Output};
 use proto::admin as wire;
 
-fn list(items: &[String]) -> String {
+pub(super) fn list(items: &[String]) -> String {
     items.join(", ")
 }
 

@@ -7,7 +7,7 @@ use model::limits::{DEVICE_CODE_LIFE_MAX, DEVICE_POLL_MAX};
 async fn refreshed(change: impl FnOnce(&Fake)) -> (Fake, Result<Refreshed, RefreshError>) {
     let fake = Fake::start().await;
     change(&fake);
-    let answer = fake.client().refresh(&secret("refresh"), "ann").await;
+    let answer = fake.client().refresh(&secret("refresh"), "ann", "sub").await;
     (fake, answer)
 }
 
@@ -70,7 +70,7 @@ async fn only_the_providers_own_word_ends_a_log_in() {
     let client = fake.client();
     client.metadata().await.unwrap();
     drop(fake);
-    let gone = client.refresh(&secret("refresh"), "ann").await.err().unwrap();
+    let gone = client.refresh(&secret("refresh"), "ann", "sub").await.err().unwrap();
     assert!(matches!(gone, RefreshError::Unreachable(_)), "{gone}");
 }
 

@@ -1,6 +1,6 @@
 //! Is a provider believed that keeps to its word, and no other?
 
-mod fake;
+pub mod fake;
 mod flows;
 
 use super::*;

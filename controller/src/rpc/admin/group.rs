@@ -33,7 +33,8 @@ impl AdminRpc {
     ) -> Result<wire::ListGroupsReply, Refusal> {
         let now = self.organisation.now();
         let groups = now.groups.by_name().map(|fact| {
-            let members = now.users.by_name().filter(|user| user.record.groups.contains(&fact.record.name));
+            let members =
+                now.users.by_name().filter(|user| user.record.all_groups().any(|group| *group == fact.record.name));
             wire::Group {
                 name: fact.record.name.to_string(),
                 members: members.map(|user| user.record.name.to_string()).collect(),
@@ -51,9 +52,14 @@ impl AdminRpc {
         let make = |directory: &Directory, draft: &mut Draft| {
             let fact = directory.groups.named(typed).ok_or_else(|| Refusal::missing("group", typed))?;
             draft.stands_on_all(directory, User::KIND)?;
-            for user in directory.users.values().filter(|user| user.record.groups.contains(&fact.record.name)) {
+            for user in
+                directory.users.values().filter(|user| user.record.all_groups().any(|group| *group == fact.record.name))
+            {
                 let mut next = user.record.clone();
                 next.groups.remove(&fact.record.name);
+                if let Some(identity) = &mut next.identity {
+                    identity.groups.remove(&fact.record.name);
+                }
                 draft.update(user, &next)?;
             }
             if draft.is_full() {

@@ -34,7 +34,7 @@ pub(super) fn population(directory: &Directory) -> Population {
     let users = directory.users.values().map(|fact| &fact.record).filter(|user| !user.disabled);
     let resources = directory.resources.values().map(|fact| &fact.record);
     Population {
-        users: users.map(|user| (text(&user.name), user.groups.iter().map(text).collect())).collect(),
+        users: users.map(|user| (text(&user.name), user.all_groups().map(text).collect())).collect(),
         resources: resources.map(|one| (text(&one.name), one.tags.iter().map(text).collect())).collect(),
     }
 }

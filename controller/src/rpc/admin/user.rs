@@ -3,7 +3,9 @@
 use super::{AdminRpc, changed, name, parse_all, random};
 use crate::authn;
 use crate::authz::Caller;
-use crate::directory::{Device, Directory, Draft, Fact, Method, Name, NodeState, Refusal, Session, Unique, User};
+use crate::directory::{
+    Device, Directory, Draft, Fact, Identity, Method, Name, NodeState, Refusal, Session, Unique, User,
+};
 use crate::factors;
 use crate::store::Record as _;
 use model::ids::UserId;
@@ -48,9 +50,12 @@ impl AdminRpc {
         let make = |directory: &Directory, draft: &mut Draft| {
             stand_on_groups(directory, draft, &groups)?;
             draft.claim(directory, Unique::UserName, &name, id, || format!("the user name `{name}`"))?;
-            let (name, groups, password) = (name.clone(), groups.clone(), password.clone());
+            let (name, groups, password) = (name.clone(), groups.clone(), Some(password.clone()));
             let entry = self.organisation.entry(caller, "user.add", format!("user/{id}")).with("name", name.as_str());
-            draft.create(&id, &User { id, name, password, groups, disabled: false, restored: false, created })?;
+            draft.create(
+                &id,
+                &User { id, name, password, identity: None, groups, disabled: false, restored: false, created },
+            )?;
             Ok(((), entry))
         };
         let (revision, ()) = self.organisation.change(make).await?;
@@ -69,7 +74,7 @@ impl AdminRpc {
             wire::User {
                 id: user.id.to_string(),
                 name: user.name.to_string(),
-                groups: user.groups.iter().map(ToString::to_string).collect(),
+                groups: user.all_groups().map(ToString::to_string).collect(),
                 disabled: user.disabled,
                 created_ms: user.created.0,
                 sessions: u64::try_from(live).unwrap_or(u64::MAX),
@@ -84,8 +89,12 @@ impl AdminRpc {
         message: wire::SetPasswordRequest,
     ) -> Result<wire::Changed, Refusal> {
         let password = authn::hash(Secret::new(message.password)).await.map_err(|e| Refusal::Invalid(e.to_string()))?;
-        let change = self.change_user(caller, &message.user, "user.passwd", |user| {
-            user.password = password.clone();
+        let typed = message.user.as_str();
+        if self.organisation.now().users.typed(typed).is_some_and(|user| user.record.identity.is_some()) {
+            return Err(Refusal::InUse(format!("user `{typed}` signs in at an identity provider and has no password")));
+        }
+        let change = self.change_user(caller, typed, "user.passwd", |user| {
+            user.password = Some(password.clone());
             true
         });
         change.await
@@ -144,6 +153,9 @@ impl AdminRpc {
             factors::remove_all(directory, draft, user.id)?;
             draft.remove(fact);
             draft.release(Unique::UserName, &user.name)?;
+            if let Some(who) = &user.identity {
+                draft.release(Unique::Identity, Identity::key(&who.issuer, &who.subject))?;
+            }
             let entry = self.organisation.entry(caller, "user.delete", &fact.key).with("name", user.name.as_str());
             Ok((user, entry.with("sessions_ended", ended)))
         };
@@ -170,14 +182,18 @@ impl AdminRpc {
                 devices.push(device.record.name.to_string());
             }
             let factors = u64::try_from(factors::remove_all(directory, draft, user.id)?).unwrap_or(u64::MAX);
-            draft.update(fact, &User { disabled: true, restored: false, groups: BTreeSet::new(), ..user.clone() })?;
+            let mut left = User { disabled: true, restored: false, groups: BTreeSet::new(), ..user.clone() };
+            if let Some(identity) = &mut left.identity {
+                identity.groups.clear();
+            }
+            draft.update(fact, &left)?;
             let entry = self.organisation.entry(caller, "user.offboard", &fact.key).with("name", user.name.as_str());
             let entry = entry.with("sessions_ended", sessions).with("devices_revoked", devices.join(", "));
             Ok(((user, sessions, devices, factors), entry.with("factors_removed", factors)))
         };
         let (revision, (user, sessions, devices, factors)) = self.organisation.change(make).await?;
         let changed = self.settled(revision, changed(revision, user.id, &user.name)).await;
-        let groups = user.groups.iter().map(ToString::to_string).collect();
+        let groups = user.all_groups().map(ToString::to_string).collect();
         Ok(wire::OffboardUserReply { changed: Some(changed), sessions, devices, factors, groups })
     }
 
