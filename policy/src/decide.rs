@@ -319,7 +319,11 @@ impl<'a> Tally<'a> {
                 self.would(candidate, &fresh, Fact::MfaAge).or_else(|| self.would(candidate, &fresh, Fact::MfaMethod))
                     == Some(wanted)
             };
-            MFA_METHODS.iter().find(helps).map(|_| "give a second factor with `umbra mfa verify`".to_owned())
+            let first = MFA_METHODS.iter().find(helps)?;
+            Some(match *first {
+                "provider" => "sign in again with a second factor at your identity provider: `umbra login`".to_owned(),
+                _ => "give a second factor with `umbra mfa verify`".to_owned(),
+            })
         };
         login().or_else(factor)
     }

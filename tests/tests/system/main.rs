@@ -43,6 +43,7 @@ mod resolved;
 mod restore;
 mod roaming;
 mod service;
+mod sign_in;
 mod silence;
 mod support;
 mod talk;

@@ -351,7 +351,8 @@ pub fn put_user(world: &mut World, facts: &Facts, n: usize) -> Option<()> {
     let record = User {
         id: *id,
         name: name("u", user.name)?,
-        password: PasswordHash(String::new()),
+        password: Some(PasswordHash(String::new())),
+        identity: None,
         groups: user.groups.iter().filter_map(|g| name("g", *g)).collect(),
         disabled: user.disabled,
         restored: false,
@@ -429,6 +430,7 @@ pub fn log_in(world: &mut World, client: usize, life: i64) -> Option<()> {
         ends: WallMs(wall.0.saturating_add(life)),
         ended: false,
         factor: None,
+        proved: controller::directory::Proved::AtLogin,
     };
     world.controller.put(&session, &record);
     let plain = PlainSession { device, user, created: wall.0, ends: record.ends.0, ended: false };
