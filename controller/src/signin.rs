@@ -27,8 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// What a running controller knows of providers and sign-ins, in memory.
 pub struct SignIns {
     resolver: Arc<dyn Resolve>,
-    /// With the revisions of the records that it was made of.
-    clients: Mutex<BTreeMap<IdpId, ((u64, u64), Arc<Client>)>>,
+    clients: Mutex<BTreeMap<IdpId, Known>>,
     pending: Mutex<BTreeMap<DeviceId, begin::Pending>>,
     /// When a log-in is to be checked next.
     due: Mutex<BTreeMap<SessionId, Instant>>,
@@ -54,6 +53,9 @@ impl SignIns {
         }
     }
 }
+
+/// Who speaks with a provider, with the revisions of the records that it was made of: its own, and its secret's.
+type Known = ((u64, u64), Arc<Client>);
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

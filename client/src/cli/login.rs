@@ -70,7 +70,8 @@ async fn browser(
     })?;
     let request = wire::BeginSignInRequest { provider: provider.name.clone(), port: callback.port().into() };
     let begun = client.begin_sign_in(request).await?.into_inner();
-    output.note(format!("sign in at {} with this address:\n  {}", provider.name, begun.url));
+    output.note(format!("sign in at {} with this address:", provider.name));
+    output.note(format!("  {}", begun.url));
     if !quiet && !open(&begun.url) {
         output.note("no browser could be opened here: open the address yourself, on this machine");
     }
@@ -94,12 +95,9 @@ async fn device_code(
 ) -> Result<wire::LoginReply, Failure> {
     let request = wire::BeginCodeSignInRequest { provider: provider.name.clone() };
     let begun = client.begin_code_sign_in(request).await?.into_inner();
-    output.note(format!(
-        "open {} on any machine and type in the code\n  {}\nwithin {}. Only type in a code that you asked for yourself.",
-        begun.uri,
-        begun.user_code,
-        span(begun.ends_in_ms)
-    ));
+    output.note(format!("open {} on any machine and type in this code within {}:", begun.uri, span(begun.ends_in_ms)));
+    output.note(format!("  {}", begun.user_code));
+    output.note("only type in a code that you asked for yourself");
     let mut wait = begun.interval_ms;
     loop {
         tokio::time::sleep(Duration::from_millis(wait.clamp(100, 60_000))).await;

@@ -1,20 +1,23 @@
 //! Is somebody logged in whom a provider stands by, and nobody else?
 
 use super::*;
-use crate::directory::{Group, Method, Name, Proved, Session};
+use crate::arrange::NoGateways;
+use crate::authz::Caller;
+use crate::directory::{Group, IdpSession, Method, Name, Proved, Session};
 use crate::fetch::test_server::{Says, json, status};
 use crate::judge::{self, Standing};
 use crate::oidc::tests::fake::{Fake, NOW, field};
+use crate::rpc::admin::AdminRpc;
 use crate::rpc::admin::idp::check;
 use crate::store::{Commit, Record};
 use crate::test_support::{Still, World, device, user};
-use model::ids::SignInId;
 use model::limits::{
-    IDP_CHECKS_AT_ONCE, IDP_GROUPS_MAX, SIGN_IN_CODE_LIFE, SIGN_IN_LIFE, SIGN_IN_TEXT_MAX, SIGN_INS_MAX,
+    IDP_CHECKS_AT_ONCE, IDP_GROUPS_MAX, IDPS_MAX, SIGN_IN_CODE_LIFE, SIGN_IN_LIFE, SIGN_IN_TEXT_MAX, SIGN_INS_MAX,
     SIGN_INS_PER_MINUTE,
 };
 use model::time::{Clock, WallMs};
 use proto::admin as wire;
+use proto::admin::admin_server::Admin as _;
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -344,8 +347,58 @@ async fn what_is_under_way_is_bounded() {
         organisation.hold_for_test(DeviceId::from_bytes(id));
     }
     assert_eq!(held(), SIGN_INS_MAX);
-    let _ = SignInId::from_bytes([1; 10]);
-    assert!(IDP_CHECKS_AT_ONCE > 1);
+}
+
+#[tokio::test]
+async fn about_so_many_people_is_asked_at_one_time_and_not_one_more() {
+    let scene = Scene::new().await;
+    let (session, _) = scene.sign_in(3).await.unwrap();
+    let word = scene.now().idp_sessions.find(&session.id).unwrap().record.clone();
+    for number in 0..3 * IDP_CHECKS_AT_ONCE {
+        let id = SessionId::from_bytes([100 + u8::try_from(number).unwrap(); 10]);
+        let refresh = scene.organisation().seal_refresh(id, &secret("refresh")).unwrap();
+        scene.put(&id, &Session { id, ..session.clone() }).await;
+        scene.put(&id, &IdpSession { session: id, refresh: Some(refresh), ..word.clone() }).await;
+    }
+    let before = scene.fake.times("/token");
+    scene.fake.instead("/token", |_| None);
+    let organisation = scene.organisation().clone();
+    let looking = tokio::spawn(async move { organisation.check_sign_ins(None, true).await });
+    while scene.fake.times("/token") < before + IDP_CHECKS_AT_ONCE {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(scene.fake.times("/token"), before + IDP_CHECKS_AT_ONCE);
+    looking.abort();
+}
+
+#[tokio::test]
+async fn there_are_so_many_providers_and_no_two_of_one_issuer() {
+    let scene = Scene::new().await;
+    let admin = AdminRpc::new(scene.organisation().clone(), Arc::new(NoGateways));
+    let add = async |name: &str, issuer: String| {
+        let provider = scene.fake.provider();
+        let allow = provider.allow.iter().map(ToString::to_string).collect();
+        let ca_pem = provider.ca_pem.unwrap();
+        let message = wire::AddIdpRequest { name: name.to_owned(), issuer, ca_pem, allow, ..message() };
+        let mut request = tonic::Request::new(message);
+        request.extensions_mut().insert(Caller::Admin { actor: "local:root".to_owned() });
+        admin.add_idp(request).await.map(|_| ()).map_err(|status| status.message().to_owned())
+    };
+    let issuer = scene.fake.state().issuer.clone();
+    assert!(add("second", issuer.clone()).await.unwrap_err().contains("the issuer (by `corp`) is taken"));
+    // One that is not what it is called.
+    let wrong = add("second", issuer.replace("/realm", "/other")).await.unwrap_err();
+    assert!(wrong.contains("status 404") || wrong.contains("calls itself"), "{wrong}");
+    let corp = scene.now().idps.values().next().unwrap().record.clone();
+    for number in 1..IDPS_MAX {
+        let id = IdpId::from_bytes([100 + u8::try_from(number).unwrap(); 10]);
+        let name = word(&format!("idp{number}"));
+        scene.put(&id, &Idp { id, name, issuer: format!("https://{number}.example"), ..corp.clone() }).await;
+    }
+    assert!(add("one-more", issuer).await.unwrap_err().contains(&IDPS_MAX.to_string()));
 }
 
 #[test]
@@ -357,12 +410,11 @@ fn a_provider_that_cannot_be_is_refused_with_what_to_do() {
     };
     assert!(with(&|_| {}).is_ok());
     type Change = &'static dyn Fn(&mut wire::AddIdpRequest);
-    let cases: [(Change, &str); 11] = [
+    let cases: [(Change, &str); 10] = [
         (&|m| m.name = "a.b".into(), "no `.`"),
         (&|m| m.name = "x".repeat(25), "24 characters"),
         (&|m| m.client_id.clear(), "client id is missing"),
         (&|m| m.sign_in_groups.clear(), "--anyone"),
-        (&|m| m.anyone = true, "--anyone"),
         (&|m| m.groups = vec!["staff".into()], "NAME=VALUE"),
         (&|m| m.groups = vec!["a=b".into(); IDP_GROUPS_MAX + 1], "256"),
         (&|m| m.parameters = vec!["redirect_uri=https://evil.example".into()], "set by the controller"),

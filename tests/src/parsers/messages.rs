@@ -310,7 +310,7 @@ fn number(message: &str, field: &str, family: u8) -> u64 {
         }
         (_, "port" | "first" | "last") => 443,
         (_, "from" | "to" | "revision" | "number" | "incarnation") => 3,
-        (_, "lease_ms" | "ends_in_ms" | "life_ms") => 60_000,
+        (_, "lease_ms" | "ends_in_ms" | "life_ms" | "check_every_ms" | "grace_ms") => 60_000,
         _ => 1,
     }
 }

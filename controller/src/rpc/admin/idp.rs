@@ -67,10 +67,13 @@ pub fn check(message: &wire::AddIdpRequest, id: IdpId, created: WallMs) -> Resul
     if groups.len().max(message.sign_in_groups.len()) > IDP_GROUPS_MAX {
         return invalid(format!("more than {IDP_GROUPS_MAX} groups are named"));
     }
+    // Of both, the narrower.
     let sign_in = match (message.anyone, message.sign_in_groups.is_empty()) {
+        (_, false) => Some(message.sign_in_groups.iter().cloned().collect()),
         (true, true) => None,
-        (false, false) => Some(message.sign_in_groups.iter().cloned().collect()),
-        _ => return invalid("say who may sign in: some groups (--sign-in-group), or --anyone whom the provider knows"),
+        (false, true) => {
+            return invalid("say who may sign in: some groups (--sign-in-group), or --anyone whom the provider knows");
+        }
     };
     let parameters = message.parameters.iter().map(|text| pair(text)).collect::<Result<Vec<_>, _>>()?;
     if let Some((ours, _)) = parameters.iter().find(|(name, _)| OURS.contains(&name.as_str())) {
