@@ -83,9 +83,9 @@ pub const HANDSHAKE_ATTEMPT_MAX: Duration = Duration::from_secs(90);
 pub const HANDSHAKES_PER_SECOND: u64 = 1_000;
 /// Bytes of what is no data: the largest is a knock, and what is larger is nobody's.
 pub const HANDSHAKE_BYTES_MAX: usize = 512;
-/// Cookie replies of each key in a second. Whoever asks beyond it without one is not answered: at 10,000 making and sending
-/// them takes 10 % of a processor.
-pub const COOKIES_PER_SECOND: u64 = 10_000;
+/// Cookie replies of each key in a second. Whoever asks beyond it without one is not answered: at 4,000 making and sending
+/// them takes 4 % of a processor.
+pub const COOKIES_PER_SECOND: u64 = 4_000;
 /// Of the handshakes, how many one source address (IPv4 address, IPv6 /64) may use when the limit is reached. Laptops behind one
 /// NAT share it.
 pub const HANDSHAKES_PER_SOURCE: u16 = 125;

@@ -12,12 +12,13 @@ use crate::rpc::admin::idp::check;
 use crate::store::{Commit, Record};
 use crate::test_support::{Still, World, device, user};
 use model::limits::{
-    IDP_CHECKS_AT_ONCE, IDP_GROUPS_MAX, IDPS_MAX, SIGN_IN_CODE_LIFE, SIGN_IN_LIFE, SIGN_IN_TEXT_MAX, SIGN_INS_MAX,
-    SIGN_INS_PER_MINUTE,
+    IDP_CHECK_EVERY, IDP_CHECK_EVERY_MIN, IDP_CHECKS_AT_ONCE, IDP_GRACE, IDP_GRACE_MAX, IDP_GROUPS_MAX, IDPS_MAX,
+    REFRESH_TOKEN_MAX, SIGN_IN_CODE_LIFE, SIGN_IN_LIFE, SIGN_IN_TEXT_MAX, SIGN_INS_MAX, SIGN_INS_PER_MINUTE,
 };
 use model::time::{Clock, WallMs};
 use proto::admin as wire;
 use proto::admin::admin_server::Admin as _;
+use proto::convert::millis;
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -232,6 +233,9 @@ async fn who_is_not_admitted_is_told_one_reason_and_the_trail_the_details() {
     scene.fake.state().tokens = json!({"access_token": "access", "token_type": "Bearer"});
     let (person, trail) = scene.not_in(3).await;
     assert!(person.contains("ask an administrator") && trail.contains("offline_access"), "{person} {trail}");
+    let long = "x".repeat(REFRESH_TOKEN_MAX + 1);
+    scene.fake.state().tokens = json!({"access_token": "a", "token_type": "Bearer", "refresh_token": long});
+    assert!(scene.not_in(3).await.1.contains("offline_access"), "one that nobody would keep is none");
     assert!(scene.now().user("ann.corp").is_none(), "nobody was made");
     scene.fake.state().tokens = json!({"access_token": "a", "token_type": "Bearer", "refresh_token": "refresh"});
     scene.sign_in(3).await.unwrap();
@@ -252,7 +256,7 @@ async fn a_provider_that_takes_somebody_back_ends_their_log_in_and_one_that_is_s
     assert_eq!(field(&scene.fake.last("/token"), "refresh_token").as_deref(), Some("refresh"));
     // The turn comes by itself, and not before.
     assert_eq!(scene.organisation().check_sign_ins(None, false).await, Checked::default());
-    scene.wait(Duration::from_secs(300));
+    scene.wait(IDP_CHECK_EVERY);
     assert_eq!(scene.organisation().check_sign_ins(None, false).await.same, 1);
     // A new refresh token replaces the old one.
     scene.fake.state().tokens["refresh_token"] = json!("second");
@@ -266,9 +270,9 @@ async fn a_provider_that_takes_somebody_back_ends_their_log_in_and_one_that_is_s
     // It does not answer: nothing ends before its grace is over, and then all does.
     scene.fake.instead("/token", |_| status(503, &Value::Null));
     assert_eq!(scene.ask_all().await.unknown, 1);
-    scene.wait(Duration::from_secs(8 * 3_600 - 1_800));
+    scene.wait(IDP_GRACE - IDP_GRACE / 16);
     assert_eq!(scene.standing(3), None);
-    scene.wait(Duration::from_secs(1_800));
+    scene.wait(IDP_GRACE / 16);
     assert_eq!(scene.standing(3), Some(Standing::Provider));
     // What it says that is not believed does not end it sooner.
     scene.fake.instead("/token", |_| json(&json!({"access_token": "a", "id_token": "x"})));
@@ -419,8 +423,8 @@ fn a_provider_that_cannot_be_is_refused_with_what_to_do() {
         (&|m| m.groups = vec!["a=b".into(); IDP_GROUPS_MAX + 1], "256"),
         (&|m| m.parameters = vec!["redirect_uri=https://evil.example".into()], "set by the controller"),
         (&|m| m.redirect_host = "evil.example".into(), "nowhere else"),
-        (&|m| m.check_every_ms = 1, "every 5 s at most"),
-        (&|m| m.grace_ms = 8 * 86_400_000, "at most 7 d"),
+        (&|m| m.check_every_ms = millis(IDP_CHECK_EVERY_MIN) - 1, "every 5 s at most"),
+        (&|m| m.grace_ms = millis(IDP_GRACE_MAX) + 1, "at most 7 d"),
     ];
     for (change, why) in cases {
         let said = with(change).err().unwrap();
