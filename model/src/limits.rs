@@ -328,6 +328,20 @@ pub const FACTORS_PER_USER_MAX: usize = 8;
 pub const FACTOR_CALLS_PER_MINUTE: u32 = 30;
 /// Recovery codes of one user, made at once.
 pub const RECOVERY_CODES: usize = 10;
+/// How long a passkey's answer is waited for, and how long the page that asks for it stands.
+pub const PASSKEY_LIFE: Duration = Duration::from_secs(300);
+/// Answers of passkeys that are waited for at once, one a device; beyond it the oldest is not. 200 bytes each.
+pub const PASSKEY_CEREMONIES_MAX: usize = 4_096;
+/// Bytes of a passkey's answer: with an RSA key of 8,192 bits and the longest id, in base 64, 6 KiB.
+pub const PASSKEY_ANSWER_MAX: usize = 16 << 10;
+/// Bytes of what a browser is asked: the ids of [`FACTORS_PER_USER_MAX`] passkeys, in base 64, take 11 KiB at most.
+pub const PASSKEY_OPTIONS_MAX: usize = 16 << 10;
+/// Bytes of a credential's id (WebAuthn Level 3, section 4).
+pub const CREDENTIAL_ID_MAX: usize = 1_023;
+/// How deep items of CBOR lie within others (CTAP 2.1, section 8).
+pub const CBOR_DEPTH_MAX: usize = 4;
+/// Items of CBOR that are read from one answer: a key has five pairs, an attestation three.
+pub const CBOR_ITEMS_MAX: usize = 128;
 /// Bytes of a JSON Web Token. Those of large directories, with hundreds of groups, have some 10 KiB.
 pub const TOKEN_MAX: usize = 16 << 10;
 /// Bytes of a set of keys (JWKS), and keys in it: an issuer has two or three.
@@ -542,6 +556,17 @@ pub const LOCAL_WAITERS_MAX: usize = 256;
 pub const HELD_MAX: usize = 32_768;
 /// Largest file that remembers them, bytes: a name has 253 at most, and few have a tenth of that.
 pub const HELD_BYTES_MAX: usize = 16 << 20;
+/// Ports of the loopback that are tried until one is free in both families.
+pub const LOOPBACK_PORTS_MAX: usize = 8;
+/// Connections of browsers to one page of the loopback; one more waits. Browsers open some ahead of time.
+pub const LOOPBACK_CONNECTIONS_MAX: usize = 16;
+/// How long such a connection may take: it carries one request, from this very machine.
+pub const LOOPBACK_CONNECTION_LIFE: Duration = Duration::from_secs(10);
+/// Bytes of a request's line and headers after which no more is read; the last read may bring as many again. Pages of one host share
+/// their cookies, whatever the port.
+pub const LOOPBACK_HEAD_MAX: usize = 16 << 10;
+/// Bytes of a request's body.
+pub const LOOPBACK_BODY_MAX: usize = PASSKEY_ANSWER_MAX;
 /// Findings (refused prefixes, names, overlaps) that a client lists; a person reads a few of them.
 pub const FINDINGS_MAX: usize = 64;
 
