@@ -6,6 +6,7 @@
 //! | `run` | which call does each make? |
 //! | `show` | how is its answer shown? |
 //! | `mfa` | how does a person add a second factor, and give one? |
+//! | `passkey` | how does a browser make or show a passkey? |
 //! | `input` | where do passwords and codes come from? |
 //!
 //! Tables, JSON, errors and questions are `node::cli`'s.
@@ -13,6 +14,7 @@
 mod args;
 mod input;
 mod mfa;
+mod passkey;
 mod run;
 mod show;
 

@@ -46,6 +46,12 @@ fn check(request: Request<()>) -> Result<Request<()>, Status> {
     }
 }
 
+/// The port of a page that a command serves.
+#[allow(clippy::result_large_err)] // tonic's own shape
+fn page_port(port: u32) -> Result<u16, Status> {
+    u16::try_from(port).map_err(|_| Status::invalid_argument("`port` is no port"))
+}
+
 /// The service.
 pub struct Desk {
     /// Where `up` and `down` go.
@@ -125,6 +131,36 @@ impl Local for Desk {
         _: Request<wire::RenewRecoveryCodesRequest>,
     ) -> Result<Response<wire::RecoveryCodes>, Status> {
         self.order(|reply| Order::Factor(FactorOrder::Renew(reply))).await
+    }
+    async fn begin_passkey(
+        &self,
+        request: Request<wire::BeginPasskeyRequest>,
+    ) -> Result<Response<wire::PasskeyQuestion>, Status> {
+        let wire::BeginPasskeyRequest { name, port } = request.into_inner();
+        let port = page_port(port)?;
+        self.order(|reply| Order::Factor(FactorOrder::BeginPasskey { name, port, reply })).await
+    }
+    async fn confirm_passkey(
+        &self,
+        request: Request<wire::PasskeyAnswer>,
+    ) -> Result<Response<wire::RecoveryCodes>, Status> {
+        let answer = request.into_inner().answer;
+        self.order(|reply| Order::Factor(FactorOrder::ConfirmPasskey(answer, reply))).await
+    }
+    async fn ask_passkey(
+        &self,
+        request: Request<wire::AskPasskeyRequest>,
+    ) -> Result<Response<wire::PasskeyQuestion>, Status> {
+        let wire::AskPasskeyRequest { resource, port } = request.into_inner();
+        let port = page_port(port)?;
+        self.order(|reply| Order::Factor(FactorOrder::AskPasskey { resource, port, reply })).await
+    }
+    async fn verify_passkey(
+        &self,
+        request: Request<wire::PasskeyAnswer>,
+    ) -> Result<Response<wire::VerifyFactorReply>, Status> {
+        let answer = request.into_inner().answer;
+        self.order(|reply| Order::Factor(FactorOrder::VerifyPasskey(answer, reply))).await
     }
     async fn logout(&self, _: Request<wire::LogoutRequest>) -> Result<Response<wire::LogoutReply>, Status> {
         self.order(Order::Logout).await

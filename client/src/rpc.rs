@@ -5,8 +5,8 @@ use model::grant::{CatalogueAddress, CatalogueEntry, Ending, PairingOffer};
 use model::ids::{FactorId, GrantId, PairingId, ResourceId};
 use model::key::{Psk, PublicKey};
 use model::limits::{
-    CATALOGUE_MAX, ENDPOINTS_MAX, FACTORS_PER_USER_MAX, GRANTS_PER_DEVICE_MAX, LIST_MAX, REASON_CHARS_MAX, REASONS_MAX,
-    RECOVERY_CODES, RULES_PER_GRANT_MAX,
+    CATALOGUE_MAX, ENDPOINTS_MAX, FACTORS_PER_USER_MAX, GRANTS_PER_DEVICE_MAX, LIST_MAX, PASSKEY_OPTIONS_MAX,
+    REASON_CHARS_MAX, REASONS_MAX, RECOVERY_CODES, RULES_PER_GRANT_MAX,
 };
 use model::net::{HostName, Prefix};
 use model::revision::Revision;
@@ -210,6 +210,47 @@ pub async fn renew_recovery_codes(channel: Channel) -> Result<local::RecoveryCod
     let request = v1::RenewRecoveryCodesRequest {};
     let reply = within(CALL_MAX * 2, client(channel).renew_recovery_codes(request)).await?.into_inner();
     read_codes(reply).map_err(malformed)
+}
+
+/// Has the controller ask for a new passkey of this name, on a page at this port; answers what the browser is asked.
+pub async fn begin_passkey(channel: Channel, name: String, port: u16) -> Result<local::PasskeyQuestion, Status> {
+    let request = v1::BeginPasskeyRequest { name, port: port.into() };
+    let reply = within(CALL_MAX, client(channel).begin_passkey(request)).await?.into_inner();
+    read_question(reply).map_err(malformed)
+}
+
+/// What the browser answered to [`begin_passkey`].
+pub async fn confirm_passkey(channel: Channel, answer: Vec<u8>) -> Result<local::RecoveryCodes, Status> {
+    // Ten hashes may be made.
+    let reply = within(CALL_MAX * 2, client(channel).confirm_passkey(v1::PasskeyAnswer { answer })).await?.into_inner();
+    read_codes(reply).map_err(malformed)
+}
+
+/// Has the controller ask for a passkey as a second factor, for a resource where one takes it.
+pub async fn ask_passkey(
+    channel: Channel,
+    resource: Option<ResourceId>,
+    port: u16,
+) -> Result<local::PasskeyQuestion, Status> {
+    let resource = resource.map(|id| id.to_string()).unwrap_or_default();
+    let request = v1::AskPasskeyRequest { resource, port: port.into() };
+    let reply = within(CALL_MAX, client(channel).ask_passkey(request)).await?.into_inner();
+    read_question(reply).map_err(malformed)
+}
+
+/// What the browser answered to [`ask_passkey`]; answers the method.
+pub async fn verify_passkey(channel: Channel, answer: Vec<u8>) -> Result<local::VerifyFactorReply, Status> {
+    let reply = within(CALL_MAX, client(channel).verify_passkey(v1::PasskeyAnswer { answer })).await?.into_inner();
+    let method = display_name("method", &reply.method).map_err(malformed)?;
+    Ok(local::VerifyFactorReply { method })
+}
+
+/// Checks what a browser is to be asked: JSON, not longer than a page takes.
+pub fn read_question(reply: v1::PasskeyQuestion) -> Result<local::PasskeyQuestion, WireError> {
+    let fits = reply.options.len() <= PASSKEY_OPTIONS_MAX;
+    let options = serde_json::from_slice::<serde_json::Value>(&reply.options).ok().filter(|_| fits);
+    let options = options.ok_or_else(|| wrong("options", "is no JSON for a browser"))?;
+    Ok(local::PasskeyQuestion { options: options.to_string().into_bytes() })
 }
 
 /// Checks recovery codes.

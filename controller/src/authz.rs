@@ -145,6 +145,7 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
         &["ListFactors", "BeginTotp", "ConfirmTotp", "VerifyFactor", "RemoveFactor", "RenewRecoveryCodes"],
         &[Device],
     ),
+    ("umbra.v1.Devices", &["BeginPasskey", "ConfirmPasskey", "AskPasskey", "VerifyPasskey"], &[Device]),
     ("umbra.v1.Gateways", &["Watch"], &[Gateway]),
 ];
 

@@ -21,6 +21,7 @@ pub mod local;
 pub mod oidc;
 pub mod organisation;
 pub mod owner;
+pub mod passkey;
 pub mod rate;
 pub mod refused;
 pub mod rpc;

@@ -9,6 +9,7 @@ use crate::config::{StatePaths, Timing};
 use crate::directory::change::{self, Draft, Refusal};
 use crate::directory::{Directory, Org, Reader, SealedSecret, StartError};
 use crate::flows::FlowLog;
+use crate::passkey::ceremony::SharedCeremonies;
 use crate::rate::{Act, SharedRates};
 use crate::refused::{Reason, Refused};
 use crate::runs::SharedRuns;
@@ -42,6 +43,8 @@ pub struct Organisation {
     pub rates: SharedRates,
     /// Which runs of nodes' programs spoke.
     pub runs: SharedRuns,
+    /// Which passkeys' answers are waited for.
+    pub ceremonies: SharedCeremonies,
     /// Who was turned away.
     pub refused: Arc<Refused>,
     /// How long things last.
@@ -149,6 +152,7 @@ impl Organisation {
             failures: SharedFailures::default(),
             rates: SharedRates::default(),
             runs: SharedRuns::default(),
+            ceremonies: SharedCeremonies::default(),
             refused: Arc::default(),
             timing: Timing::default(),
             flows,

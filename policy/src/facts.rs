@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// By which methods a second factor can be given, as policies call them.
-pub const MFA_METHODS: [&str; 2] = ["totp", "recovery-code"];
+pub const MFA_METHODS: [&str; 3] = ["totp", "recovery-code", "passkey-local"];
 
 /// What is known when somebody asks to reach a resource.
 ///
@@ -27,7 +27,7 @@ pub struct Facts {
     pub login_age: Option<Duration>,
     /// How long ago the user last gave a second factor in this session; `None` also where none was given.
     pub mfa_age: Option<Duration>,
-    /// By which method: `totp`, `recovery-code`; `None` where `mfa_age` is.
+    /// By which method: `totp`, `recovery-code`, `passkey-local`; `None` where `mfa_age` is.
     pub mfa_method: Option<String>,
 }
 

@@ -45,7 +45,7 @@ pub(super) async fn run(args: Args, output: &mut Output) -> Result<(), Failure> 
             let mut client = connect(socket).await?;
             let request = wire::ConnectRequest { resource: options.resource };
             let mut reply = client.connect(request.clone()).await?.into_inner();
-            if super::mfa::step_up(&mut client, &reply, options.code_file.as_deref(), output).await? {
+            if super::mfa::step_up(&mut client, &reply, &options.factor, output).await? {
                 reply = client.connect(request).await?.into_inner();
             }
             show::connect(&reply, output)

@@ -91,7 +91,7 @@ pub enum Fate {
 }
 
 /// THE table of what a backup holds; a set that is not in it is in no backup.
-pub const FATES: [(&str, Fate); 37] = [
+pub const FATES: [(&str, Fate); 38] = [
     (Org::KIND, Fate::Kept),
     (Group::KIND, Fate::Kept),
     (Site::KIND, Fate::Kept),
@@ -113,6 +113,7 @@ pub const FATES: [(&str, Fate); 37] = [
     (Unique::DeviceV4.set(), Fate::Kept),
     (Unique::NodeKey.set(), Fate::Kept),
     (Unique::NodeAddress.set(), Fate::Kept),
+    (Unique::Passkey.set(), Fate::Kept),
     (User::KIND, Fate::Confirmed),
     (Gateway::KIND, Fate::Confirmed),
     (Device::KIND, Fate::Confirmed),

@@ -34,6 +34,8 @@ pub enum Unique {
     NodeKey,
     /// Overlay addresses of nodes.
     NodeAddress,
+    /// Credentials of passkeys, hashed: each is one user's.
+    Passkey,
 }
 
 impl Unique {
@@ -50,6 +52,7 @@ impl Unique {
             Self::DeviceV4 => "device-v4",
             Self::NodeKey => "node-key",
             Self::NodeAddress => "node-address",
+            Self::Passkey => "passkey",
         }
     }
 }

@@ -26,7 +26,7 @@ pub mod user;
 
 pub use change::{Draft, Refusal};
 pub use device::{Device, NodeState};
-pub use factor::{FactorSecret, Factors, Method, Proof, Totp};
+pub use factor::{Confirmed, FactorSecret, Factors, Method, Passkey, Proof, Totp};
 pub use gateway::{Gateway, GatewaySeen};
 pub use group::Group;
 pub use index::{Counted, Counter, Unique};
@@ -107,7 +107,7 @@ pub struct Directory {
 }
 
 /// Sets that a directory holds, in the order in which they are read.
-pub(crate) const SETS: [&str; 28] = [
+pub(crate) const SETS: [&str; 29] = [
     Org::KIND,
     User::KIND,
     Group::KIND,
@@ -136,6 +136,7 @@ pub(crate) const SETS: [&str; 28] = [
     Recovery::KIND,
     Factors::KIND,
     FactorSecret::KIND,
+    Unique::Passkey.set(),
 ];
 
 impl Directory {
@@ -272,7 +273,7 @@ impl Directory {
 }
 
 fn is_unique(set: &str) -> bool {
-    SETS.iter().skip(14).take(10).any(|unique| *unique == set)
+    SETS.iter().skip(14).take(10).any(|unique| *unique == set) || set == Unique::Passkey.set()
 }
 
 fn newer<R: Record>(held: Option<Fact<R>>, key: &Key, item: &Item) -> Result<Option<Fact<R>>, ReadError> {

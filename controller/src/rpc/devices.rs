@@ -7,8 +7,8 @@ use crate::audit::{Denied, Entry, Outcome};
 use crate::authn;
 use crate::authz::{Caller, refusal};
 use crate::directory::{
-    Counted, Directory, Fact, Method, Name, NameError, NodeState, PasswordHash, Proof, Refusal, Resource, Session,
-    SuffixName, sweep,
+    Counted, Directory, Fact, Name, NameError, NodeState, PasswordHash, Proof, Refusal, Resource, Session, SuffixName,
+    sweep,
 };
 use crate::judge;
 use crate::organisation::Organisation;
@@ -22,7 +22,7 @@ use model::net::HostName;
 use model::revision::Revision;
 use model::secret::Secret;
 use model::time::WallMs;
-use proto::convert::{WireError, array, bounded, id, millis};
+use proto::convert::{WireError, array, bounded, id, millis, wrong};
 use proto::v1;
 use proto::v1::connect_reply::Result as Outcomes;
 use proto::v1::device_update::What;
@@ -507,6 +507,59 @@ impl Devices for DevicesRpc {
         let codes = self.organisation.renew_recovery(device).await.map_err(refused)?;
         Ok(Response::new(shown(&codes)))
     }
+
+    async fn begin_passkey(
+        &self,
+        request: Request<v1::BeginPasskeyRequest>,
+    ) -> Result<Response<v1::PasskeyQuestion>, Status> {
+        let device = device_of(&request)?;
+        let v1::BeginPasskeyRequest { name, port } = request.into_inner();
+        let name: Name = name.parse().map_err(|e: NameError| Status::invalid_argument(e.to_string()))?;
+        let port = page_port(port).map_err(malformed)?;
+        let options = self.organisation.begin_passkey(device, &name, port).map_err(refused)?;
+        Ok(Response::new(v1::PasskeyQuestion { options: options.to_string().into_bytes() }))
+    }
+
+    async fn confirm_passkey(
+        &self,
+        request: Request<v1::PasskeyAnswer>,
+    ) -> Result<Response<v1::RecoveryCodes>, Status> {
+        let device = device_of(&request)?;
+        let answer = request.into_inner().answer;
+        let codes = self.organisation.confirm_passkey(device, &answer).await.map_err(refused)?;
+        Ok(Response::new(shown(&codes)))
+    }
+
+    async fn ask_passkey(
+        &self,
+        request: Request<v1::AskPasskeyRequest>,
+    ) -> Result<Response<v1::PasskeyQuestion>, Status> {
+        let device = device_of(&request)?;
+        let (resource, port) = passkey_wish(&request.into_inner()).map_err(malformed)?;
+        let options = self.organisation.ask_passkey(device, resource, port).map_err(refused)?;
+        Ok(Response::new(v1::PasskeyQuestion { options: options.to_string().into_bytes() }))
+    }
+
+    async fn verify_passkey(
+        &self,
+        request: Request<v1::PasskeyAnswer>,
+    ) -> Result<Response<v1::VerifyFactorReply>, Status> {
+        let device = device_of(&request)?;
+        let answer = request.into_inner().answer;
+        let (_, proof) = self.organisation.verify_passkey(device, &answer).await.map_err(refused)?;
+        Ok(Response::new(v1::VerifyFactorReply { method: proof.method.to_string() }))
+    }
+}
+
+/// The port of a page on a device's loopback.
+pub fn page_port(port: u32) -> Result<u16, WireError> {
+    u16::try_from(port).ok().filter(|port| *port > 0).ok_or_else(|| wrong("port", "is no port"))
+}
+
+/// Checks a question for a passkey: for which resource, and where its page is.
+pub fn passkey_wish(request: &v1::AskPasskeyRequest) -> Result<(Option<ResourceId>, u16), WireError> {
+    let resource = (!request.resource.is_empty()).then(|| id("resource", &request.resource)).transpose()?;
+    Ok((resource, page_port(request.port)?))
 }
 
 fn shown(codes: &[Secret<String>]) -> v1::RecoveryCodes {
@@ -519,12 +572,12 @@ impl DevicesRpc {
         let (directory, now) = (self.organisation.now(), self.organisation.wall());
         let subject = judge::subject(&directory, device, now).map_err(|e| Status::permission_denied(e.to_string()))?;
         let held = crate::factors::of(&directory, subject.user.record.id);
-        let factors = held.confirmed().map(|totp| v1::Factor {
-            id: totp.id.to_string(),
-            name: totp.name.to_string(),
-            method: Method::Totp.to_string(),
-            age_ms: millis(now.since(totp.created)),
-            used_ms_ago: totp.used.map(|at| millis(now.since(at))),
+        let factors = held.confirmed().map(|factor| v1::Factor {
+            id: factor.id.to_string(),
+            name: factor.name.to_string(),
+            method: factor.method.to_string(),
+            age_ms: millis(now.since(factor.created)),
+            used_ms_ago: factor.used.map(|at| millis(now.since(at))),
         });
         Ok(v1::ListFactorsReply {
             factors: factors.collect(),

@@ -58,7 +58,7 @@ fn cond() -> impl Strategy<Value = Cond> {
         1 => Just(Cond::Overflow),
         2 => (0..2usize).prop_map(Cond::OnDevice),
         2 => (0..3i64).prop_map(Cond::FactorYounger),
-        1 => (0..2usize).prop_map(Cond::FactorIs),
+        1 => (0..MFA_METHODS.len()).prop_map(Cond::FactorIs),
         2 => (0..3usize).prop_map(Cond::InGroup),
         2 => (0..3usize).prop_map(Cond::Tagged),
     ];

@@ -3,7 +3,7 @@
 use super::{AdminRpc, changed, name, parse_all, random};
 use crate::authn;
 use crate::authz::Caller;
-use crate::directory::{Device, Directory, Draft, Fact, Method, Name, NodeState, Refusal, Session, Unique, User};
+use crate::directory::{Device, Directory, Draft, Fact, Name, NodeState, Refusal, Session, Unique, User};
 use crate::factors;
 use crate::store::Record as _;
 use model::ids::UserId;
@@ -189,12 +189,12 @@ impl AdminRpc {
         let (directory, now) = (self.organisation.now(), self.organisation.wall());
         let user = directory.users.typed(&message.user).ok_or_else(|| Refusal::missing("user", &message.user))?;
         let held = factors::of(&directory, user.record.id);
-        let factors = held.confirmed().map(|totp| wire::Factor {
-            id: totp.id.to_string(),
-            name: totp.name.to_string(),
-            method: Method::Totp.to_string(),
-            created_ms: totp.created.0,
-            used_ms: totp.used.map_or(0, |at| at.0),
+        let factors = held.confirmed().map(|factor| wire::Factor {
+            id: factor.id.to_string(),
+            name: factor.name.to_string(),
+            method: factor.method.to_string(),
+            created_ms: factor.created.0,
+            used_ms: factor.used.map_or(0, |at| at.0),
         });
         Ok(wire::ListFactorsReply {
             factors: factors.collect(),
