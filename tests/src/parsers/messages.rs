@@ -9,6 +9,7 @@ use client::catalogue::Catalogue;
 use client::connect::Book;
 use client::plan::{LocalNet, Place, plan};
 use client::rpc::{Answer, Update};
+use controller::passkey::{Asserted, Created};
 use controller::rpc::{admin::resource, devices, enroll, gateways};
 use controller::{ca, directory::Name};
 use grant::sync;
@@ -101,6 +102,10 @@ const CONTROL: &[Row] = table!("umbra.v1", v1:
     RemoveFactorRequest,
     RemoveFactorReply,
     RenewRecoveryCodesRequest,
+    BeginPasskeyRequest => |m| m.name.parse::<Name>().is_ok() && devices::page_port(m.port).is_ok(),
+    AskPasskeyRequest => |m| devices::passkey_wish(&m).is_ok(),
+    PasskeyQuestion => |m| client::rpc::read_question(m).is_ok(),
+    PasskeyAnswer => |m| Created::read(&m.answer).is_some() | Asserted::read(&m.answer).is_some(),
     GatewayUp => up,
     GatewayDown => down,
     EnrollRequest => |m| {
@@ -138,7 +143,7 @@ const LOCAL: &[Row] = table!("umbra.local.v1", local:
     UpRequest, UpReply, DownRequest, DownReply, LoginRequest, LoginReply, LogoutRequest, LogoutReply, ListRequest,
     ListReply, ConnectRequest, ConnectReply, WhyRequest, WhyReply, StatusRequest, StatusReply, ListFactorsRequest, ListFactorsReply, BeginTotpRequest,
     BeginTotpReply, ConfirmTotpRequest, RecoveryCodes, VerifyFactorRequest, VerifyFactorReply, RemoveFactorRequest,
-    RemoveFactorReply, RenewRecoveryCodesRequest,
+    RemoveFactorReply, RenewRecoveryCodesRequest, BeginPasskeyRequest, AskPasskeyRequest, PasskeyQuestion, PasskeyAnswer,
 );
 
 fn rows() -> impl Iterator<Item = &'static Row> {
@@ -251,6 +256,8 @@ fn word(message: &str, field: &str, family: u8) -> Vec<u8> {
             text(SessionId::from_bytes([4; 10]).to_string())
         }
         ("Factor" | "BeginTotpReply" | "ConfirmTotpRequest", "id") => text(FactorId::from_bytes([9; 10]).to_string()),
+        ("PasskeyQuestion", "options") => b"{\"publicKey\":{\"challenge\":\"AAAA\"}}".to_vec(),
+        ("PasskeyAnswer", "answer") => super::passkeys::created().unwrap_or_default().into_bytes(),
         ("ProbeRequest", "run") => vec![7; 16],
         ("DeleteResourceRequest", "resource") => b"ada".to_vec(),
         (_, "text") => b"permit(principal, action, resource);".to_vec(),

@@ -58,6 +58,8 @@ pub const TEXTS: &[(&str, Fate, &str)] = &[
     ("umbra.v1.VerifyFactorRequest", Secret, "code"),
     ("umbra.v1.VerifyFactorReply", Checked, "method"),
     ("umbra.v1.RemoveFactorRequest", Sought, "factor"),
+    ("umbra.v1.BeginPasskeyRequest", Word, "name"),
+    ("umbra.v1.AskPasskeyRequest", Word, "resource"),
     ("umbra.v1.DisconnectRequest", Word, "grant"),
     ("umbra.v1.NameAddressRequest", Word, "name"),
     ("umbra.v1.NameAddressReply", Checked, "resource"),
@@ -163,6 +165,8 @@ pub const TEXTS: &[(&str, Fate, &str)] = &[
     ("umbra.local.v1.VerifyFactorRequest", Secret, "code"),
     ("umbra.local.v1.VerifyFactorReply", Told, "method"),
     ("umbra.local.v1.RemoveFactorRequest", Sought, "factor"),
+    ("umbra.local.v1.BeginPasskeyRequest", Word, "name"),
+    ("umbra.local.v1.AskPasskeyRequest", Known, "resource"),
     ("umbra.local.v1.WhyRequest", Known, "resource"),
     ("umbra.local.v1.WhyReply", Told, "resource outcome reasons"),
     (

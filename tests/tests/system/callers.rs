@@ -44,6 +44,7 @@ const ROWS: &[(&str, &str, &[Who])] = &[
          RenewRecoveryCodes",
         &[Device],
     ),
+    ("/umbra.v1.Devices/", "BeginPasskey ConfirmPasskey AskPasskey VerifyPasskey", &[Device]),
     ("/umbra.v1.Gateways/", "Watch", &[Gateway]),
 ];
 
