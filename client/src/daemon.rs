@@ -413,7 +413,7 @@ impl Daemon<'_> {
     /// `up` while it is up.
     fn again(&self, request: &wire::UpRequest, answer: &wire::UpReply) -> Result<wire::UpReply, Status> {
         self.read(request, Some(&answer.organisation))?;
-        Ok(wire::UpReply { joined: false, fingerprint: String::new(), ..answer.clone() })
+        Ok(wire::UpReply { joined: false, fingerprint: String::new(), account: String::new(), ..answer.clone() })
     }
 
     async fn undo(&self) {
@@ -455,6 +455,7 @@ async fn start(options: &DaemonArgs, join: Option<(JoinFile, String)>) -> Result
         device: node.identity.node.to_string(),
         joined: enrolled.is_some(),
         pending: enrolled.as_ref().is_some_and(|e| e.pending),
+        account: enrolled.as_ref().and_then(|e| e.account.clone()).unwrap_or_default(),
         fingerprint: enrolled.map(|e| e.identity.fingerprint).unwrap_or_default(),
     };
     guard(options, &node).await?;

@@ -268,6 +268,7 @@ fn session(state: Option<v1::SessionState>, now: Instant) -> Result<Option<Sessi
             user: display_name("session.user", &s.user)?,
             ends: now.plus(Duration::from_millis(s.ends_in_ms)),
             factor: s.factor.map(|proof| read_factor(proof, now)).transpose()?,
+            workload: s.workload,
         })
     };
     state.map(read).transpose()
@@ -408,7 +409,13 @@ mod tests {
     /// A snapshot with everything in it, changed in one place.
     fn snapshot(change: &dyn Fn(&mut v1::DeviceSnapshot)) -> Result<Update, WireError> {
         let factor = Some(v1::FactorProof { method: "totp".into(), age_ms: 1 });
-        let state = v1::SessionState { id: "se-0000000000000000".into(), user: "clerk".into(), ends_in_ms: 1, factor };
+        let state = v1::SessionState {
+            id: "se-0000000000000000".into(),
+            user: "clerk".into(),
+            ends_in_ms: 1,
+            factor,
+            workload: false,
+        };
         let mut full = v1::DeviceSnapshot {
             session: Some(state),
             resources: vec![crate::testkit::entry(1, "wiki", "10.77.64.0").into()],

@@ -115,6 +115,9 @@ pub const SUCCEEDED_KEEP: Duration = Duration::from_secs(10);
 pub const SUCCESSORS_MAX: usize = 3;
 /// Join keys that may admit at once; each costs 49 tags.
 pub const JOIN_KEYS_MAX: usize = 4_096;
+/// How long an ephemeral node may be silent until it is removed: longer than any restart, shorter than anybody wants to see the
+/// remains of a job that has ended.
+pub const EPHEMERAL_GONE: Duration = Duration::from_secs(600);
 /// Provisional peers that one node may be at once, when it recovers.
 pub const PROVISIONAL_PER_NODE_MAX: usize = 2;
 /// Nodes whose recovery secret is listened to; each costs 49 tags of about 24 bytes. Others have to join again.
@@ -234,6 +237,8 @@ pub const RATES_MAX: usize = 16_384;
 pub const LIST_MAX: usize = 4_096;
 /// Bytes of a display name.
 pub const NAME_MAX: usize = 64;
+/// Characters of what a service account is for: two lines of a terminal.
+pub const ACCOUNT_DESCRIPTION_MAX: usize = 160;
 /// Bytes of one policy file.
 pub const POLICY_BYTES_MAX: usize = 1 << 20;
 /// Depth of parentheses and brackets in a policy; the parser aborts the process near 400.

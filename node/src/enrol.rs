@@ -71,6 +71,8 @@ pub struct Enrolled {
     pub identity: Identity,
     /// An administrator must confirm it first.
     pub pending: bool,
+    /// The service account as which it joined: nobody logs in on it.
+    pub account: Option<String>,
 }
 
 /// A fresh WireGuard key.
@@ -245,6 +247,7 @@ impl Provisional<'_> {
                 fingerprint,
             },
             pending: reply.pending,
+            account: reply.account,
         })
     }
 }

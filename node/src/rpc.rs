@@ -104,6 +104,8 @@ pub struct Admission {
     pub pending: bool,
     /// What the administrator will be shown.
     pub fingerprint: String,
+    /// The service account as which a device joined: nobody logs in on it.
+    pub account: Option<String>,
 }
 
 /// Why there is no admission.
@@ -141,7 +143,12 @@ pub fn read(reply: v1::EnrollReply) -> Result<Admission, convert::WireError> {
     } else {
         Some(Ipv4Addr::from(convert::array::<4>("address_v4", &reply.address_v4)?))
     };
+    let account = match reply.account.as_str() {
+        "" => None,
+        account => Some(convert::display_name("account", account)?),
+    };
     Ok(Admission {
+        account,
         node: reply.node_id,
         chain: reply.chain,
         v6: Ipv6Addr::from(convert::array::<16>("address", &reply.address)?),

@@ -8,7 +8,7 @@ use super::Restored;
 use crate::arrange::heads::Lost;
 use crate::arrange::state::{StoredBoot, StoredGrant, StoredPairing, StoredReach, StoredTombstone};
 use crate::directory::{
-    Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, JoinKey, NodeState, Org, OwnerToken,
+    Account, Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, JoinKey, NodeState, Org, OwnerToken,
     PastPolicy, PolicyRevision, Recovery, Resource, SealedSecret, Session, Site, SuffixName, Unique, User,
 };
 use crate::front::LastEndpoint;
@@ -91,7 +91,7 @@ pub enum Fate {
 }
 
 /// THE table of what a backup holds; a set that is not in it is in no backup.
-pub const FATES: [(&str, Fate); 37] = [
+pub const FATES: [(&str, Fate); 38] = [
     (Org::KIND, Fate::Kept),
     (Group::KIND, Fate::Kept),
     (Site::KIND, Fate::Kept),
@@ -114,6 +114,7 @@ pub const FATES: [(&str, Fate); 37] = [
     (Unique::NodeKey.set(), Fate::Kept),
     (Unique::NodeAddress.set(), Fate::Kept),
     (User::KIND, Fate::Confirmed),
+    (Account::KIND, Fate::Confirmed),
     (Gateway::KIND, Fate::Confirmed),
     (Device::KIND, Fate::Confirmed),
     (PolicyRevision::KIND, Fate::Confirmed),
@@ -175,6 +176,10 @@ pub fn humbled(set: &str, value: Value) -> Result<Vec<u8>, String> {
         User::KIND => again(value, |user: &mut User| {
             user.restored = !user.disabled;
             user.disabled = true;
+        }),
+        Account::KIND => again(value, |account: &mut Account| {
+            account.restored = !account.disabled;
+            account.disabled = true;
         }),
         Device::KIND => again(value, |device: &mut Device| wait(&mut device.state, &mut device.restored)),
         Gateway::KIND => again(value, |gateway: &mut Gateway| wait(&mut gateway.state, &mut gateway.restored)),

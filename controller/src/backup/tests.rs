@@ -263,6 +263,8 @@ fn a_confirmed_node_waits_again_and_a_revoked_one_stays_out() {
         id: DeviceId::from_bytes([4; 10]),
         name: "laptop".parse().unwrap(),
         user: Some(USER),
+        account: None,
+        ephemeral: false,
         key: PublicKey([1; 32]),
         next_key: None,
         address: "fd00::1".parse().unwrap(),

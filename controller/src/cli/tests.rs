@@ -1,5 +1,7 @@
 //! The commands as an administrator types them, against a controller that runs on a real socket.
 
+mod accounts;
+
 use super::*;
 use crate::config::StatePaths;
 use crate::store::Options;
@@ -407,7 +409,7 @@ async fn a_join_file_is_written_once_for_its_owner_alone_and_its_key_can_be_revo
     assert_eq!(site.organisation.now().join_keys.len(), 1, "no key without its file");
     site.run(&format!("join-key revoke {}", key.id)).await;
     let list = site.run("join-key list").await;
-    assert!(list.contains("gateway  hq    revoked"), "{list}");
+    assert!(list.contains("gateway  hq               revoked"), "{list}");
     assert!(site.run("join-key create --device").await.contains("\"umbra_join\": 1"));
 }
 

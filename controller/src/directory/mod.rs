@@ -4,6 +4,7 @@
 //! reads here it names in its commit by key and revision, so that a stale snapshot can cost a second try and nothing
 //! else. One noun a file; [`change`] is the one way in which facts change.
 
+pub mod account;
 pub mod change;
 pub mod device;
 pub mod encode;
@@ -24,6 +25,7 @@ pub mod sweep;
 pub mod table;
 pub mod user;
 
+pub use account::Account;
 pub use change::{Draft, Refusal};
 pub use device::{Device, NodeState};
 pub use factor::{FactorSecret, Factors, Method, Proof, Totp};
@@ -44,7 +46,7 @@ pub use table::{Fact, Table};
 pub use user::{PasswordHash, User};
 
 use crate::store::{Change, Item, Key, ReadError, Record};
-use model::ids::{DeviceId, FactorId, GatewayId, JoinKeyId, NodeId, ResourceId, SessionId, SiteId, UserId};
+use model::ids::{AccountId, DeviceId, FactorId, GatewayId, JoinKeyId, NodeId, ResourceId, SessionId, SiteId, UserId};
 use model::key::PublicKey;
 use model::revision::Revision;
 use std::collections::BTreeMap;
@@ -66,8 +68,10 @@ pub struct Directory {
     pub revision: Revision,
     /// The organisation; absent only before `init` has finished.
     pub org: Option<Fact<Org>>,
-    /// Accounts.
+    /// People.
     pub users: Table<UserId, User>,
+    /// Service accounts.
+    pub accounts: Table<AccountId, Account>,
     /// Groups, by name.
     pub groups: Table<Name, Group>,
     /// Sites.
@@ -107,7 +111,7 @@ pub struct Directory {
 }
 
 /// Sets that a directory holds, in the order in which they are read.
-pub(crate) const SETS: [&str; 28] = [
+pub(crate) const SETS: [&str; 29] = [
     Org::KIND,
     User::KIND,
     Group::KIND,
@@ -136,6 +140,7 @@ pub(crate) const SETS: [&str; 28] = [
     Recovery::KIND,
     Factors::KIND,
     FactorSecret::KIND,
+    Account::KIND,
 ];
 
 impl Directory {
@@ -210,6 +215,7 @@ impl Directory {
             Recovery::KIND => self.recoveries.put(key, item)?,
             Factors::KIND => self.factors.put(key, item)?,
             FactorSecret::KIND => self.factor_secrets.put(key, item)?,
+            Account::KIND => self.accounts.put(key, item)?,
             OwnerToken::KIND => self.owner_token = newer(self.owner_token.take(), key, item)?,
             set if is_unique(set) => {
                 Arc::make_mut(&mut self.taken).insert(key.clone(), item.revision);
@@ -237,6 +243,7 @@ impl Directory {
             Recovery::KIND => self.recoveries.delete(key, revision),
             Factors::KIND => self.factors.delete(key, revision),
             FactorSecret::KIND => self.factor_secrets.delete(key, revision),
+            Account::KIND => self.accounts.delete(key, revision),
             PolicyRevision::KIND => {
                 self.policy = self.policy.take().filter(|fact| fact.revision > revision);
                 self.compiled = self.policy.as_ref().and_then(|fact| compile(&self.compiler, &fact.record));

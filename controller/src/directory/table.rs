@@ -2,8 +2,8 @@
 
 use super::name::Name;
 use super::{
-    Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, JoinKey, Recovery, Resource, Session, Site,
-    SuffixName, User,
+    Account, Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, JoinKey, Recovery, Resource, Session,
+    Site, SuffixName, User,
 };
 use crate::store::{Item, Key, ReadError, Record, Versioned};
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub trait Named {
 macro_rules! named {
     ($($kind:ty),*) => { $(impl Named for $kind { fn name(&self) -> Option<&Name> { Some(&self.name) } })* };
 }
-named!(User, Group, Site, Gateway, Device, Resource);
+named!(User, Account, Group, Site, Gateway, Device, Resource);
 impl Named for GatewaySeen {}
 impl Named for SuffixName {}
 impl Named for Session {}

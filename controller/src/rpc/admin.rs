@@ -4,6 +4,7 @@
 //! acknowledged it, is the business of [`Arranger`].
 
 mod access;
+mod account;
 mod audit;
 mod backup;
 mod device;
@@ -158,6 +159,11 @@ calls! {
     offboard_user(OffboardUserRequest) -> OffboardUserReply,
     list_factors(ListFactorsRequest) -> ListFactorsReply,
     reset_factors(ResetFactorsRequest) -> Changed,
+    add_account(AddAccountRequest) -> AddAccountReply,
+    list_accounts(ListAccountsRequest) -> ListAccountsReply,
+    set_account_enabled(SetAccountEnabledRequest) -> Changed,
+    set_account_group(SetAccountGroupRequest) -> Changed,
+    remove_account(RemoveAccountRequest) -> RemoveAccountReply,
     add_group(AddGroupRequest) -> Changed,
     list_groups(ListGroupsRequest) -> ListGroupsReply,
     delete_group(DeleteGroupRequest) -> Changed,

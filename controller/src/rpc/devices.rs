@@ -77,8 +77,9 @@ impl DevicesRpc {
         let failures = || self.organisation.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let directory = self.organisation.now();
         let user = directory.user(name);
-        let owner = directory.devices.find(&device).and_then(|d| d.record.user);
-        let elsewhere = owner.is_some_and(|owner| user.is_none_or(|user| user.record.id != owner));
+        let record = directory.devices.find(&device).map(|d| &d.record);
+        let (owner, workload) = (record.and_then(|d| d.user), record.is_some_and(|d| d.account.is_some()));
+        let elsewhere = workload || owner.is_some_and(|owner| user.is_none_or(|user| user.record.id != owner));
         let allowed =
             if elsewhere { failures().attempt_elsewhere(now, device) } else { failures().attempt(now, name, device) };
         if let Err(wait) = allowed {
@@ -88,8 +89,12 @@ impl DevicesRpc {
         }
         if elsewhere {
             // Whatever the password is: so nobody learns there whether it is right.
-            self.deny_login(device, name, "the device belongs to another user").await;
-            return Err(Status::permission_denied(OTHERS_DEVICE));
+            let (reason, told) = match workload {
+                true => ("the device is a workload's", judge::Standing::Workload.to_string()),
+                false => ("the device belongs to another user", OTHERS_DEVICE.to_owned()),
+            };
+            self.deny_login(device, name, reason).await;
+            return Err(Status::permission_denied(told));
         }
         let stored = user.filter(|u| !u.record.disabled).map(|u| u.record.password.clone());
         let matches = authn::verify(Secret::new(password), stored.as_ref()).await;
@@ -119,6 +124,9 @@ impl DevicesRpc {
             let fact = fact.ok_or_else(|| Refusal::Denied(judge::Standing::Device.to_string()))?;
             if fact.record.state == NodeState::Pending {
                 return Err(Refusal::Denied(judge::Standing::Pending.to_string()));
+            }
+            if fact.record.account.is_some() {
+                return Err(Refusal::Denied(judge::Standing::Workload.to_string()));
             }
             if fact.record.user.is_some_and(|owner| owner != user.record.id) {
                 return Err(Refusal::Denied(OTHERS_DEVICE.to_owned()));
@@ -188,16 +196,16 @@ fn no_such_name() -> Refusal {
     Refusal::Denied("there is no such name".to_owned())
 }
 
-/// The resource of a name that the user at this device may see, and the number of the name's addresses, if it has any.
+/// The resource of a name that the asker at this device may see, and the number of the name's addresses, if it has any.
 fn named(
     directory: &Directory,
     device: DeviceId,
     name: &HostName,
     now: WallMs,
 ) -> Result<(ResourceId, Option<u32>), Refusal> {
-    let subject = judge::subject(directory, device, now).map_err(|e| Refusal::Denied(e.to_string()))?;
+    let asker = judge::asker(directory, device, now).map_err(|e| Refusal::Denied(e.to_string()))?;
     let resource = &directory.resource_of_host(name).ok_or_else(no_such_name)?.record;
-    if !judge::sees(directory, &subject, resource, now) {
+    if !judge::sees(directory, &asker, resource, now) {
         return Err(no_such_name());
     }
     let below = || directory.names_below(resource).into_iter().find(|held| held.record.name == *name);
@@ -256,22 +264,26 @@ impl DevicesRpc {
     fn outlook(&self, directory: &Directory, device: DeviceId) -> Outlook {
         let wall = self.organisation.wall();
         let pending = directory.devices.find(&device).is_some_and(|d| d.record.state == NodeState::Pending);
-        let Ok(subject) = judge::subject(directory, device, wall) else {
+        let Ok(asker) = judge::asker(directory, device, wall) else {
             return Outlook { session: None, standing: None, pending, entries: BTreeMap::new() };
         };
-        let session = &subject.session.record;
+        let factor = match &asker {
+            judge::Asker::Person(subject) => subject.session.record.factor,
+            judge::Asker::Workload { .. } => None,
+        };
         let state = v1::SessionState {
-            id: session.id.to_string(),
-            user: subject.user.record.name.as_str().to_owned(),
-            ends_in_ms: millis(session.ends.since(wall)),
-            factor: session.factor.map(|proof| v1::FactorProof {
+            id: asker.session().to_string(),
+            user: asker.name().as_str().to_owned(),
+            ends_in_ms: millis(asker.ends().since(wall)),
+            factor: factor.map(|proof| v1::FactorProof {
                 method: proof.method.to_string(),
                 age_ms: millis(wall.since(proof.at)),
             }),
+            workload: asker.is_workload(),
         };
-        let entries = judge::catalogue(directory, &subject, &self.arrangements.reach(), wall);
+        let entries = judge::catalogue(directory, &asker, &self.arrangements.reach(), wall);
         let entries = entries.into_iter().map(|e| (e.id, e)).collect();
-        Outlook { session: Some(state), standing: Some((session.id, session.factor)), pending, entries }
+        Outlook { session: Some(state), standing: Some((asker.session(), factor)), pending, entries }
     }
 
     async fn snapshot(&self, directory: &Directory, device: DeviceId, told: &mut Told) -> v1::DeviceUpdate {
@@ -381,6 +393,12 @@ impl Devices for DevicesRpc {
     async fn logout(&self, request: Request<v1::LogoutRequest>) -> Result<Response<v1::LogoutReply>, Status> {
         let device = device_of(&request)?;
         let wall = self.organisation.wall();
+        let known = self.organisation.now();
+        if known.devices.find(&device).is_some_and(|d| d.record.account.is_some()) {
+            return Err(Status::failed_precondition(
+                "this machine joined as a service account and has no log-in: `umbra down` disconnects it",
+            ));
+        }
         if judge::session_of(&self.organisation.now(), device, wall).is_some() {
             let changed = self.organisation.change(|directory, draft| {
                 for session in directory.sessions.values().filter(|s| s.record.device == device && !s.record.ended) {

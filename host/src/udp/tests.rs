@@ -397,7 +397,8 @@ fn many_small_messages_come_with_one_call_and_larger_ones_are_counted() {
             came.push(train.bytes.clone());
         });
     }
-    let fitting: Vec<Vec<u8>> = sent.iter().map(|t| t.bytes.clone()).filter(|b| b.len() <= HANDSHAKE_BYTES_MAX).collect();
+    let fitting: Vec<Vec<u8>> =
+        sent.iter().map(|t| t.bytes.clone()).filter(|b| b.len() <= HANDSHAKE_BYTES_MAX).collect();
     assert_eq!(came, fitting, "in their order");
     assert_eq!(here.truncated(), 1);
     assert!(calls <= 10, "{calls} calls for 102 messages");

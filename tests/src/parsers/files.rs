@@ -388,6 +388,7 @@ const KINDS: &[Kind] = kinds!(
     d::OwnerToken,
     d::Group,
     d::User,
+    d::Account,
     d::Site,
     d::Resource,
     d::SuffixName,

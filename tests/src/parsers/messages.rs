@@ -115,7 +115,8 @@ const CONTROL: &[Row] = table!("umbra.v1", v1:
 const ADMIN: &[Row] = table!("umbra.admin.v1", admin:
     StatusRequest, StatusReply, ClaimOwnerRequest, Changed, AddUserRequest, ListUsersRequest, ListUsersReply,
     SetPasswordRequest, SetUserEnabledRequest, DeleteUserRequest, OffboardUserRequest, OffboardUserReply, ListFactorsRequest, ListFactorsReply,
-    ResetFactorsRequest, AddGroupRequest, ListGroupsRequest, ListGroupsReply,
+    ResetFactorsRequest, AddAccountRequest, AddAccountReply, ListAccountsRequest, ListAccountsReply, SetAccountEnabledRequest,
+    SetAccountGroupRequest, RemoveAccountRequest, RemoveAccountReply, AddGroupRequest, ListGroupsRequest, ListGroupsReply,
     DeleteGroupRequest, SetMemberRequest, AddSiteRequest, ListSitesRequest, ListSitesReply, DeleteSiteRequest,
     ListGatewaysRequest, ListGatewaysReply, ConfirmGatewayRequest, RevokeGatewayRequest,
     AddResourceRequest => |m| resource::check(&m).is_ok(),
@@ -255,6 +256,8 @@ fn word(message: &str, field: &str, family: u8) -> Vec<u8> {
         ("DeleteResourceRequest", "resource") => b"ada".to_vec(),
         (_, "text") => b"permit(principal, action, resource);".to_vec(),
         (_, "kind") => b"device".to_vec(),
+        // People and workloads share names.
+        ("AddAccountRequest", "name") | (_, "account") => b"build".to_vec(),
         (_, "name") if message.starts_with("Add") => b"ada".to_vec(),
         (_, "resource") => text(ResourceId::from_bytes([3; 10]).to_string()),
         (_, "device") => text(DeviceId::from_bytes([5; 10]).to_string()),

@@ -24,7 +24,11 @@ pub(super) fn end_sessions(directory: &Directory, draft: &mut Draft, user: UserI
 }
 
 /// The groups must exist, also when this commits.
-fn stand_on_groups(directory: &Directory, draft: &mut Draft, groups: &BTreeSet<Name>) -> Result<(), Refusal> {
+pub(super) fn stand_on_groups(
+    directory: &Directory,
+    draft: &mut Draft,
+    groups: &BTreeSet<Name>,
+) -> Result<(), Refusal> {
     for group in groups {
         draft.stands_on(directory.groups.find(group).ok_or_else(|| Refusal::missing("group", group.as_str()))?);
     }
@@ -47,7 +51,9 @@ impl AdminRpc {
         let created = self.organisation.wall();
         let make = |directory: &Directory, draft: &mut Draft| {
             stand_on_groups(directory, draft, &groups)?;
-            draft.claim(directory, Unique::UserName, &name, id, || format!("the user name `{name}`"))?;
+            draft.claim(directory, Unique::UserName, &name, id, || {
+                format!("the name `{name}` (users and service accounts share names)")
+            })?;
             let (name, groups, password) = (name.clone(), groups.clone(), password.clone());
             let entry = self.organisation.entry(caller, "user.add", format!("user/{id}")).with("name", name.as_str());
             draft.create(&id, &User { id, name, password, groups, disabled: false, restored: false, created })?;
