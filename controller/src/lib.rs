@@ -31,6 +31,7 @@ pub mod store;
 pub mod token;
 pub mod totp;
 pub mod turnover;
+pub mod vanish;
 
 #[cfg(test)]
 mod test_support;

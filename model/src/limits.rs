@@ -118,6 +118,8 @@ pub const JOIN_KEYS_MAX: usize = 4_096;
 /// How long an ephemeral node may be silent until it is removed: longer than any restart, shorter than anybody wants to see the
 /// remains of a job that has ended.
 pub const EPHEMERAL_GONE: Duration = Duration::from_secs(600);
+/// After how long a silence of one is written down: twice the longest pause between two probes ([`INTERVAL_MAX`]).
+pub const EPHEMERAL_SILENT: Duration = Duration::from_secs(120);
 /// Provisional peers that one node may be at once, when it recovers.
 pub const PROVISIONAL_PER_NODE_MAX: usize = 2;
 /// Nodes whose recovery secret is listened to; each costs 49 tags of about 24 bytes. Others have to join again.

@@ -9,7 +9,7 @@ use crate::arrange::heads::Lost;
 use crate::arrange::state::{StoredBoot, StoredGrant, StoredPairing, StoredReach, StoredTombstone};
 use crate::directory::{
     Account, Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, JoinKey, NodeState, Org, OwnerToken,
-    PastPolicy, PolicyRevision, Recovery, Resource, SealedSecret, Session, Site, SuffixName, Unique, User,
+    PastPolicy, PolicyRevision, Recovery, Resource, SealedSecret, Session, Site, SuffixName, Unique, User, Vanished,
 };
 use crate::front::LastEndpoint;
 use crate::seal::{SealError, Sealer};
@@ -91,7 +91,7 @@ pub enum Fate {
 }
 
 /// THE table of what a backup holds; a set that is not in it is in no backup.
-pub const FATES: [(&str, Fate); 38] = [
+pub const FATES: [(&str, Fate); 39] = [
     (Org::KIND, Fate::Kept),
     (Group::KIND, Fate::Kept),
     (Site::KIND, Fate::Kept),
@@ -132,6 +132,7 @@ pub const FATES: [(&str, Fate); 38] = [
     (OwnerToken::KIND, Fate::Ended),
     (Restored::KIND, Fate::Ended),
     (Lost::KIND, Fate::Ended),
+    (Vanished::KIND, Fate::Ended),
 ];
 
 /// What becomes of the records of a set; none for a set that nobody knows.

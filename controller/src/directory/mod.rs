@@ -24,6 +24,7 @@ pub mod site;
 pub mod sweep;
 pub mod table;
 pub mod user;
+pub mod vanished;
 
 pub use account::Account;
 pub use change::{Draft, Refusal};
@@ -44,6 +45,7 @@ pub use site::Site;
 pub use sweep::sweep;
 pub use table::{Fact, Table};
 pub use user::{PasswordHash, User};
+pub use vanished::Vanished;
 
 use crate::store::{Change, Item, Key, ReadError, Record};
 use model::ids::{AccountId, DeviceId, FactorId, GatewayId, JoinKeyId, NodeId, ResourceId, SessionId, SiteId, UserId};
@@ -102,6 +104,8 @@ pub struct Directory {
     pub factors: Table<UserId, Factors>,
     /// Their secrets.
     pub factor_secrets: Table<FactorId, FactorSecret>,
+    /// Ephemeral devices that are silent.
+    pub vanished: Table<DeviceId, Vanished>,
     /// Counters.
     pub counters: Table<String, Counter>,
     /// The token of `init`.
@@ -111,7 +115,7 @@ pub struct Directory {
 }
 
 /// Sets that a directory holds, in the order in which they are read.
-pub(crate) const SETS: [&str; 29] = [
+pub(crate) const SETS: [&str; 30] = [
     Org::KIND,
     User::KIND,
     Group::KIND,
@@ -141,6 +145,7 @@ pub(crate) const SETS: [&str; 29] = [
     Factors::KIND,
     FactorSecret::KIND,
     Account::KIND,
+    Vanished::KIND,
 ];
 
 impl Directory {
@@ -216,6 +221,7 @@ impl Directory {
             Factors::KIND => self.factors.put(key, item)?,
             FactorSecret::KIND => self.factor_secrets.put(key, item)?,
             Account::KIND => self.accounts.put(key, item)?,
+            Vanished::KIND => self.vanished.put(key, item)?,
             OwnerToken::KIND => self.owner_token = newer(self.owner_token.take(), key, item)?,
             set if is_unique(set) => {
                 Arc::make_mut(&mut self.taken).insert(key.clone(), item.revision);
@@ -244,6 +250,7 @@ impl Directory {
             Factors::KIND => self.factors.delete(key, revision),
             FactorSecret::KIND => self.factor_secrets.delete(key, revision),
             Account::KIND => self.accounts.delete(key, revision),
+            Vanished::KIND => self.vanished.delete(key, revision),
             PolicyRevision::KIND => {
                 self.policy = self.policy.take().filter(|fact| fact.revision > revision);
                 self.compiled = self.policy.as_ref().and_then(|fact| compile(&self.compiler, &fact.record));

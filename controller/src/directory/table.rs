@@ -3,7 +3,7 @@
 use super::name::Name;
 use super::{
     Account, Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, JoinKey, Recovery, Resource, Session,
-    Site, SuffixName, User,
+    Site, SuffixName, User, Vanished,
 };
 use crate::store::{Item, Key, ReadError, Record, Versioned};
 use std::collections::BTreeMap;
@@ -33,6 +33,7 @@ impl Named for Recovery {}
 impl Named for Counter {}
 impl Named for Factors {}
 impl Named for FactorSecret {}
+impl Named for Vanished {}
 
 /// Decodes a record.
 pub(super) fn decode<R: Record>(key: &Key, item: &Item) -> Result<Fact<R>, ReadError> {

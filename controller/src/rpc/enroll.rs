@@ -426,4 +426,4 @@ impl Enrolment for EnrolmentRpc {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -389,6 +389,7 @@ const KINDS: &[Kind] = kinds!(
     d::Group,
     d::User,
     d::Account,
+    d::Vanished,
     d::Site,
     d::Resource,
     d::SuffixName,

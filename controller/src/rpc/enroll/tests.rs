@@ -180,3 +180,13 @@ async fn a_key_with_an_account_makes_workloads_and_only_while_that_takes_part() 
     let trail = organisation.store.audit(crate::audit::Query { limit: 5, ..Default::default() }).await.unwrap();
     assert!(trail.iter().any(|r| r.action == "enrol" && r.detail.get("account") == Some(&"build".into())), "{trail:?}");
 }
+
+/// Machine number `n`, enrolled with a key of its own.
+pub(crate) async fn enrol(organisation: &Organisation, n: u8, ephemeral: bool) -> DeviceId {
+    let key = join_key(organisation, 1).await;
+    edit(organisation, key, |key| key.ephemeral = ephemeral).await;
+    match redeem(organisation, &wish(9, n, key)).await.unwrap().node {
+        NodeId::Device(id) => id,
+        other => panic!("{other:?}"),
+    }
+}
