@@ -20,6 +20,7 @@ mod show;
 mod tests;
 
 pub use args::{DaemonArgs, GuardianArgs};
+pub(crate) use run::token_fits;
 
 use args::{Args, Command};
 use clap::Parser as _;

@@ -4,7 +4,7 @@
 use crate::agent::{FactorOrder, Order, Reply};
 use crate::daemon::{Command, Front};
 use host::local::{LocalListener, may_administer};
-use model::limits::{ADMIN_CALL_MAX, JOIN_BYTES_MAX, RPC_STREAMS_MAX};
+use model::limits::{ADMIN_CALL_MAX, IDENTITY_TOKEN_MAX, JOIN_BYTES_MAX, RPC_STREAMS_MAX};
 use model::secret::Secret;
 use node::cli::ADMIN_GROUP;
 use proto::local as wire;
@@ -12,8 +12,8 @@ use proto::local::local_server::{Local, LocalServer};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Request, Response, Status};
 
-/// Bytes of one message from a command: a join file and a little.
-const MESSAGE_MAX: usize = JOIN_BYTES_MAX + 4_096;
+/// Bytes of one message from a command: a join file, a token and a little.
+const MESSAGE_MAX: usize = JOIN_BYTES_MAX + IDENTITY_TOKEN_MAX + 4_096;
 
 /// Serves commands until `stop` is ready.
 pub async fn serve(

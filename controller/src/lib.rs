@@ -11,6 +11,7 @@ mod cli;
 pub mod config;
 pub mod directory;
 pub mod factors;
+pub mod federation;
 pub mod fetch;
 pub mod flows;
 pub mod front;

@@ -347,6 +347,23 @@ pub const AUDIENCES_MAX: usize = 8;
 pub const SUBJECT_MAX: usize = 255;
 /// How far a token may come from the future: clocks differ.
 pub const TOKEN_SKEW: Duration = Duration::from_secs(60);
+/// Bytes of a token with which a workload joins: it fits into one request of [`ENROL_BYTES_MAX`] with all else. Those of build systems
+/// and orchestrators have some 2 KiB.
+pub const IDENTITY_TOKEN_MAX: usize = 12 << 10;
+/// Longest life of such a token: it can be stolen for as long, and is remembered for as long.
+pub const IDENTITY_TOKEN_LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Tokens that one machine that enrols may show within [`PROVISIONAL_LIFE`].
+pub const IDENTITY_TRIES_MAX: usize = 8;
+/// Rules whose tokens let workloads in.
+pub const TRUSTS_MAX: usize = 256;
+/// Claims that one such rule asks for.
+pub const TRUST_CLAIMS_MAX: usize = 16;
+/// Used tokens that are remembered until they end, about 300 bytes each.
+pub const SPENT_TOKENS_MAX: usize = 65_536;
+/// Those of one rule: 1/8, so that it takes no other's places.
+pub const SPENT_TOKENS_PER_TRUST_MAX: usize = SPENT_TOKENS_MAX / 8;
+/// How long the join file of such a rule says that it is good: as long as the controller's key is, unless told otherwise.
+pub const FEDERATION_FILE_LIFE: Duration = AUTHORITY_LIFE;
 /// Bytes of what is typed as a code.
 pub const CODE_MAX: usize = 64;
 /// Password hashes that are computed at once; each takes 19 MiB and a core for about 30 ms.

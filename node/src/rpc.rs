@@ -63,6 +63,8 @@ pub(crate) struct Application {
     pub proof: Vec<u8>,
     /// The node's recovery secret.
     pub recovery: Vec<u8>,
+    /// A token of its own platform; or nothing.
+    pub identity_token: String,
 }
 
 /// What a node says that comes back under another key.
@@ -130,6 +132,7 @@ pub(crate) async fn enroll(channel: Channel, application: Application) -> Result
         proof: application.proof,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         recovery: application.recovery,
+        identity_token: application.identity_token,
     };
     let mut client = EnrolmentClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
     let reply = client.enroll(request).await.map_err(|status| NotAdmitted::Refused(status.message().to_owned()))?;

@@ -137,6 +137,9 @@ pub(super) struct UpArgs {
     /// A join file from your administrator, for the first time.
     #[arg(long, value_name = "FILE")]
     pub join: Option<PathBuf>,
+    /// A file with a token of this machine's own platform, for the join file of a federation rule (`-`: standard input).
+    #[arg(long, value_name = "FILE", requires = "join")]
+    pub token_file: Option<PathBuf>,
     /// Join the organisation of the join file without asking.
     #[arg(long, requires = "join")]
     pub yes: bool,

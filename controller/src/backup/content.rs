@@ -9,7 +9,8 @@ use crate::arrange::heads::Lost;
 use crate::arrange::state::{StoredBoot, StoredGrant, StoredPairing, StoredReach, StoredTombstone};
 use crate::directory::{
     Account, Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, JoinKey, NodeState, Org, OwnerToken,
-    PastPolicy, PolicyRevision, Recovery, Resource, SealedSecret, Session, Site, SuffixName, Unique, User, Vanished,
+    PastPolicy, PolicyRevision, Recovery, Resource, SealedSecret, Session, Site, SpentToken, SuffixName, Trust,
+    TrustSecret, Unique, User, Vanished,
 };
 use crate::front::LastEndpoint;
 use crate::seal::{SealError, Sealer};
@@ -91,7 +92,7 @@ pub enum Fate {
 }
 
 /// THE table of what a backup holds; a set that is not in it is in no backup.
-pub const FATES: [(&str, Fate); 39] = [
+pub const FATES: [(&str, Fate); 42] = [
     (Org::KIND, Fate::Kept),
     (Group::KIND, Fate::Kept),
     (Site::KIND, Fate::Kept),
@@ -103,6 +104,8 @@ pub const FATES: [(&str, Fate); 39] = [
     // Of accounts, which have to be confirmed.
     (Factors::KIND, Fate::Kept),
     (LastEndpoint::KIND, Fate::Kept),
+    // Of before the backup: none of them lets a second machine in.
+    (SpentToken::KIND, Fate::Kept),
     (Unique::UserName.set(), Fate::Kept),
     (Unique::SiteName.set(), Fate::Kept),
     (Unique::GatewayName.set(), Fate::Kept),
@@ -115,6 +118,7 @@ pub const FATES: [(&str, Fate); 39] = [
     (Unique::NodeAddress.set(), Fate::Kept),
     (User::KIND, Fate::Confirmed),
     (Account::KIND, Fate::Confirmed),
+    (Trust::KIND, Fate::Confirmed),
     (Gateway::KIND, Fate::Confirmed),
     (Device::KIND, Fate::Confirmed),
     (PolicyRevision::KIND, Fate::Confirmed),
@@ -122,6 +126,7 @@ pub const FATES: [(&str, Fate); 39] = [
     // The same form.
     (Recovery::KIND, Fate::Sealed),
     (FactorSecret::KIND, Fate::Sealed),
+    (TrustSecret::KIND, Fate::Sealed),
     (Session::KIND, Fate::Ended),
     (JoinKey::KIND, Fate::Ended),
     (StoredGrant::KIND, Fate::Ended),
@@ -182,6 +187,7 @@ pub fn humbled(set: &str, value: Value) -> Result<Vec<u8>, String> {
             account.restored = !account.disabled;
             account.disabled = true;
         }),
+        Trust::KIND => again(value, |trust: &mut Trust| trust.restored = true),
         Device::KIND => again(value, |device: &mut Device| wait(&mut device.state, &mut device.restored)),
         Gateway::KIND => again(value, |gateway: &mut Gateway| wait(&mut gateway.state, &mut gateway.restored)),
         PolicyRevision::KIND => again(value, |policy: &mut PolicyRevision| *policy = policy.emptied()),

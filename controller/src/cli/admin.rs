@@ -1,6 +1,7 @@
 //! Which call does each command make, and how is its answer shown?
 
 mod account;
+mod federation;
 mod policy;
 mod show;
 
@@ -55,6 +56,7 @@ pub(super) async fn run(client: &mut Client, command: AdminCommand, output: &mut
         }
         AdminCommand::User(command) => user(client, command, output).await,
         AdminCommand::Account(command) => account::run(client, command, output).await,
+        AdminCommand::Federation(command) => federation::run(client, command, output).await,
         AdminCommand::Group(command) => group(client, command, output).await,
         AdminCommand::Site(command) => site(client, command, output).await,
         AdminCommand::Gateway(command) => gateway(client, command, output).await,

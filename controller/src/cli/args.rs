@@ -1,7 +1,9 @@
 //! Which commands and options are there?
 
 mod account;
+mod federation;
 pub(super) use account::{AccountCommand, AccountGroupCommand};
+pub(super) use federation::{FederationArgs, FederationCommand};
 
 use crate::config;
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -148,6 +150,9 @@ pub(super) enum AdminCommand {
     /// Service accounts: what machines without a person are.
     #[command(subcommand)]
     Account(AccountCommand),
+    /// Whose tokens let workloads in, in place of join keys: build systems, orchestrators, clouds.
+    #[command(subcommand)]
+    Federation(FederationCommand),
     /// Groups of users.
     #[command(subcommand)]
     Group(GroupCommand),

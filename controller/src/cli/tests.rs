@@ -1,6 +1,7 @@
 //! The commands as an administrator types them, against a controller that runs on a real socket.
 
 mod accounts;
+mod federation;
 
 use super::*;
 use crate::config::StatePaths;
@@ -557,6 +558,9 @@ async fn so_many_join_keys_are_alive_and_one_more_when_one_is_revoked() {
     assert_eq!(site.organisation.now().join_keys.len(), JOIN_KEYS_MAX);
     let refused = site.fail("join-key create --device").await;
     assert!(refused.text.contains("4096 join keys are alive") && refused.text.contains("revoke some"), "{refused:?}");
+    site.run("account add build").await;
+    let rule = "federation add ci --issuer https://ci.example --audience umbra --subject a:b --account build";
+    assert!(site.fail(rule).await.text.contains("are alive"), "its knocks would not be heard either");
     site.run(&format!("join-key revoke {}", first.id)).await;
     site.run("join-key create --device").await;
     assert!(site.fail("join-key create --device").await.text.contains("are alive"));

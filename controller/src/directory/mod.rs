@@ -21,8 +21,10 @@ pub mod recovery;
 pub mod resource;
 pub mod session;
 pub mod site;
+pub mod spent;
 pub mod sweep;
 pub mod table;
+pub mod trust;
 pub mod user;
 pub mod vanished;
 
@@ -42,8 +44,10 @@ pub use recovery::Recovery;
 pub use resource::{Resource, SuffixName};
 pub use session::Session;
 pub use site::Site;
+pub use spent::SpentToken;
 pub use sweep::sweep;
 pub use table::{Fact, Table};
+pub use trust::{KeySource, Trust, TrustSecret};
 pub use user::{PasswordHash, User};
 pub use vanished::Vanished;
 
@@ -104,6 +108,12 @@ pub struct Directory {
     pub factors: Table<UserId, Factors>,
     /// Their secrets.
     pub factor_secrets: Table<FactorId, FactorSecret>,
+    /// Federation rules.
+    pub trusts: Table<JoinKeyId, Trust>,
+    /// The secrets of their join files.
+    pub trust_secrets: Table<JoinKeyId, TrustSecret>,
+    /// Tokens that let machines in.
+    pub spent_tokens: Table<String, SpentToken>,
     /// Ephemeral devices that are silent.
     pub vanished: Table<DeviceId, Vanished>,
     /// Counters.
@@ -115,7 +125,7 @@ pub struct Directory {
 }
 
 /// Sets that a directory holds, in the order in which they are read.
-pub(crate) const SETS: [&str; 30] = [
+pub(crate) const SETS: [&str; 33] = [
     Org::KIND,
     User::KIND,
     Group::KIND,
@@ -146,6 +156,9 @@ pub(crate) const SETS: [&str; 30] = [
     FactorSecret::KIND,
     Account::KIND,
     Vanished::KIND,
+    Trust::KIND,
+    TrustSecret::KIND,
+    SpentToken::KIND,
 ];
 
 impl Directory {
@@ -222,6 +235,9 @@ impl Directory {
             FactorSecret::KIND => self.factor_secrets.put(key, item)?,
             Account::KIND => self.accounts.put(key, item)?,
             Vanished::KIND => self.vanished.put(key, item)?,
+            Trust::KIND => self.trusts.put(key, item)?,
+            TrustSecret::KIND => self.trust_secrets.put(key, item)?,
+            SpentToken::KIND => self.spent_tokens.put(key, item)?,
             OwnerToken::KIND => self.owner_token = newer(self.owner_token.take(), key, item)?,
             set if is_unique(set) => {
                 Arc::make_mut(&mut self.taken).insert(key.clone(), item.revision);
@@ -251,6 +267,9 @@ impl Directory {
             FactorSecret::KIND => self.factor_secrets.delete(key, revision),
             Account::KIND => self.accounts.delete(key, revision),
             Vanished::KIND => self.vanished.delete(key, revision),
+            Trust::KIND => self.trusts.delete(key, revision),
+            TrustSecret::KIND => self.trust_secrets.delete(key, revision),
+            SpentToken::KIND => self.spent_tokens.delete(key, revision),
             PolicyRevision::KIND => {
                 self.policy = self.policy.take().filter(|fact| fact.revision > revision);
                 self.compiled = self.policy.as_ref().and_then(|fact| compile(&self.compiler, &fact.record));

@@ -3,7 +3,7 @@
 use super::name::Name;
 use super::{
     Account, Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, JoinKey, Recovery, Resource, Session,
-    Site, SuffixName, User, Vanished,
+    Site, SpentToken, SuffixName, Trust, TrustSecret, User, Vanished,
 };
 use crate::store::{Item, Key, ReadError, Record, Versioned};
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub trait Named {
 macro_rules! named {
     ($($kind:ty),*) => { $(impl Named for $kind { fn name(&self) -> Option<&Name> { Some(&self.name) } })* };
 }
-named!(User, Account, Group, Site, Gateway, Device, Resource);
+named!(User, Account, Group, Site, Gateway, Device, Resource, Trust);
 impl Named for GatewaySeen {}
 impl Named for SuffixName {}
 impl Named for Session {}
@@ -34,6 +34,8 @@ impl Named for Counter {}
 impl Named for Factors {}
 impl Named for FactorSecret {}
 impl Named for Vanished {}
+impl Named for TrustSecret {}
+impl Named for SpentToken {}
 
 /// Decodes a record.
 pub(super) fn decode<R: Record>(key: &Key, item: &Item) -> Result<Fact<R>, ReadError> {

@@ -8,6 +8,7 @@ mod account;
 mod audit;
 mod backup;
 mod device;
+mod federation;
 mod gateway;
 mod group;
 mod join_key;
@@ -164,6 +165,10 @@ calls! {
     set_account_enabled(SetAccountEnabledRequest) -> Changed,
     set_account_group(SetAccountGroupRequest) -> Changed,
     remove_account(RemoveAccountRequest) -> RemoveAccountReply,
+    add_federation(AddFederationRequest) -> Changed,
+    list_federation(ListFederationRequest) -> ListFederationReply,
+    remove_federation(RemoveFederationRequest) -> Changed,
+    make_federation_file(MakeFederationFileRequest) -> MakeFederationFileReply,
     add_group(AddGroupRequest) -> Changed,
     list_groups(ListGroupsRequest) -> ListGroupsReply,
     delete_group(DeleteGroupRequest) -> Changed,

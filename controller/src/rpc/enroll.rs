@@ -4,6 +4,9 @@
 //! The WireGuard key is the one that the connection's overlay address hashes to, never one from the message. The call is
 //! idempotent for that key, and it alone spends a use of the join key, in the transaction that makes the node.
 
+mod federated;
+
+use crate::arrange::Arrangements;
 use crate::audit::{Entry, Outcome};
 use crate::authz::refusal;
 use crate::ca::{self, RequestKey};
@@ -12,10 +15,12 @@ use crate::directory::{
     Counted, Device, Directory, Draft, Gateway, JoinKey, JoinKeyState, Name, NodeState, Recovery, Redeemed, Refusal,
     Unique, sha256,
 };
+use crate::federation::Federation;
 use crate::front::Newcomers;
 use crate::organisation::Organisation;
 use crate::rpc::accept::Newcomer;
 use crate::turnover::{Held, claim};
+use federated::NotAdmitted;
 use model::ids::{AccountId, DeviceId, GatewayId, JoinKeyId, NodeId, SiteId};
 use model::key::PublicKey;
 use model::limits::{LIKE_NAMES_MAX, NAME_MAX};
@@ -38,6 +43,8 @@ const POINT_LEN: usize = 65;
 pub struct EnrolmentRpc {
     organisation: Organisation,
     newcomers: Arc<Newcomers>,
+    arrangements: Arc<Arrangements>,
+    federation: Federation,
 }
 
 /// What a machine asks for, checked.
@@ -49,6 +56,8 @@ struct Wish {
     name: Name,
     request: RequestKey,
     recovery: Secret<[u8; 32]>,
+    /// A token of its own platform, where it joins by one; or nothing.
+    identity: Secret<String>,
 }
 
 /// What a node asks for whose keys are not answered any more, checked.
@@ -73,8 +82,27 @@ struct Enrolled {
 
 impl EnrolmentRpc {
     /// For machines that knocked.
-    pub const fn new(organisation: Organisation, newcomers: Arc<Newcomers>) -> Self {
-        Self { organisation, newcomers }
+    pub const fn new(
+        organisation: Organisation,
+        newcomers: Arc<Newcomers>,
+        arrangements: Arc<Arrangements>,
+        federation: Federation,
+    ) -> Self {
+        Self { organisation, newcomers, arrangements, federation }
+    }
+
+    /// By a federation rule, or by a join key; both have their knocks heard under the same kind of id.
+    async fn admit(&self, wish: &Wish) -> Result<Enrolled, Status> {
+        let trust = self.organisation.now().trusts.find(&wish.join_key).cloned();
+        let Some(trust) = trust else { return redeem(&self.organisation, wish).await.map_err(refused) };
+        match federated::redeem(&self.organisation, &self.federation, &trust, wish).await {
+            Ok(enrolled) => Ok(enrolled),
+            Err(NotAdmitted::Refused(why)) => Err(refused(why)),
+            Err(NotAdmitted::Token(why)) => {
+                self.arrangements.record_deny(federated::record(&trust.record, &why)).await;
+                Err(Status::permission_denied(why.for_person()))
+            }
+        }
     }
 
     fn read(&self, newcomer: &Newcomer, message: v1::EnrollRequest) -> Result<Wish, Status> {
@@ -90,7 +118,8 @@ impl EnrolmentRpc {
         let request = proven(newcomer, &message.csr, &message.proof)?;
         let recovery = Secret::new(array("recovery", &message.recovery).map_err(|e| malformed(&e))?);
         let (token_hash, name) = (sha256(&token), Name::from_machine(&message.name));
-        Ok(Wish { key, join_key, token_hash, kind, name, request, recovery })
+        let identity = Secret::new(message.identity_token);
+        Ok(Wish { key, join_key, token_hash, kind, name, request, recovery, identity })
     }
 
     fn read_return(&self, newcomer: &Newcomer, message: v1::RecoverRequest) -> Result<Return, Status> {
@@ -411,7 +440,7 @@ impl Enrolment for EnrolmentRpc {
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollReply>, Status> {
         let newcomer = request.extensions().get::<Newcomer>().copied().ok_or_else(refusal)?;
         let wish = self.read(&newcomer, request.into_inner())?;
-        let enrolled = redeem(&self.organisation, &wish).await.map_err(refused)?;
+        let enrolled = self.admit(&wish).await?;
         Ok(Response::new(self.welcome(wish.key, &wish.request, enrolled).await?))
     }
 

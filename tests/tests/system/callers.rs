@@ -30,7 +30,8 @@ const ROWS: &[(&str, &str, &[Who])] = &[
     (
         "/umbra.admin.v1.Admin/",
         "Status ClaimOwner AddUser ListUsers SetPassword SetUserEnabled DeleteUser OffboardUser ListFactors ResetFactors \
-         AddAccount ListAccounts SetAccountEnabled SetAccountGroup RemoveAccount AddGroup ListGroups DeleteGroup SetMember \
+         AddAccount ListAccounts SetAccountEnabled SetAccountGroup RemoveAccount AddFederation ListFederation \
+         RemoveFederation MakeFederationFile AddGroup ListGroups DeleteGroup SetMember \
          AddSite ListSites DeleteSite ListGateways ConfirmGateway RevokeGateway AddResource ListResources DeleteResource \
          CheckPolicy ApplyPolicy ShowPolicy ListPolicyRevisions RollbackPolicy ListAccess CreateJoinKey ListJoinKeys \
          RevokeJoinKey ListDevices ConfirmDevice RevokeDevice ListSessions ShowSession RevokeSession ListAudit VerifyAudit \

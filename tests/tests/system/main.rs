@@ -47,3 +47,4 @@ mod silence;
 mod support;
 mod talk;
 mod turnover;
+mod workloads;

@@ -72,6 +72,7 @@ fn removed(reply: &wire::RemoveAccountReply, output: &mut Output) -> Result<(), 
     done(&reply.changed.clone().unwrap_or_default(), output, "service account removed:")?;
     output.line(format!("  machines revoked: {}", listed(&reply.devices)))?;
     output.line(format!("  join keys revoked: {}", listed(&reply.join_keys)))?;
+    output.line(format!("  federation rules removed: {}", listed(&reply.federation)))?;
     output.line(format!("  groups left: {}", listed(&reply.groups)))
 }
 
@@ -105,6 +106,7 @@ fn show(one: &wire::Account, output: &mut Output) -> Result<(), Failure> {
         ("groups", listed(&one.groups)),
         ("machines", listed(&one.devices)),
         ("join keys", listed(&one.join_keys)),
+        ("federation", listed(&one.federation)),
     ];
     rows.iter().try_for_each(|(what, value)| output.line(format!("{what:11} {value}")))
 }

@@ -4,7 +4,7 @@ use super::user::stand_on_groups;
 use super::{AdminRpc, changed, name, parse_all, random};
 use crate::authz::Caller;
 use crate::directory::{
-    Account, Device, Directory, Draft, Fact, JoinKey, JoinKeyState, Name, NodeState, Refusal, Unique,
+    Account, Device, Directory, Draft, Fact, JoinKey, JoinKeyState, Name, NodeState, Refusal, Trust, Unique,
 };
 use crate::store::Record as _;
 use model::ids::AccountId;
@@ -34,6 +34,11 @@ fn devices(directory: &Directory, account: AccountId) -> impl Iterator<Item = &F
     directory.devices.values().filter(lives)
 }
 
+/// The rules by which machines join as it.
+fn trusts(directory: &Directory, account: AccountId) -> impl Iterator<Item = &Fact<Trust>> {
+    directory.trusts.by_name().filter(move |t| t.record.account == account)
+}
+
 fn told(now: &Directory, wall: WallMs, account: &Account) -> wire::Account {
     let usable =
         |k: &&Fact<JoinKey>| k.record.account == Some(account.id) && k.record.state(wall) == JoinKeyState::Usable;
@@ -46,6 +51,7 @@ fn told(now: &Directory, wall: WallMs, account: &Account) -> wire::Account {
         created_ms: account.created.0,
         devices: devices(now, account.id).map(|d| d.record.name.to_string()).collect(),
         join_keys: now.join_keys.values().filter(usable).map(|k| k.record.id.to_string()).collect(),
+        federation: trusts(now, account.id).map(|t| t.record.name.to_string()).collect(),
     }
 }
 
@@ -148,7 +154,7 @@ impl AdminRpc {
         let make = |directory: &Directory, draft: &mut Draft| {
             let fact = find(directory, &message.account)?;
             let account = fact.record.clone();
-            for set in [Device::KIND, JoinKey::KIND] {
+            for set in [Device::KIND, JoinKey::KIND, Trust::KIND] {
                 draft.stands_on_all(directory, set)?;
             }
             let mut ended = Ended::default();
@@ -162,6 +168,10 @@ impl AdminRpc {
                     ended.join_keys.push(key.record.id.to_string());
                 }
             }
+            for trust in trusts(directory, account.id) {
+                super::federation::remove(draft, trust)?;
+                ended.federation.push(trust.record.name.to_string());
+            }
             if draft.is_full() {
                 return Err(Refusal::InUse(format!(
                     "service account `{}` has too many machines for one change: disable it, which ends what they reach at \
@@ -174,13 +184,14 @@ impl AdminRpc {
             let entry =
                 self.organisation.entry(caller, "account.remove", &fact.key).with("name", account.name.as_str());
             let entry = entry.with("devices_revoked", ended.devices.join(", "));
+            let entry = entry.with("federation_removed", ended.federation.join(", "));
             Ok(((account, ended.clone()), entry.with("join_keys_revoked", ended.join_keys.join(", "))))
         };
         let (revision, (account, ended)) = self.organisation.change(make).await?;
         let changed = self.settled(revision, changed(revision, account.id, &account.name)).await;
         let groups = account.groups.iter().map(ToString::to_string).collect();
-        let Ended { devices, join_keys } = ended;
-        Ok(wire::RemoveAccountReply { changed: Some(changed), devices, join_keys, groups })
+        let Ended { devices, join_keys, federation } = ended;
+        Ok(wire::RemoveAccountReply { changed: Some(changed), devices, join_keys, groups, federation })
     }
 }
 
@@ -189,6 +200,7 @@ impl AdminRpc {
 struct Ended {
     devices: Vec<String>,
     join_keys: Vec<String>,
+    federation: Vec<String>,
 }
 
 #[cfg(test)]

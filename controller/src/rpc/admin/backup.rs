@@ -6,7 +6,7 @@ use crate::authz::Caller;
 use crate::backup::Restored;
 use crate::backup::container::{Readers, Recipient};
 use crate::backup::make;
-use crate::directory::{Account, Device, Directory, Draft, Gateway, NodeState, Refusal, User};
+use crate::directory::{Account, Device, Directory, Draft, Gateway, NodeState, Refusal, Trust, User};
 use crate::store::{Reading, Record as _, Versioned};
 use model::limits::{BACKUP_CHUNKS_WAITING_MAX, BACKUP_RECIPIENTS_MAX, COMMIT_KEYS_MAX, LIST_MAX};
 use model::secret::Secret;
@@ -25,6 +25,7 @@ pub(super) type Pieces = Pin<Box<dyn Stream<Item = Result<wire::BackupPiece, Sta
 enum Waiting {
     User(crate::directory::Fact<User>),
     Account(crate::directory::Fact<Account>),
+    Trust(crate::directory::Fact<Trust>),
     Device(crate::directory::Fact<Device>),
     Gateway(crate::directory::Fact<Gateway>),
 }
@@ -38,6 +39,8 @@ impl Waiting {
         let devices = directory.devices.by_name().filter(move |d| waits(d.record.state, d.record.restored));
         let gateways = gateways.map(|g| Self::Gateway(g.clone()));
         let users = users.map(|u| Self::User(u.clone())).chain(accounts.map(|a| Self::Account(a.clone())));
+        let trusts = directory.trusts.by_name().filter(|t| t.record.restored);
+        let users = users.chain(trusts.map(|t| Self::Trust(t.clone())));
         gateways.chain(users).chain(devices.map(|d| Self::Device(d.clone())))
     }
 
@@ -47,6 +50,7 @@ impl Waiting {
         let (own_kind, id, own_name) = match self {
             Self::User(u) => (User::KIND, u.record.id.to_string(), u.record.name.as_str()),
             Self::Account(a) => (Account::KIND, a.record.id.to_string(), a.record.name.as_str()),
+            Self::Trust(t) => (Trust::KIND, t.record.id.to_string(), t.record.name.as_str()),
             Self::Device(d) => (Device::KIND, d.record.id.to_string(), d.record.name.as_str()),
             Self::Gateway(g) => (Gateway::KIND, g.record.id.to_string(), g.record.name.as_str()),
         };
@@ -67,6 +71,13 @@ impl Waiting {
                 id: a.record.id.to_string(),
                 name: a.record.name.to_string(),
                 about: a.record.groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+                fingerprint: String::new(),
+            },
+            Self::Trust(t) => wire::Waiting {
+                kind: Trust::KIND.to_owned(),
+                id: t.record.id.to_string(),
+                name: t.record.name.to_string(),
+                about: super::device::account_name(directory, t.record.account),
                 fingerprint: String::new(),
             },
             Self::Device(d) => {
@@ -101,6 +112,7 @@ impl Waiting {
         match self {
             Self::User(u) => draft.update(u, &User { disabled: false, restored: false, ..u.record.clone() }),
             Self::Account(a) => draft.update(a, &Account { disabled: false, restored: false, ..a.record.clone() }),
+            Self::Trust(t) => draft.update(t, &Trust { restored: false, ..t.record.clone() }),
             Self::Device(d) => {
                 draft.update(d, &Device { state: NodeState::Confirmed, restored: false, ..d.record.clone() })
             }
@@ -197,7 +209,7 @@ impl AdminRpc {
     ) -> Result<wire::ConfirmRestoredReply, Refusal> {
         if message.items.len() > LIST_MAX || message.items.is_empty() != message.all {
             return Err(Refusal::Invalid(format!(
-                "name 1 to {LIST_MAX} of `user/NAME`, `account/NAME`, `device/NAME`, `gateway/NAME`, or ask for all"
+                "name 1 to {LIST_MAX} of `user/NAME`, `account/NAME`, `federation/NAME`, `device/NAME`, `gateway/NAME`, or ask for all"
             )));
         }
         let make = |directory: &Directory, draft: &mut Draft| {

@@ -75,18 +75,25 @@ fn account(
     Ok(Some(account.record.id))
 }
 
-/// Knocks of one key more would not be heard.
-fn has_room(directory: &Directory, now: WallMs) -> Result<(), Refusal> {
+/// Knocks of one key more would not be heard; those of federation rules are heard beside them.
+pub(super) fn has_room(directory: &Directory, now: WallMs) -> Result<(), Refusal> {
     let alive = |key: &&JoinKey| matches!(key.state(now), JoinKeyState::Usable | JoinKeyState::Used);
-    if directory.join_keys.values().map(|fact| &fact.record).filter(alive).count() < JOIN_KEYS_MAX {
+    let keys = directory.join_keys.values().map(|fact| &fact.record).filter(alive).count();
+    if keys.saturating_add(directory.trusts.len()) < JOIN_KEYS_MAX {
         return Ok(());
     }
-    let why = format!("{JOIN_KEYS_MAX} join keys are alive, and no more are heard: revoke some, or wait for their end");
+    let why = format!(
+        "{JOIN_KEYS_MAX} join keys are alive, federation rules among them, and no more are heard: revoke some, or wait for their end"
+    );
     Err(Refusal::InUse(why))
 }
 
 /// What the machine that joins is given, and the fingerprint that people compare. A file that no machine would read is refused.
-fn file(directory: &Directory, key: &JoinKey, secret: &Secret<[u8; 32]>) -> Result<(String, String), Refusal> {
+pub(super) fn file(
+    directory: &Directory,
+    (kind, expires, needs_token): (JoinKind, WallMs, bool),
+    secret: &Secret<[u8; 32]>,
+) -> Result<(String, String), Refusal> {
     let org = directory.org.as_ref().ok_or_else(|| Refusal::Failed("there is no organisation".to_owned()))?;
     let org = org.record.clone();
     let fingerprint = org.fingerprint();
@@ -99,9 +106,10 @@ fn file(directory: &Directory, key: &JoinKey, secret: &Secret<[u8; 32]>) -> Resu
         pool: org.pool,
         zones: org.zones,
         prefixes: prefixes.into_iter().collect(),
-        kind: key.kind,
-        expires: key.expires,
+        kind,
+        expires,
         secret: Secret::new(*secret.expose()),
+        needs_token,
     };
     let text = file.to_text().map_err(|e| Refusal::Failed(e.to_string()))?;
     if text.len() > JOIN_BYTES_MAX {
@@ -173,7 +181,7 @@ impl AdminRpc {
                 enrol_hash: sha256(enrol_token.expose()),
                 redeemed: Vec::new(),
             };
-            let made = file(directory, &key, &secret)?;
+            let made = file(directory, (kind, key.expires, false), &secret)?;
             draft.create(&id, &key)?;
             sweep(directory, draft, created)?;
             let entry = self.organisation.entry(caller, "join-key.create", format!("join-key/{id}"));
