@@ -3,7 +3,7 @@
 use prost::Message as _;
 
 /// Messages that carry a secret: they get a `Debug` that does not show it, in `src/redact.rs`.
-const SECRET: [&str; 25] = [
+const SECRET: [&str; 26] = [
     ".umbra.v1.LoginRequest",
     ".umbra.v1.EnrollRequest",
     ".umbra.v1.RecoverRequest",
@@ -14,6 +14,7 @@ const SECRET: [&str; 25] = [
     ".umbra.admin.v1.SetPasswordRequest",
     ".umbra.admin.v1.CreateJoinKeyReply",
     ".umbra.admin.v1.BackupRequest",
+    ".umbra.admin.v1.MakeFederationFileReply",
     ".umbra.local.v1.UpRequest",
     ".umbra.local.v1.LoginRequest",
     ".umbra.v1.BeginTotpReply",

@@ -8,7 +8,7 @@ use model::revision::Revision;
 use model::time::Instant;
 use std::collections::BTreeMap;
 
-/// A log-in of this device's user.
+/// A log-in of this device's user, or what a workload has in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     /// Its id.
@@ -19,6 +19,8 @@ pub struct Session {
     pub ends: Instant,
     /// The newest second factor: its method, and when it was given.
     pub factor: Option<(String, Instant)>,
+    /// This machine is a workload, and `user` its service account: it needs no log-in.
+    pub workload: bool,
 }
 
 /// A change onto one exact state.

@@ -8,15 +8,18 @@
 //! | `login` | how does a person log in? |
 //! | `callback` | how does a browser bring back what an identity provider said? |
 //! | `mfa` | how does a person add a second factor, and give one? |
+//! | `passkey` | how does a browser make or show a passkey? |
 //! | `input` | where do passwords and codes come from? |
 //!
 //! Tables, JSON, errors and questions are `node::cli`'s.
 
 mod args;
+mod browser;
 mod callback;
 mod input;
 mod login;
 mod mfa;
+mod passkey;
 mod run;
 mod show;
 
@@ -24,6 +27,7 @@ mod show;
 mod tests;
 
 pub use args::{DaemonArgs, GuardianArgs};
+pub(crate) use run::token_fits;
 
 use args::{Args, Command};
 use clap::Parser as _;

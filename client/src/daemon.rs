@@ -17,6 +17,7 @@ use host::privilege::Left;
 use host::{keyfile, nft, ssh};
 use model::ids::NodeId;
 use model::limits::STREAM_QUEUE_MAX;
+use model::secret::Secret;
 use model::time::Clock as _;
 use node::boot::{self, BootError, Node, Setup};
 use node::dark::Wish;
@@ -111,6 +112,20 @@ enum End {
     Exit,
     /// It is to be idle, with this trouble.
     Anew(Option<String>),
+}
+
+/// What this machine joins with.
+struct Joining {
+    file: JoinFile,
+    name: String,
+    identity: Option<Secret<String>>,
+}
+
+impl Joining {
+    fn of(file: JoinFile, request: wire::UpRequest) -> Self {
+        let identity = (!request.identity_token.is_empty()).then(|| Secret::new(request.identity_token));
+        Self { file, name: request.name, identity }
+    }
 }
 
 struct Daemon<'a> {
@@ -261,7 +276,7 @@ impl Daemon<'_> {
                         trouble = None;
                     }
                     Some(Command::Up(request, reply)) => match self.read(&request, organisation.as_deref()) {
-                        Ok(file) => return self.up(file.map(|f| (f, request.name)), Some(reply)).await,
+                        Ok(file) => return self.up(file.map(|f| Joining::of(f, request)), Some(reply)).await,
                         Err(status) => drop(reply.send(Err(status))),
                     },
                 },
@@ -324,6 +339,8 @@ impl Daemon<'_> {
         }
         let file = JoinFile::parse(&request.join_file, JoinKind::Device, wall)
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        crate::cli::token_fits(file.needs_token, !request.identity_token.is_empty())
+            .map_err(Status::invalid_argument)?;
         match organisation {
             None => Ok(Some(file)),
             Some(name) => Err(Status::failed_precondition(format!(
@@ -334,7 +351,7 @@ impl Daemon<'_> {
     }
 
     /// Comes up, stays up, and goes down again.
-    async fn up(&mut self, join: Option<(JoinFile, String)>, mut reply: Option<Reply<wire::UpReply>>) -> Result<End> {
+    async fn up(&mut self, join: Option<Joining>, mut reply: Option<Reply<wire::UpReply>>) -> Result<End> {
         self.front.send_replace(Front::Joining);
         let started = tokio::select! {
             started = start(self.options, join) => Some(started),
@@ -413,7 +430,7 @@ impl Daemon<'_> {
     /// `up` while it is up.
     fn again(&self, request: &wire::UpRequest, answer: &wire::UpReply) -> Result<wire::UpReply, Status> {
         self.read(request, Some(&answer.organisation))?;
-        Ok(wire::UpReply { joined: false, fingerprint: String::new(), ..answer.clone() })
+        Ok(wire::UpReply { joined: false, fingerprint: String::new(), account: String::new(), ..answer.clone() })
     }
 
     async fn undo(&self) {
@@ -430,7 +447,7 @@ impl Daemon<'_> {
     }
 }
 
-async fn start(options: &DaemonArgs, join: Option<(JoinFile, String)>) -> Result<Running> {
+async fn start(options: &DaemonArgs, join: Option<Joining>) -> Result<Running> {
     let setup = Setup {
         role: tunnel::Role::Client,
         device: options.device.clone(),
@@ -441,8 +458,8 @@ async fn start(options: &DaemonArgs, join: Option<(JoinFile, String)>) -> Result
         key_life: options.key_life,
     };
     let (node, enrolled) = match join {
-        Some((file, name)) => {
-            let (node, enrolled) = boot::join(&setup, &file, &name).await?;
+        Some(Joining { file, name, identity }) => {
+            let (node, enrolled) = boot::join_with(&setup, &file, &name, identity.as_ref()).await?;
             (node, Some(enrolled))
         }
         None => (resume(&setup).await?, None),
@@ -455,6 +472,7 @@ async fn start(options: &DaemonArgs, join: Option<(JoinFile, String)>) -> Result
         device: node.identity.node.to_string(),
         joined: enrolled.is_some(),
         pending: enrolled.as_ref().is_some_and(|e| e.pending),
+        account: enrolled.as_ref().and_then(|e| e.account.clone()).unwrap_or_default(),
         fingerprint: enrolled.map(|e| e.identity.fingerprint).unwrap_or_default(),
     };
     guard(options, &node).await?;

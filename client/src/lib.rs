@@ -10,6 +10,7 @@ mod guardian;
 pub mod held;
 mod leftovers;
 mod local;
+pub mod loopback;
 pub mod names;
 mod network;
 pub mod plan;

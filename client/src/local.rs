@@ -4,7 +4,7 @@
 use crate::agent::{FactorOrder, Order, Reply, SignInOrder};
 use crate::daemon::{Command, Front};
 use host::local::{LocalListener, may_administer};
-use model::limits::{ADMIN_CALL_MAX, JOIN_BYTES_MAX, RPC_STREAMS_MAX};
+use model::limits::{ADMIN_CALL_MAX, IDENTITY_TOKEN_MAX, JOIN_BYTES_MAX, RPC_STREAMS_MAX};
 use model::secret::Secret;
 use node::cli::ADMIN_GROUP;
 use proto::local as wire;
@@ -12,8 +12,8 @@ use proto::local::local_server::{Local, LocalServer};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Request, Response, Status};
 
-/// Bytes of one message from a command: a join file and a little.
-const MESSAGE_MAX: usize = JOIN_BYTES_MAX + 4_096;
+/// Bytes of one message from a command: a join file, a token and a little.
+const MESSAGE_MAX: usize = JOIN_BYTES_MAX + IDENTITY_TOKEN_MAX + 4_096;
 
 /// Serves commands until `stop` is ready.
 pub async fn serve(
@@ -44,6 +44,12 @@ fn check(request: Request<()>) -> Result<Request<()>, Status> {
         Some(Allowed(true)) => Ok(request),
         _ => Err(Status::permission_denied("this is for root and members of the group `umbra`")),
     }
+}
+
+/// The port of a page that a command serves.
+#[allow(clippy::result_large_err)] // tonic's own shape
+fn page_port(port: u32) -> Result<u16, Status> {
+    u16::try_from(port).map_err(|_| Status::invalid_argument("`port` is no port"))
 }
 
 /// The service.
@@ -155,6 +161,36 @@ impl Local for Desk {
         request: Request<wire::PollSignInRequest>,
     ) -> Result<Response<wire::PollSignInReply>, Status> {
         self.order(|reply| Order::SignIn(SignInOrder::Poll(request.into_inner().id, reply))).await
+    }
+    async fn begin_passkey(
+        &self,
+        request: Request<wire::BeginPasskeyRequest>,
+    ) -> Result<Response<wire::PasskeyQuestion>, Status> {
+        let wire::BeginPasskeyRequest { name, port } = request.into_inner();
+        let port = page_port(port)?;
+        self.order(|reply| Order::Factor(FactorOrder::BeginPasskey { name, port, reply })).await
+    }
+    async fn confirm_passkey(
+        &self,
+        request: Request<wire::PasskeyAnswer>,
+    ) -> Result<Response<wire::RecoveryCodes>, Status> {
+        let answer = request.into_inner().answer;
+        self.order(|reply| Order::Factor(FactorOrder::ConfirmPasskey(answer, reply))).await
+    }
+    async fn ask_passkey(
+        &self,
+        request: Request<wire::AskPasskeyRequest>,
+    ) -> Result<Response<wire::PasskeyQuestion>, Status> {
+        let wire::AskPasskeyRequest { resource, port } = request.into_inner();
+        let port = page_port(port)?;
+        self.order(|reply| Order::Factor(FactorOrder::AskPasskey { resource, port, reply })).await
+    }
+    async fn verify_passkey(
+        &self,
+        request: Request<wire::PasskeyAnswer>,
+    ) -> Result<Response<wire::VerifyFactorReply>, Status> {
+        let answer = request.into_inner().answer;
+        self.order(|reply| Order::Factor(FactorOrder::VerifyPasskey(answer, reply))).await
     }
     async fn logout(&self, _: Request<wire::LogoutRequest>) -> Result<Response<wire::LogoutReply>, Status> {
         self.order(Order::Logout).await

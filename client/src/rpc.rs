@@ -5,8 +5,8 @@ use model::grant::{CatalogueAddress, CatalogueEntry, Ending, PairingOffer};
 use model::ids::{FactorId, GrantId, PairingId, ResourceId, SignInId};
 use model::key::{Psk, PublicKey};
 use model::limits::{
-    CATALOGUE_MAX, ENDPOINTS_MAX, FACTORS_PER_USER_MAX, GRANTS_PER_DEVICE_MAX, IDPS_MAX, LIST_MAX, REASON_CHARS_MAX,
-    REASONS_MAX, RECOVERY_CODES, RULES_PER_GRANT_MAX,
+    CATALOGUE_MAX, ENDPOINTS_MAX, FACTORS_PER_USER_MAX, GRANTS_PER_DEVICE_MAX, IDPS_MAX, LIST_MAX, PASSKEY_OPTIONS_MAX,
+    REASON_CHARS_MAX, REASONS_MAX, RECOVERY_CODES, RULES_PER_GRANT_MAX,
 };
 use model::net::{HostName, Prefix};
 use model::revision::Revision;
@@ -318,6 +318,47 @@ pub async fn renew_recovery_codes(channel: Channel) -> Result<local::RecoveryCod
     read_codes(reply).map_err(malformed)
 }
 
+/// Has the controller ask for a new passkey of this name, on a page at this port; answers what the browser is asked.
+pub async fn begin_passkey(channel: Channel, name: String, port: u16) -> Result<local::PasskeyQuestion, Status> {
+    let request = v1::BeginPasskeyRequest { name, port: port.into() };
+    let reply = within(CALL_MAX, client(channel).begin_passkey(request)).await?.into_inner();
+    read_question(reply).map_err(malformed)
+}
+
+/// What the browser answered to [`begin_passkey`].
+pub async fn confirm_passkey(channel: Channel, answer: Vec<u8>) -> Result<local::RecoveryCodes, Status> {
+    // Ten hashes may be made.
+    let reply = within(CALL_MAX * 2, client(channel).confirm_passkey(v1::PasskeyAnswer { answer })).await?.into_inner();
+    read_codes(reply).map_err(malformed)
+}
+
+/// Has the controller ask for a passkey as a second factor, for a resource where one takes it.
+pub async fn ask_passkey(
+    channel: Channel,
+    resource: Option<ResourceId>,
+    port: u16,
+) -> Result<local::PasskeyQuestion, Status> {
+    let resource = resource.map(|id| id.to_string()).unwrap_or_default();
+    let request = v1::AskPasskeyRequest { resource, port: port.into() };
+    let reply = within(CALL_MAX, client(channel).ask_passkey(request)).await?.into_inner();
+    read_question(reply).map_err(malformed)
+}
+
+/// What the browser answered to [`ask_passkey`]; answers the method.
+pub async fn verify_passkey(channel: Channel, answer: Vec<u8>) -> Result<local::VerifyFactorReply, Status> {
+    let reply = within(CALL_MAX, client(channel).verify_passkey(v1::PasskeyAnswer { answer })).await?.into_inner();
+    let method = display_name("method", &reply.method).map_err(malformed)?;
+    Ok(local::VerifyFactorReply { method })
+}
+
+/// Checks what a browser is to be asked: JSON, not longer than a page takes.
+pub fn read_question(reply: v1::PasskeyQuestion) -> Result<local::PasskeyQuestion, WireError> {
+    let fits = reply.options.len() <= PASSKEY_OPTIONS_MAX;
+    let options = serde_json::from_slice::<serde_json::Value>(&reply.options).ok().filter(|_| fits);
+    let options = options.ok_or_else(|| wrong("options", "is no JSON for a browser"))?;
+    Ok(local::PasskeyQuestion { options: options.to_string().into_bytes() })
+}
+
 /// Checks recovery codes.
 pub fn read_codes(reply: v1::RecoveryCodes) -> Result<local::RecoveryCodes, WireError> {
     let codes = bounded("codes", reply.codes, RECOVERY_CODES)?;
@@ -374,6 +415,7 @@ fn session(state: Option<v1::SessionState>, now: Instant) -> Result<Option<Sessi
             user: display_name("session.user", &s.user)?,
             ends: now.plus(Duration::from_millis(s.ends_in_ms)),
             factor: s.factor.map(|proof| read_factor(proof, now)).transpose()?,
+            workload: s.workload,
         })
     };
     state.map(read).transpose()
@@ -514,7 +556,13 @@ mod tests {
     /// A snapshot with everything in it, changed in one place.
     fn snapshot(change: &dyn Fn(&mut v1::DeviceSnapshot)) -> Result<Update, WireError> {
         let factor = Some(v1::FactorProof { method: "totp".into(), age_ms: 1 });
-        let state = v1::SessionState { id: "se-0000000000000000".into(), user: "clerk".into(), ends_in_ms: 1, factor };
+        let state = v1::SessionState {
+            id: "se-0000000000000000".into(),
+            user: "clerk".into(),
+            ends_in_ms: 1,
+            factor,
+            workload: false,
+        };
         let mut full = v1::DeviceSnapshot {
             session: Some(state),
             resources: vec![crate::testkit::entry(1, "wiki", "10.77.64.0").into()],

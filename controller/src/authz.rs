@@ -101,6 +101,15 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
             "ListIdps",
             "RemoveIdp",
             "SyncIdps",
+            "AddAccount",
+            "ListAccounts",
+            "SetAccountEnabled",
+            "SetAccountGroup",
+            "RemoveAccount",
+            "AddFederation",
+            "ListFederation",
+            "RemoveFederation",
+            "MakeFederationFile",
             "AddGroup",
             "ListGroups",
             "DeleteGroup",
@@ -150,6 +159,7 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
         &[Device],
     ),
     ("umbra.v1.Devices", &["ListProviders", "BeginSignIn", "FinishSignIn", "BeginCodeSignIn", "PollSignIn"], &[Device]),
+    ("umbra.v1.Devices", &["BeginPasskey", "ConfirmPasskey", "AskPasskey", "VerifyPasskey"], &[Device]),
     ("umbra.v1.Gateways", &["Watch"], &[Gateway]),
 ];
 

@@ -1,12 +1,15 @@
-//! How does a user get a second factor, and how is one given? Apps with one-time codes, and recovery codes.
+//! How does a user get a second factor, and how is one given? Apps with one-time codes, and recovery codes; passkeys in a file of
+//! their own.
 //!
 //! All that counts happens in the change itself: a code is looked at, counted as wrong, or marked as used in one transaction,
 //! so that tries in parallel are no more than tries in sequence, and of two equal codes one is taken.
 
+mod passkeys;
+
 use crate::audit::{Entry, Outcome};
 use crate::authn;
 use crate::directory::{
-    Directory, Draft, FactorSecret, Factors, Method, Name, PasswordHash, Proof, Refusal, Session, Totp,
+    Directory, Draft, FactorSecret, Factors, Method, Name, Passkey, PasswordHash, Proof, Refusal, Session, Totp, Unique,
 };
 use crate::judge::{self, Subject};
 use crate::organisation::Organisation;
@@ -99,6 +102,16 @@ fn may_change(session: &Session, factors: &Factors, now: WallMs) -> Result<(), R
     if session.factor.is_some_and(|proof| fresh(proof.at)) { Ok(()) } else { Err(Refusal::Denied(why())) }
 }
 
+/// Is there room for one more, of this name?
+fn may_add(factors: &Factors, name: &Name, now: WallMs) -> Result<(), Refusal> {
+    if factors.places(now) >= FACTORS_PER_USER_MAX {
+        return Err(Refusal::InUse(format!(
+            "you have {FACTORS_PER_USER_MAX} second factors, as many as one may: remove one with `umbra mfa rm`"
+        )));
+    }
+    if factors.is_named(name, now) { Err(Refusal::Taken { what: format!("the name `{name}`") }) } else { Ok(()) }
+}
+
 /// Whatever stood on a second factor in this user's sessions no longer does.
 fn forget_proofs(directory: &Directory, draft: &mut Draft, user: UserId) -> Result<(), Refusal> {
     for session in directory.sessions.values().filter(|s| s.record.user == user && s.record.factor.is_some()) {
@@ -112,6 +125,9 @@ pub fn remove_all(directory: &Directory, draft: &mut Draft, user: UserId) -> Res
     let Some(fact) = directory.factors.find(&user) else { return Ok(0) };
     for totp in &fact.record.totp {
         draft.remove_key::<FactorSecret>(&totp.id)?;
+    }
+    for passkey in &fact.record.passkeys {
+        draft.release(Unique::Passkey, Passkey::claim(&passkey.credential))?;
     }
     draft.remove(fact);
     Ok(fact.record.confirmed().count())
@@ -150,14 +166,7 @@ impl Organisation {
             for old in factors.totp.extract_if(.., |totp| !totp.confirmed) {
                 draft.remove_key::<FactorSecret>(&old.id)?;
             }
-            if factors.totp.len() >= FACTORS_PER_USER_MAX {
-                return Err(Refusal::InUse(format!(
-                    "you have {FACTORS_PER_USER_MAX} second factors, as many as one may: remove one with `umbra mfa rm`"
-                )));
-            }
-            if factors.totp.iter().any(|totp| totp.name == *name) {
-                return Err(Refusal::Taken { what: format!("the name `{name}`") });
-            }
+            may_add(&factors, name, now)?;
             draft.stands_on(subject.session);
             draft.stands_on(subject.user);
             let (name, created) = (name.clone(), now);
@@ -275,14 +284,25 @@ impl Organisation {
             let subject = subject(directory, device, now)?;
             let user = subject.user.record.id;
             let mut factors = of(directory, user);
-            let is = |totp: &Totp| totp.name.as_str() == which || totp.id.to_string() == which;
-            let found = factors.totp.iter().position(is);
+            let is = |name: &Name, id: FactorId| name.as_str() == which || id.to_string() == which;
+            let app = factors.totp.iter().position(|totp| is(&totp.name, totp.id));
+            let passkey = factors.passkeys.iter().position(|passkey| is(&passkey.name, passkey.id));
             // Whether it exists is the user's own business.
-            let found = found.ok_or_else(none)?;
+            if app.or(passkey).is_none() {
+                return Err(none());
+            }
             may_change(&subject.session.record, &factors, now)?;
-            let gone = factors.totp.remove(found);
-            draft.remove_key::<FactorSecret>(&gone.id)?;
-            if gone.confirmed {
+            // An app that was begun and is over may have left its name to a passkey.
+            let (gone, counted) = if let Some(at) = passkey {
+                let gone = factors.passkeys.remove(at);
+                draft.release(Unique::Passkey, Passkey::claim(&gone.credential))?;
+                (gone.id, true)
+            } else {
+                let gone = factors.totp.remove(app.ok_or_else(none)?);
+                draft.remove_key::<FactorSecret>(&gone.id)?;
+                (gone.id, gone.confirmed)
+            };
+            if counted {
                 forget_proofs(directory, draft, user)?;
             }
             if factors.confirmed().next().is_none() {
@@ -291,7 +311,7 @@ impl Organisation {
             write(directory, draft, &factors)?;
             draft.stands_on(subject.session);
             let who = subject.user.record.name.as_str();
-            let entry = Entry::new(now, who, "mfa.remove", format!("factor/{}", gone.id), Outcome::Done);
+            let entry = Entry::new(now, who, "mfa.remove", format!("factor/{gone}"), Outcome::Done);
             Ok(((), entry.with("device", device.to_string())))
         });
         Ok(changed.await?.0)
@@ -412,8 +432,8 @@ pub fn step_up(
     facts: &::policy::Facts,
 ) -> Vec<Method> {
     let held = of(directory, subject.user.record.id).methods();
-    // Who has none yet is told of the one that can be added.
-    let methods = if held.is_empty() { vec![Method::Totp] } else { held };
+    // Who has none yet is told of those that can be added.
+    let methods = if held.is_empty() { vec![Method::Totp, Method::PasskeyLocal] } else { held };
     let helps = |method: &Method| ::policy::decide(set, &facts.clone().with_factor(&method.to_string())).is_permit();
     methods.into_iter().filter(helps).collect()
 }

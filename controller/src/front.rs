@@ -4,7 +4,9 @@
 use crate::arrange::Arrangements;
 use crate::authority::Pair;
 use crate::directory::encode;
-use crate::directory::{Device, Directory, Gateway, JoinKey, JoinKeyState, NodeState, Recovery};
+use crate::directory::{Account, Device, Directory, Gateway, JoinKey, JoinKeyState, NodeState, Recovery, Trust};
+use crate::federation::Federation;
+use crate::fetch::SystemResolver;
 use crate::guise::Guises;
 use crate::organisation::Organisation;
 use crate::refused::{Reason, Refused};
@@ -268,12 +270,14 @@ impl Front {
         let devices = DevicesServer::new(DevicesRpc::new(organisation.clone(), Arc::clone(&arrangements)))
             .max_decoding_message_size(64 << 10)
             .max_encoding_message_size(RPC_MESSAGE_MAX);
+        let denies = Arc::clone(&arrangements);
         let gateways = GatewaysServer::new(GatewaysRpc::new(arrangements, Arc::clone(&runtime), &organisation))
             .max_decoding_message_size(RPC_MESSAGE_MAX)
             .max_encoding_message_size(usize::MAX >> 1);
         let nodes = NodesServer::new(NodesRpc::new(organisation.clone())).max_decoding_message_size(64 << 10);
-        let enrolment = EnrolmentServer::new(EnrolmentRpc::new(organisation.clone(), Arc::clone(&newcomers)))
-            .max_decoding_message_size(model::limits::ENROL_BYTES_MAX);
+        let federation = Federation::new(Arc::new(SystemResolver));
+        let enrolment = EnrolmentRpc::new(organisation.clone(), Arc::clone(&newcomers), denies, federation);
+        let enrolment = EnrolmentServer::new(enrolment).max_decoding_message_size(model::limits::ENROL_BYTES_MAX);
         let routes = Routes::new(devices).add_service(gateways).add_service(nodes).prepare();
         let refused = Arc::clone(&connections.refused);
         tokio::spawn(accept::serve_control(control, Arc::clone(&guises), domain, pool, connections, routes));
@@ -384,7 +388,8 @@ async fn follow_directory(organisation: Organisation, newcomers: Arc<Newcomers>,
             newcomers.runtime.apply(Change::ControlKeys(keys));
             heads = None;
         }
-        let now = [Device::KIND, Gateway::KIND, JoinKey::KIND, Recovery::KIND].map(|s| directory.head(s));
+        let kinds = [Device::KIND, Gateway::KIND, JoinKey::KIND, Recovery::KIND, Trust::KIND, Account::KIND];
+        let now = kinds.map(|s| directory.head(s));
         if heads != Some(now) {
             heads = Some(now);
             follow_nodes(&organisation, &newcomers.runtime, &directory, &mut peers).await;
@@ -408,7 +413,10 @@ async fn follow_directory(organisation: Organisation, newcomers: Arc<Newcomers>,
             None => {
                 let wall = organisation.wall();
                 let lives = |knocker: &Knocker| match knocker {
-                    Knocker::JoinKey(id) => directory.join_keys.find(id).is_some_and(|k| opens(&k.record, wall)),
+                    Knocker::JoinKey(id) => {
+                        directory.join_keys.find(id).is_some_and(|k| opens(&k.record, wall))
+                            || directory.trusts.find(id).is_some_and(|t| lets_in(&directory, &t.record))
+                    }
                     Knocker::Node(_) => true,
                 };
                 forget_keys(&newcomers, &mut keys, lives);
@@ -508,11 +516,18 @@ fn opens(key: &JoinKey, wall: WallMs) -> bool {
     matches!(key.state(wall), JoinKeyState::Usable | JoinKeyState::Used)
 }
 
+/// A rule that lets nobody in is not there for strangers either.
+fn lets_in(directory: &Directory, trust: &Trust) -> bool {
+    !trust.restored && directory.accounts.find(&trust.account).is_some_and(|account| !account.record.disabled)
+}
+
 /// The secrets whose knocks are heard.
 fn usable_keys(organisation: &Organisation, directory: &Directory) -> BTreeSet<Knocker> {
     let wall = organisation.wall();
     let join_keys = directory.join_keys.values().map(|k| &k.record).filter(|k| opens(k, wall));
     let join_keys = join_keys.map(|k| Knocker::JoinKey(k.id));
+    let trusts = directory.trusts.values().map(|t| &t.record).filter(|t| lets_in(directory, t));
+    let join_keys = join_keys.chain(trusts.map(|t| Knocker::JoinKey(t.id)));
     let known = |node: &NodeId| directory.recoveries.find(&node.to_string()).is_some();
     let nodes = admitted(directory).into_keys().filter(known).map(Knocker::Node);
     join_keys.chain(nodes).collect()
@@ -521,6 +536,10 @@ fn usable_keys(organisation: &Organisation, directory: &Directory) -> BTreeSet<K
 /// K_knock of one of them.
 fn knock_key(organisation: &Organisation, directory: &Directory, knocker: Knocker) -> Option<Secret<[u8; 32]>> {
     match knocker {
+        Knocker::JoinKey(id) if directory.trusts.find(&id).is_some() => {
+            let secret = directory.trust_secrets.find(&id)?.record.open(&organisation.sealer, id).ok()?;
+            Some(tunnel::knock::knock_key(&secret))
+        }
         Knocker::JoinKey(id) => {
             let sealed = &directory.join_keys.find(&id)?.record.knock;
             let key = organisation.sealer.open(&JoinKey::place(id), sealed).ok()?;
@@ -567,3 +586,6 @@ fn follow_keys(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

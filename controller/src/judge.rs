@@ -3,12 +3,13 @@
 
 use crate::directory::Fact;
 use crate::directory::{
-    Device, Directory, Gateway, Method, NodeState, PolicyRevision, Resource, Session, Site, SuffixName, User,
+    Account, Device, Directory, Gateway, Method, Name, NodeState, PolicyRevision, Resource, Session, Site, SuffixName,
+    User,
 };
 use crate::store::{Expect, Key, Record as _};
 use ::policy::{Decision, Facts};
 use model::grant::{CatalogueAddress, CatalogueEntry};
-use model::ids::{DeviceId, GatewayId, ResourceId, SiteId};
+use model::ids::{DeviceId, GatewayId, ResourceId, SessionId, SiteId, SubjectId};
 use model::limits::{CATALOGUE_BYTES_MAX, CATALOGUE_MAX, RULES_PER_GRANT_MAX};
 use model::net::{HostName, Prefix, Rule, Target};
 use model::pool::Pool;
@@ -64,6 +65,12 @@ pub enum Standing {
     /// The identity provider is gone, or has not been heard for too long.
     #[error("your identity provider has not stood by your sign-in for too long; run `umbra login` again")]
     Provider,
+    /// The device's service account is gone or disabled.
+    #[error("this machine's service account is disabled or was removed; ask an administrator")]
+    Account,
+    /// Asked for a person, at a device that is a workload's.
+    #[error("this machine joined as a service account: nobody logs in on it")]
+    Workload,
 }
 
 /// The answer.
@@ -85,12 +92,8 @@ pub enum Verdict<'a> {
 /// The facts that a permit stands on.
 #[derive(Debug)]
 pub struct Ground<'a> {
-    /// The device.
-    pub device: &'a Fact<Device>,
-    /// The log-in.
-    pub session: &'a Fact<Session>,
-    /// The user.
-    pub user: &'a Fact<User>,
+    /// Who.
+    pub asker: Asker<'a>,
     /// The resource.
     pub resource: &'a Fact<Resource>,
     /// Its site.
@@ -99,7 +102,8 @@ pub struct Ground<'a> {
     pub policies: Vec<String>,
 }
 
-/// Who sits at a device.
+/// Who sits at a device: a person.
+#[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
     /// The device.
     pub device: &'a Fact<Device>,
@@ -107,6 +111,88 @@ pub struct Subject<'a> {
     pub session: &'a Fact<Session>,
     /// The user.
     pub user: &'a Fact<User>,
+}
+
+/// Who asks from a device: a person who is logged in there, or the workload that it is.
+#[derive(Debug, Clone, Copy)]
+pub enum Asker<'a> {
+    /// A person.
+    Person(Subject<'a>),
+    /// A workload, which needs no log-in.
+    Workload {
+        /// The device.
+        device: &'a Fact<Device>,
+        /// As what it joined.
+        account: &'a Fact<Account>,
+    },
+}
+
+impl<'a> Asker<'a> {
+    /// The device.
+    pub const fn device(&self) -> &'a Fact<Device> {
+        match self {
+            Self::Person(Subject { device, .. }) | Self::Workload { device, .. } => device,
+        }
+    }
+    /// The user or the service account.
+    pub fn id(&self) -> SubjectId {
+        match self {
+            Self::Person(Subject { user, .. }) => user.record.id.into(),
+            Self::Workload { account, .. } => account.record.id.into(),
+        }
+    }
+    /// Its name.
+    pub fn name(&self) -> &'a Name {
+        match self {
+            Self::Person(Subject { user, .. }) => &user.record.name,
+            Self::Workload { account, .. } => &account.record.name,
+        }
+    }
+    /// Groups that it is in.
+    pub fn groups(&self) -> impl Iterator<Item = &'a Name> {
+        let (person, workload) = match self {
+            Self::Person(Subject { user, .. }) => (Some(user.record.all_groups()), None),
+            Self::Workload { account, .. } => (None, Some(account.record.groups.iter())),
+        };
+        person.into_iter().flatten().chain(workload.into_iter().flatten())
+    }
+    /// The log-in, or what a workload has in its place.
+    pub fn session(&self) -> SessionId {
+        match self {
+            Self::Person(Subject { session, .. }) => session.record.id,
+            Self::Workload { device, .. } => Account::standing(device.record.id),
+        }
+    }
+    /// When that ends by itself.
+    pub fn ends(&self) -> WallMs {
+        match self {
+            Self::Person(Subject { session, .. }) => session.record.ends,
+            Self::Workload { .. } => Account::STANDING_ENDS,
+        }
+    }
+    /// Is it a workload?
+    pub const fn is_workload(&self) -> bool {
+        matches!(self, Self::Workload { .. })
+    }
+    /// The facts that it stands on, by key and revision.
+    fn expectations(&self, directory: &Directory) -> Vec<(Key, Expect)> {
+        let device = self.device();
+        let mut list = vec![(device.key.clone(), Expect::Revision(device.revision))];
+        match self {
+            Self::Person(Subject { session, user, .. }) => {
+                list.push((session.key.clone(), Expect::Revision(session.revision)));
+                list.push((user.key.clone(), Expect::Revision(user.revision)));
+                let identity = user.record.identity.as_ref();
+                if let Some(idp) = identity.and_then(|identity| directory.idps.find(&identity.idp)) {
+                    list.push((idp.key.clone(), Expect::Revision(idp.revision)));
+                }
+            }
+            Self::Workload { account, .. } => {
+                list.push((account.key.clone(), Expect::Revision(account.revision)));
+            }
+        }
+        list
+    }
 }
 
 /// The device's live log-in: the newest.
@@ -118,13 +204,29 @@ pub fn session_of(directory: &Directory, device: DeviceId, now: WallMs) -> Optio
         .max_by_key(|s| (s.record.created, s.record.id))
 }
 
+/// The device, if it takes part.
+fn taking_part(directory: &Directory, device: DeviceId) -> Result<&Fact<Device>, Standing> {
+    let fact = directory.devices.find(&device).ok_or(Standing::Device)?;
+    match fact.record.state {
+        NodeState::Confirmed => Ok(fact),
+        NodeState::Pending => Err(Standing::Pending),
+        NodeState::Revoked => Err(Standing::Device),
+    }
+}
+
 /// Who may ask anything from this device?
+pub fn asker(directory: &Directory, device: DeviceId, now: WallMs) -> Result<Asker<'_>, Standing> {
+    let fact = taking_part(directory, device)?;
+    let Some(account) = fact.record.account else { return subject(directory, device, now).map(Asker::Person) };
+    let account = directory.accounts.find(&account).filter(|a| !a.record.disabled).ok_or(Standing::Account)?;
+    Ok(Asker::Workload { device: fact, account })
+}
+
+/// Which person is logged in on this device?
 pub fn subject(directory: &Directory, device: DeviceId, now: WallMs) -> Result<Subject<'_>, Standing> {
-    let device_fact = directory.devices.find(&device).ok_or(Standing::Device)?;
-    match device_fact.record.state {
-        NodeState::Confirmed => {}
-        NodeState::Pending => return Err(Standing::Pending),
-        NodeState::Revoked => return Err(Standing::Device),
+    let device_fact = taking_part(directory, device)?;
+    if device_fact.record.account.is_some() {
+        return Err(Standing::Workload);
     }
     let session = session_of(directory, device, now).ok_or(Standing::Session)?;
     let user = directory.users.find(&session.record.user).filter(|u| !u.record.disabled).ok_or(Standing::User)?;
@@ -141,20 +243,22 @@ fn provider_stands(directory: &Directory, session: &Fact<Session>, now: WallMs) 
         .is_some_and(|(word, idp)| word.record.stands(&idp.record, now))
 }
 
-fn facts(subject: &Subject<'_>, resource: &Resource, now: WallMs) -> Facts {
+fn facts(asker: &Asker<'_>, resource: &Resource, now: WallMs) -> Facts {
+    let known = Facts {
+        groups: Some(asker.groups().map(|g| g.as_str().to_owned()).collect()),
+        device: Some(asker.device().record.name.as_str().to_owned()),
+        tags: Some(resource.tags.iter().map(|t| t.as_str().to_owned()).collect()),
+        ..Facts::of(asker.name().as_str(), resource.name.as_str())
+    };
+    let Asker::Person(Subject { session, .. }) = asker else { return known.of_workload() };
     // A wall clock that was set back makes an age unknown, not young.
     let age = |since: WallMs| (now >= since).then(|| now.since(since));
-    let session = &subject.session.record;
-    let proof = session.factor.filter(|proof| age(proof.at).is_some());
+    let proof = session.record.factor.filter(|proof| age(proof.at).is_some());
     Facts {
-        user: subject.user.record.name.as_str().to_owned(),
-        groups: Some(subject.user.record.all_groups().map(|g| g.as_str().to_owned()).collect()),
-        device: Some(subject.device.record.name.as_str().to_owned()),
-        resource: resource.name.as_str().to_owned(),
-        tags: Some(resource.tags.iter().map(|t| t.as_str().to_owned()).collect()),
-        login_age: session.proved_at().and_then(age),
+        login_age: session.record.proved_at().and_then(age),
         mfa_age: proof.and_then(|proof| age(proof.at)),
         mfa_method: proof.map(|proof| proof.method.to_string()),
+        ..known
     }
 }
 
@@ -165,11 +269,11 @@ pub fn judge<'a>(
     resource: ResourceId,
     now: WallMs,
 ) -> Result<Verdict<'a>, Standing> {
-    let subject = subject(directory, device, now)?;
+    let asker = asker(directory, device, now)?;
     let Some(resource) = directory.resources.find(&resource) else { return Ok(Verdict::Unknown) };
     let Some(set) = directory.compiled.as_deref() else { return Ok(Verdict::Unknown) };
-    let facts = facts(&subject, &resource.record, now);
-    if !is_visible(set, &facts) {
+    let facts = facts(&asker, &resource.record, now);
+    if !::policy::sees(set, &facts) {
         return Ok(Verdict::Unknown);
     }
     let Some(site) = directory.sites.find(&resource.record.site) else {
@@ -177,36 +281,23 @@ pub fn judge<'a>(
         return Ok(Verdict::Deny { reasons, step_up: Vec::new() });
     };
     match ::policy::decide(set, &facts) {
-        Decision::Permit { policies } => {
-            let Subject { device, session, user } = subject;
-            Ok(Verdict::Permit(Box::new(Ground { device, session, user, resource, site, policies })))
-        }
+        Decision::Permit { policies } => Ok(Verdict::Permit(Box::new(Ground { asker, resource, site, policies }))),
         Decision::Deny { reasons } => {
-            let step_up = crate::factors::step_up(directory, set, &subject, &facts);
+            let step_up = match &asker {
+                Asker::Person(subject) => crate::factors::step_up(directory, set, subject, &facts),
+                Asker::Workload { .. } => Vec::new(),
+            };
             Ok(Verdict::Deny { reasons: reasons.iter().map(ToString::to_string).collect(), step_up })
         }
     }
 }
 
-fn is_visible(set: &::policy::PolicySet, facts: &Facts) -> bool {
-    let (Some(groups), Some(tags)) = (&facts.groups, &facts.tags) else { return false };
-    !::policy::visible(set, &facts.user, groups, [(facts.resource.as_str(), tags)]).is_empty()
-}
-
 impl Ground<'_> {
     /// What the grant's transaction asserts: every fact as it was read, and the whole set of policies.
     pub fn expectations(&self, directory: &Directory) -> Vec<(Key, Expect)> {
-        let mut list = vec![
-            (self.device.key.clone(), Expect::Revision(self.device.revision)),
-            (self.session.key.clone(), Expect::Revision(self.session.revision)),
-            (self.user.key.clone(), Expect::Revision(self.user.revision)),
-            (self.resource.key.clone(), Expect::Revision(self.resource.revision)),
-            (self.site.key.clone(), Expect::Revision(self.site.revision)),
-        ];
-        let identity = self.user.record.identity.as_ref();
-        if let Some(idp) = identity.and_then(|identity| directory.idps.find(&identity.idp)) {
-            list.push((idp.key.clone(), Expect::Revision(idp.revision)));
-        }
+        let mut list = self.asker.expectations(directory);
+        list.push((self.resource.key.clone(), Expect::Revision(self.resource.revision)));
+        list.push((self.site.key.clone(), Expect::Revision(self.site.revision)));
         // A set's head changes with every member: a forbid that nobody could expect by its own key.
         if let Ok(head) = Key::new(PolicyRevision::KIND) {
             list.push((head, Expect::Revision(directory.head(PolicyRevision::KIND))));
@@ -263,10 +354,10 @@ pub fn host_address(pool: &Pool, site: SiteId, host: &HostName, number: u32, rea
     }
 }
 
-/// What the user at this device may see (design, "catalogue"): named by some permit's scope, conditions aside.
-pub fn catalogue(directory: &Directory, subject: &Subject<'_>, reach: &Reach, now: WallMs) -> Vec<CatalogueEntry> {
+/// What the asker at this device may see (design, "catalogue"): named by some permit's scope, conditions aside.
+pub fn catalogue(directory: &Directory, asker: &Asker<'_>, reach: &Reach, now: WallMs) -> Vec<CatalogueEntry> {
     let (Some(set), Some(org)) = (directory.compiled.as_deref(), &directory.org) else { return Vec::new() };
-    let visible = directory.resources.values().filter(|r| is_visible(set, &facts(subject, &r.record, now)));
+    let visible = directory.resources.values().filter(|r| ::policy::sees(set, &facts(asker, &r.record, now)));
     let mut visible: Vec<&Resource> = visible.map(|r| &r.record).collect();
     // Where there are too many, the newest wait: what somebody works with stays.
     visible.sort_by_key(|resource| (resource.created, resource.id));
@@ -274,7 +365,7 @@ pub fn catalogue(directory: &Directory, subject: &Subject<'_>, reach: &Reach, no
     let entries = visible.into_iter().map(|resource| entry(directory, &org.record.pool, resource, reach));
     let fitting = fit(entries);
     if fitting.len() < all {
-        let (user, left_out) = (&subject.user.record.name, all - fitting.len());
+        let (user, left_out) = (asker.name(), all - fitting.len());
         tracing::warn!(%user, left_out, "more resources are visible than a catalogue holds: the newest are not shown");
     }
     fitting
@@ -298,9 +389,9 @@ fn wire_bytes(entry: &CatalogueEntry) -> usize {
     64 + entry.name.len() + addresses.sum::<usize>() + suffixes.sum::<usize>() + 24 * entry.ports.len()
 }
 
-/// May the user at this device see this resource?
-pub fn sees(directory: &Directory, subject: &Subject<'_>, resource: &Resource, now: WallMs) -> bool {
-    directory.compiled.as_deref().is_some_and(|set| is_visible(set, &facts(subject, resource, now)))
+/// May the asker at this device see this resource?
+pub fn sees(directory: &Directory, asker: &Asker<'_>, resource: &Resource, now: WallMs) -> bool {
+    directory.compiled.as_deref().is_some_and(|set| ::policy::sees(set, &facts(asker, resource, now)))
 }
 
 fn entry(directory: &Directory, pool: &Pool, resource: &Resource, reach: &Reach) -> CatalogueEntry {

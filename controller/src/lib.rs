@@ -11,6 +11,7 @@ mod cli;
 pub mod config;
 pub mod directory;
 pub mod factors;
+pub mod federation;
 pub mod fetch;
 pub mod flows;
 pub mod front;
@@ -22,6 +23,7 @@ pub mod login;
 pub mod oidc;
 pub mod organisation;
 pub mod owner;
+pub mod passkey;
 pub mod rate;
 pub mod refused;
 pub mod rpc;
@@ -33,6 +35,7 @@ pub mod store;
 pub mod token;
 pub mod totp;
 pub mod turnover;
+pub mod vanish;
 
 #[cfg(test)]
 mod test_support;

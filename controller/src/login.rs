@@ -15,6 +15,9 @@ pub fn may(directory: &Directory, user: Option<UserId>, device: DeviceId) -> Res
     if fact.record.state == NodeState::Pending {
         return Err(Refusal::Denied(Standing::Pending.to_string()));
     }
+    if fact.record.account.is_some() {
+        return Err(Refusal::Denied(Standing::Workload.to_string()));
+    }
     if fact.record.user.is_some_and(|owner| user != Some(owner)) {
         return Err(Refusal::Denied(OTHERS_DEVICE.to_owned()));
     }

@@ -9,6 +9,7 @@ use crate::config::{StatePaths, Timing};
 use crate::directory::change::{self, Draft, Refusal};
 use crate::directory::{Directory, Org, Reader, SealedSecret, StartError};
 use crate::flows::FlowLog;
+use crate::passkey::ceremony::SharedCeremonies;
 use crate::rate::{Act, SharedRates};
 use crate::refused::{Reason, Refused};
 use crate::runs::SharedRuns;
@@ -45,6 +46,8 @@ pub struct Organisation {
     pub runs: SharedRuns,
     /// Sign-ins at identity providers.
     pub sign_ins: Arc<SignIns>,
+    /// Which passkeys' answers are waited for.
+    pub ceremonies: SharedCeremonies,
     /// Who was turned away.
     pub refused: Arc<Refused>,
     /// How long things last.
@@ -153,6 +156,7 @@ impl Organisation {
             rates: SharedRates::default(),
             runs: SharedRuns::default(),
             sign_ins: Arc::default(),
+            ceremonies: SharedCeremonies::default(),
             refused: Arc::default(),
             timing: Timing::default(),
             flows,

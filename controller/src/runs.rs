@@ -53,6 +53,11 @@ impl Runs {
         false
     }
 
+    /// When the node was last heard, if it was.
+    pub fn heard(&self, node: NodeId) -> Option<Instant> {
+        self.0.get(&node).map(|known| known.heard)
+    }
+
     /// The node is cut off: nothing more is to be known of it.
     pub fn forget(&mut self, node: NodeId) {
         self.0.remove(&node);

@@ -133,6 +133,7 @@ async fn serve_network(
     tracing::info!(port = front.runtime().udp.local_port(), dark = options.dark, "listening");
     let runtime = Arc::clone(front.runtime());
     tokio::spawn(Arc::clone(&arrangements).review_forever(organisation.timing.review));
+    tokio::spawn(crate::vanish::Watch::new(organisation.clone()).keep_forever());
     tokio::spawn(Arc::clone(&arrangements).sign_heads_forever(Arc::clone(&organisation.keyring)));
     let served = Arc::clone(&arrangements);
     tokio::spawn(async move {

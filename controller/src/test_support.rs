@@ -127,6 +127,8 @@ fn people(mut commit: Commit) -> Commit {
             id: device(n),
             name: word("laptop", n),
             user: Some(user(n)),
+            account: None,
+            ephemeral: false,
             key: PublicKey([n; 32]),
             next_key: None,
             address: "fd00::1".parse().unwrap(),

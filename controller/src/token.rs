@@ -166,6 +166,12 @@ fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<&str>),
             return Err(TokenError::Header(name));
         }
     }
+    // Of tokens for other purposes that say so (RFC 8725, section 3.11), none is taken.
+    match header.get("typ") {
+        None => {}
+        Some(Value::String(sort)) if sort.eq_ignore_ascii_case("JWT") => {}
+        Some(_) => return Err(TokenError::Header("typ")),
+    }
     let algorithm = header.get("alg").and_then(Value::as_str).and_then(Algorithm::read).ok_or(TokenError::Algorithm)?;
     match header.get("kid") {
         None => Ok((algorithm, None)),

@@ -6,7 +6,7 @@
 //! revisions, and all that one transaction ends in one call of [`crate::revoke::revoke`].
 
 use model::grant::{Grant, Pairing};
-use model::ids::{DeviceId, GatewayId, GrantId, PairingId, ResourceId, SessionId, UserId};
+use model::ids::{DeviceId, GatewayId, GrantId, PairingId, ResourceId, SessionId, SubjectId};
 use model::key::{Psk, PublicKey};
 use model::limits::{
     DATA_KEYS_MAX, GRANTS_PER_DEVICE_MAX, GRANTS_PER_GATEWAY_MAX, LEASE_MAX, LEASE_MIN, PAIRING_JOIN_MIN,
@@ -33,7 +33,7 @@ pub struct Permit {
     /// In which log-in.
     pub session: SessionId,
     /// For whom.
-    pub user: UserId,
+    pub user: SubjectId,
     /// To what.
     pub resource: ResourceId,
     /// Through which gateway.
@@ -155,7 +155,7 @@ pub struct Ledger {
     pub(crate) graves_by_device: Index<DeviceId>,
     pub(crate) by_device: Index<DeviceId>,
     pub(crate) by_session: Index<SessionId>,
-    pub(crate) by_user: Index<UserId>,
+    pub(crate) by_user: Index<SubjectId>,
     pub(crate) by_resource: Index<ResourceId>,
     pub(crate) by_gateway: Index<GatewayId>,
     pub(crate) by_pairing: Index<PairingId>,

@@ -3,7 +3,7 @@
 //! A pairing's PSK is no part of its record: the controller seals it and hands it back at [`crate::Ledger::restore`].
 
 use model::grant::{Ending, Grant, Pairing};
-use model::ids::{DeviceId, GatewayId, GrantId, PairingId, ResourceId, SessionId, UserId};
+use model::ids::{DeviceId, GatewayId, GrantId, PairingId, ResourceId, SessionId, SubjectId};
 use model::key::{Psk, PublicKey};
 use model::net::Rule;
 use model::revision::Revision;
@@ -24,7 +24,7 @@ pub struct Live {
     /// The log-in that it stands on.
     pub session: SessionId,
     /// Whose it is.
-    pub user: UserId,
+    pub user: SubjectId,
     /// When it ends unless renewed.
     pub ends: Instant,
     /// Beyond which it is never renewed: the end of what it stands on.
@@ -104,7 +104,7 @@ pub struct GrantRecord {
     /// The log-in that it stands on.
     pub session: SessionId,
     /// Whose it is.
-    pub user: UserId,
+    pub user: SubjectId,
     /// What may go where.
     pub rules: Vec<Rule>,
     /// Which addresses of the gateway's NAT pool it has.

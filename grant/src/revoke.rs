@@ -1,6 +1,6 @@
 //! Where is a grant revoked? Here, for every cause: what ends, which gateways and clients have to hear of it.
 
-use model::ids::{DeviceId, GatewayId, GrantId, PairingId, ResourceId, SessionId, UserId};
+use model::ids::{DeviceId, GatewayId, GrantId, PairingId, ResourceId, SessionId, SubjectId};
 use model::key::PublicKey;
 use model::limits::{LEASE_MAX, TOMBSTONE_EXTRA};
 use model::revision::Revision;
@@ -19,12 +19,12 @@ pub enum Selector {
     Device(DeviceId),
     /// All of a log-in.
     Session(SessionId),
-    /// All of a user.
-    User(UserId),
+    /// All of a person or workload.
+    User(SubjectId),
     /// All to a resource.
     Resource(ResourceId),
-    /// All of a user to a resource.
-    UserResource(UserId, ResourceId),
+    /// All of a person or workload to a resource.
+    UserResource(SubjectId, ResourceId),
     /// All through a gateway.
     Gateway(GatewayId),
     /// All in a tunnel.

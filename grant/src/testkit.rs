@@ -23,12 +23,18 @@ macro_rules! maker {
     };
 }
 maker!(device, DeviceId);
-maker!(user, UserId);
+maker!(person, UserId);
+maker!(workload, AccountId);
 maker!(session, SessionId);
 maker!(resource, ResourceId);
 maker!(gateway, GatewayId);
 maker!(grant_id, GrantId);
 maker!(pairing_id, PairingId);
+
+/// People and workloads in turns: whose a grant is makes no difference to the ledger.
+pub fn user(n: u64) -> SubjectId {
+    if n.is_multiple_of(2) { person(n).into() } else { workload(n).into() }
+}
 
 pub fn pool() -> Pool {
     Pool::new("10.77.0.0/16".parse().unwrap(), "fd12:3456:789a::/48".parse().unwrap()).unwrap()

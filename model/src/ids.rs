@@ -150,6 +150,55 @@ id!(
     /// A sign-in that waits for its person to come back from the identity provider.
     SignInId, "sn"
 );
+id!(
+    /// A service account: what a workload is.
+    AccountId, "ac"
+);
+
+/// Who asks for access: a person, or a workload under its service account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SubjectId {
+    /// A person.
+    User(UserId),
+    /// A workload.
+    Account(AccountId),
+}
+
+impl From<UserId> for SubjectId {
+    fn from(id: UserId) -> Self {
+        Self::User(id)
+    }
+}
+impl From<AccountId> for SubjectId {
+    fn from(id: AccountId) -> Self {
+        Self::Account(id)
+    }
+}
+impl fmt::Display for SubjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(id) => id.fmt(f),
+            Self::Account(id) => id.fmt(f),
+        }
+    }
+}
+impl FromStr for SubjectId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        text.parse().map(Self::Account).or_else(|_: IdError| text.parse().map(Self::User))
+    }
+}
+impl serde::Serialize for SubjectId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+impl<'de> serde::Deserialize<'de> for SubjectId {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
 
 /// A machine that takes part: who a certificate and a WireGuard key belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -229,6 +278,20 @@ mod tests {
             if let Ok(id) = text.parse::<GrantId>() {
                 prop_assert_eq!(id.to_string(), text);
             }
+        }
+    }
+
+    #[test]
+    fn a_subject_is_a_person_or_a_workload_and_never_both() {
+        let (user, account) = (UserId::from_bytes([7; ID_LEN]), AccountId::from_bytes([7; ID_LEN]));
+        assert_eq!(user.to_string().parse(), Ok(SubjectId::User(user)));
+        assert_eq!(account.to_string().parse(), Ok(SubjectId::Account(account)));
+        assert_ne!(SubjectId::from(user), SubjectId::from(account), "equal bits are no equal subjects");
+        let json = serde_json::to_string(&SubjectId::from(user)).unwrap();
+        assert_eq!(json, serde_json::to_string(&user).unwrap(), "what was stored as a user's id is read as one");
+        assert_eq!(serde_json::from_str::<SubjectId>(&json).unwrap(), user.into());
+        for bad in ["", "de-7777777777777777", "us-", "ac-777777777777777i", "AC-7777777777777777"] {
+            assert!(bad.parse::<SubjectId>().is_err(), "{bad}");
         }
     }
 

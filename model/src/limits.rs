@@ -115,6 +115,11 @@ pub const SUCCEEDED_KEEP: Duration = Duration::from_secs(10);
 pub const SUCCESSORS_MAX: usize = 3;
 /// Join keys that may admit at once; each costs 49 tags.
 pub const JOIN_KEYS_MAX: usize = 4_096;
+/// How long an ephemeral node may be silent until it is removed: longer than any restart, shorter than anybody wants to see the
+/// remains of a job that has ended.
+pub const EPHEMERAL_GONE: Duration = Duration::from_secs(600);
+/// After how long a silence of one is written down: twice the longest pause between two probes ([`INTERVAL_MAX`]).
+pub const EPHEMERAL_SILENT: Duration = Duration::from_secs(120);
 /// Provisional peers that one node may be at once, when it recovers.
 pub const PROVISIONAL_PER_NODE_MAX: usize = 2;
 /// Nodes whose recovery secret is listened to; each costs 49 tags of about 24 bytes. Others have to join again.
@@ -234,6 +239,8 @@ pub const RATES_MAX: usize = 16_384;
 pub const LIST_MAX: usize = 4_096;
 /// Bytes of a display name.
 pub const NAME_MAX: usize = 64;
+/// Characters of what a service account is for: two lines of a terminal.
+pub const ACCOUNT_DESCRIPTION_MAX: usize = 160;
 /// Bytes of one policy file.
 pub const POLICY_BYTES_MAX: usize = 1 << 20;
 /// Depth of parentheses and brackets in a policy; the parser aborts the process near 400.
@@ -328,6 +335,20 @@ pub const FACTORS_PER_USER_MAX: usize = 8;
 pub const FACTOR_CALLS_PER_MINUTE: u32 = 30;
 /// Recovery codes of one user, made at once.
 pub const RECOVERY_CODES: usize = 10;
+/// How long a passkey's answer is waited for, and how long the page that asks for it stands.
+pub const PASSKEY_LIFE: Duration = Duration::from_secs(300);
+/// Answers of passkeys that are waited for at once, one a device; beyond it the oldest is not. 200 bytes each.
+pub const PASSKEY_CEREMONIES_MAX: usize = 4_096;
+/// Bytes of a passkey's answer: with an RSA key of 8,192 bits and the longest id, in base 64, 6 KiB.
+pub const PASSKEY_ANSWER_MAX: usize = 16 << 10;
+/// Bytes of what a browser is asked: the ids of [`FACTORS_PER_USER_MAX`] passkeys, in base 64, take 11 KiB at most.
+pub const PASSKEY_OPTIONS_MAX: usize = 16 << 10;
+/// Bytes of a credential's id (WebAuthn Level 3, section 4).
+pub const CREDENTIAL_ID_MAX: usize = 1_023;
+/// How deep items of CBOR lie within others (CTAP 2.1, section 8).
+pub const CBOR_DEPTH_MAX: usize = 4;
+/// Items of CBOR that are read from one answer: a key has five pairs, an attestation three.
+pub const CBOR_ITEMS_MAX: usize = 128;
 /// Bytes of a JSON Web Token. Those of large directories, with hundreds of groups, have some 10 KiB.
 pub const TOKEN_MAX: usize = 16 << 10;
 /// Bytes of a set of keys (JWKS), and keys in it: an issuer has two or three.
@@ -340,6 +361,23 @@ pub const AUDIENCES_MAX: usize = 8;
 pub const SUBJECT_MAX: usize = 255;
 /// How far a token may come from the future: clocks differ.
 pub const TOKEN_SKEW: Duration = Duration::from_secs(60);
+/// Bytes of a token with which a workload joins: it fits into one request of [`ENROL_BYTES_MAX`] with all else. Those of build systems
+/// and orchestrators have some 2 KiB.
+pub const IDENTITY_TOKEN_MAX: usize = 12 << 10;
+/// Longest life of such a token: it can be stolen for as long, and is remembered for as long.
+pub const IDENTITY_TOKEN_LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Tokens that one machine that enrols may show within [`PROVISIONAL_LIFE`].
+pub const IDENTITY_TRIES_MAX: usize = 8;
+/// Rules whose tokens let workloads in.
+pub const TRUSTS_MAX: usize = 256;
+/// Claims that one such rule asks for.
+pub const TRUST_CLAIMS_MAX: usize = 16;
+/// Used tokens that are remembered until they end, about 300 bytes each.
+pub const SPENT_TOKENS_MAX: usize = 65_536;
+/// Those of one rule: 1/8, so that it takes no other's places.
+pub const SPENT_TOKENS_PER_TRUST_MAX: usize = SPENT_TOKENS_MAX / 8;
+/// How long the join file of such a rule says that it is good: as long as the controller's key is, unless told otherwise.
+pub const FEDERATION_FILE_LIFE: Duration = AUTHORITY_LIFE;
 /// Bytes of what is typed as a code.
 pub const CODE_MAX: usize = 64;
 /// Password hashes that are computed at once; each takes 19 MiB and a core for about 30 ms.
@@ -542,6 +580,17 @@ pub const LOCAL_WAITERS_MAX: usize = 256;
 pub const HELD_MAX: usize = 32_768;
 /// Largest file that remembers them, bytes: a name has 253 at most, and few have a tenth of that.
 pub const HELD_BYTES_MAX: usize = 16 << 20;
+/// Ports of the loopback that are tried until one is free in both families.
+pub const LOOPBACK_PORTS_MAX: usize = 8;
+/// Connections of browsers to one page of the loopback; one more waits. Browsers open some ahead of time.
+pub const LOOPBACK_CONNECTIONS_MAX: usize = 16;
+/// How long such a connection may take: it carries one request, from this very machine.
+pub const LOOPBACK_CONNECTION_LIFE: Duration = Duration::from_secs(10);
+/// Bytes of a request's line and headers after which no more is read; the last read may bring as many again. Pages of one host share
+/// their cookies, whatever the port.
+pub const LOOPBACK_HEAD_MAX: usize = 16 << 10;
+/// Bytes of a request's body.
+pub const LOOPBACK_BODY_MAX: usize = PASSKEY_ANSWER_MAX;
 /// Findings (refused prefixes, names, overlaps) that a client lists; a person reads a few of them.
 pub const FINDINGS_MAX: usize = 64;
 
@@ -654,6 +703,8 @@ pub const SIGN_IN_LIFE: Duration = Duration::from_secs(600);
 pub const SIGN_IN_CODE_LIFE: Duration = Duration::from_secs(300);
 /// Bytes of a code or state that a browser brings.
 pub const SIGN_IN_TEXT_MAX: usize = 4_096;
+/// Characters of a provider's refusal that a person is shown.
+pub const SIGN_IN_ERROR_CHARS_MAX: usize = 200;
 /// How often one device may begin or end a sign-in within a minute.
 pub const SIGN_INS_PER_MINUTE: u32 = 60;
 /// How often a provider is asked by default whether it still stands by somebody.

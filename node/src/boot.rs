@@ -15,6 +15,7 @@ use host::udp::{Udp, UdpError};
 use model::key::PrivateKey;
 use model::net::Prefix;
 use model::pool::{CONTROL_PORT, Pool};
+use model::secret::Secret;
 use model::time::Clock as _;
 use proto::join::JoinFile;
 use std::net::{IpAddr, SocketAddr};
@@ -102,6 +103,16 @@ struct Packets {
 
 /// Joins: leaves the identity in the state folder and answers the running node and what enrolment said.
 pub async fn join(setup: &Setup, file: &JoinFile, name: &str) -> Result<(Node, Enrolled), BootError> {
+    join_with(setup, file, name, None).await
+}
+
+/// The same with a token of this machine's own platform.
+pub async fn join_with(
+    setup: &Setup,
+    file: &JoinFile,
+    name: &str,
+    identity: Option<&Secret<String>>,
+) -> Result<(Node, Enrolled), BootError> {
     let key = Arc::new(fresh_key()?);
     let packets = open_packets(setup, file.pool, Arc::clone(&key)).await?;
     let public = tunnel::keys::public_key(&key);
@@ -109,7 +120,7 @@ pub async fn join(setup: &Setup, file: &JoinFile, name: &str) -> Result<(Node, E
     let controller = Prefix::host(IpAddr::V6(file.pool.controller()));
     packets.overlay.add_address(IpAddr::V6(source)).await?;
     packets.overlay.add_route(controller, Some(IpAddr::V6(source))).await?;
-    let provisional = Provisional { runtime: &packets.runtime, join: file, key, source, name };
+    let provisional = Provisional { runtime: &packets.runtime, join: file, key, source, name, identity };
     let enrolled = provisional.enrol().await?;
     enrolled.identity.save(&setup.state)?;
     packets.overlay.delete_route(controller).await?;

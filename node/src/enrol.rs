@@ -71,6 +71,8 @@ pub struct Enrolled {
     pub identity: Identity,
     /// An administrator must confirm it first.
     pub pending: bool,
+    /// The service account as which it joined: nobody logs in on it.
+    pub account: Option<String>,
 }
 
 /// A fresh WireGuard key.
@@ -112,6 +114,8 @@ pub struct Provisional<'a> {
     pub source: Ipv6Addr,
     /// What this machine calls itself.
     pub name: &'a str,
+    /// A token of its own platform, where the join file needs one.
+    pub identity: Option<&'a Secret<String>>,
 }
 
 impl Provisional<'_> {
@@ -164,6 +168,7 @@ impl Provisional<'_> {
             csr: svid_key.csr()?,
             proof: svid_key.sign(&exporter)?,
             recovery: recovery.expose().to_vec(),
+            identity_token: self.identity.map(|token| token.expose().clone()).unwrap_or_default(),
         };
         let channel = channel_over(stream).await?;
         match tokio::time::timeout(ENROL_MAX, rpc::enroll(channel, application)).await {
@@ -245,6 +250,7 @@ impl Provisional<'_> {
                 fingerprint,
             },
             pending: reply.pending,
+            account: reply.account,
         })
     }
 }

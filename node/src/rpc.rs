@@ -63,6 +63,8 @@ pub(crate) struct Application {
     pub proof: Vec<u8>,
     /// The node's recovery secret.
     pub recovery: Vec<u8>,
+    /// A token of its own platform; or nothing.
+    pub identity_token: String,
 }
 
 /// What a node says that comes back under another key.
@@ -104,6 +106,8 @@ pub struct Admission {
     pub pending: bool,
     /// What the administrator will be shown.
     pub fingerprint: String,
+    /// The service account as which a device joined: nobody logs in on it.
+    pub account: Option<String>,
 }
 
 /// Why there is no admission.
@@ -128,6 +132,7 @@ pub(crate) async fn enroll(channel: Channel, application: Application) -> Result
         proof: application.proof,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         recovery: application.recovery,
+        identity_token: application.identity_token,
     };
     let mut client = EnrolmentClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
     let reply = client.enroll(request).await.map_err(|status| NotAdmitted::Refused(status.message().to_owned()))?;
@@ -141,7 +146,12 @@ pub fn read(reply: v1::EnrollReply) -> Result<Admission, convert::WireError> {
     } else {
         Some(Ipv4Addr::from(convert::array::<4>("address_v4", &reply.address_v4)?))
     };
+    let account = match reply.account.as_str() {
+        "" => None,
+        account => Some(convert::display_name("account", account)?),
+    };
     Ok(Admission {
+        account,
         node: reply.node_id,
         chain: reply.chain,
         v6: Ipv6Addr::from(convert::array::<16>("address", &reply.address)?),

@@ -42,6 +42,7 @@ fn requests() -> Vec<Facts> {
     (0..REQUESTS)
         .map(|n| Facts {
             user: format!("u{}", n % 200),
+            workload: false,
             groups: pick("g", 100, &[n, n * 7 + 1, n * 13 + 2]),
             device: Some(format!("d{n}")),
             resource: format!("r{}", (n * 3) % 200),

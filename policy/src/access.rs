@@ -117,7 +117,8 @@ pub fn access(set: &PolicySet, facts: &Facts) -> Access {
 fn access_here(tally: &Tally<'_>) -> Access {
     // An error for which nothing is missing is there in every moment.
     let depends = |(candidate, verdict): &&(&Candidate, Verdict)| {
-        *verdict == Verdict::Erred && !tally.unknown(&candidate.rule.reads).is_empty()
+        let unknown = tally.unknown(&candidate.rule.reads);
+        *verdict == Verdict::Erred && unknown.iter().any(|fact| tally.facts.may_come(*fact))
     };
     let settled: Vec<_> = tally.against.iter().filter(|objection| !depends(objection)).copied().collect();
     if !settled.is_empty() {

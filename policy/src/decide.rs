@@ -71,7 +71,7 @@ pub enum Reason {
         /// What to do, or at least what the condition looks at; may be empty.
         remedy: String,
     },
-    /// No permit names this user for this resource.
+    /// No permit names this user or workload for this resource.
     NoPermit,
 }
 
@@ -145,7 +145,7 @@ impl<'a> Question<'a> {
         let known = known.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)));
         let context = Context::from_pairs(known).ok()?;
         // Not checked against the schema: that would refuse the whole request for one unknown fact.
-        let user = words.uid(Kind::User, &facts.user);
+        let user = words.uid(facts.subject(), &facts.user);
         let resource = words.uid(Kind::Resource, &facts.resource);
         let request = Request::new(user, words.connect.clone(), resource, context, None).ok()?;
         Some(Self { set, facts, request, entities: OnceCell::new(), nothing: Entities::empty() })
@@ -158,7 +158,7 @@ impl<'a> Question<'a> {
             names.iter().flatten().map(|name| words.uid(kind, name)).collect()
         };
         let known = [
-            Entity::new_no_attrs(words.uid(Kind::User, &facts.user), uids(Kind::Group, &facts.groups)),
+            Entity::new_no_attrs(words.uid(facts.subject(), &facts.user), uids(Kind::Group, &facts.groups)),
             Entity::new_no_attrs(words.uid(Kind::Resource, &facts.resource), uids(Kind::Tag, &facts.tags)),
         ];
         Entities::from_entities(known, None).ok()
@@ -308,6 +308,9 @@ impl<'a> Tally<'a> {
 
     /// What a person can do at once, tried and not guessed: would it be otherwise right after a log-in, or a second factor?
     fn fresh(&self, candidate: &Candidate, wanted: Verdict) -> Option<String> {
+        if self.facts.workload {
+            return None;
+        }
         let login = || {
             let fresh = Facts { login_age: Some(Duration::ZERO), ..self.facts.clone() };
             (self.would(candidate, &fresh, Fact::LoginAge)? == wanted)
@@ -344,6 +347,9 @@ impl<'a> Tally<'a> {
 
     fn missing(&self, reads: &BTreeSet<Fact>) -> String {
         match self.unknown(reads).as_slice() {
+            unknown if unknown.iter().any(|fact| !self.facts.may_come(*fact)) => {
+                "a workload has no log-in and no second factor".to_owned()
+            }
             [] => "it cannot be computed (a number too large, for instance)".to_owned(),
             none if none.iter().all(|fact| matches!(fact, Fact::MfaAge | Fact::MfaMethod)) => {
                 "no second factor was given in this session".to_owned()

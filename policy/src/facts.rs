@@ -4,17 +4,21 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use crate::schema::Kind;
+
 /// By which methods a second factor can be given, as policies call them.
-pub const MFA_METHODS: [&str; 3] = ["totp", "recovery-code", "provider"];
+pub const MFA_METHODS: [&str; 4] = ["totp", "recovery-code", "provider", "passkey-local"];
 
 /// What is known when somebody asks to reach a resource.
 ///
 /// `None` means *not known*, never *empty*: a policy that reads an unknown fact errs, and an error never permits.
-/// Users, groups, devices, resources and tags are given by the names that policies use.
+/// Users, workloads, groups, devices, resources and tags are given by the names that policies use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// The user who asks.
+    /// The user who asks, or the workload.
     pub user: String,
+    /// Whether that is a workload: then it has neither log-in nor second factor, and no policy that names a person means it.
+    pub workload: bool,
     /// All groups that the user is in, those of groups in groups included.
     pub groups: Option<BTreeSet<String>>,
     /// The device that the user sits at.
@@ -27,7 +31,7 @@ pub struct Facts {
     pub login_age: Option<Duration>,
     /// How long ago the user last gave a second factor in this session; `None` also where none was given.
     pub mfa_age: Option<Duration>,
-    /// By which method: `totp`, `recovery-code`; `None` where `mfa_age` is.
+    /// By which method: `totp`, `recovery-code`, `passkey-local`; `None` where `mfa_age` is.
     pub mfa_method: Option<String>,
 }
 
@@ -36,6 +40,7 @@ impl Facts {
     pub fn of(user: impl Into<String>, resource: impl Into<String>) -> Self {
         Self {
             user: user.into(),
+            workload: false,
             groups: None,
             device: None,
             resource: resource.into(),
@@ -43,6 +48,25 @@ impl Facts {
             login_age: None,
             mfa_age: None,
             mfa_method: None,
+        }
+    }
+
+    /// The same of a workload of this name.
+    #[must_use]
+    pub fn of_workload(self) -> Self {
+        Self { workload: true, login_age: None, mfa_age: None, mfa_method: None, ..self }
+    }
+
+    /// The kind of who asks.
+    pub(crate) fn subject(&self) -> Kind {
+        if self.workload { Kind::Workload } else { Kind::User }
+    }
+
+    /// Whether some moment could tell this fact, if it is not known: a log-in, a factor, the device that is asked from.
+    pub(crate) fn may_come(&self, fact: Fact) -> bool {
+        match fact {
+            Fact::Groups | Fact::Tags | Fact::Device => true,
+            Fact::LoginAge | Fact::MfaAge | Fact::MfaMethod => !self.workload,
         }
     }
 

@@ -95,5 +95,6 @@ impl Index {
             .matching(&facts.resource, facts.tags.as_ref())
             .flat_map(|who| who.matching(&facts.user, facts.groups.as_ref()))
             .flatten()
+            .filter(|candidate| candidate.rule.scope.as_ref().is_some_and(|scope| scope.takes(facts.subject())))
     }
 }

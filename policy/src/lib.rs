@@ -31,6 +31,6 @@ pub use decide::{Decision, Reason, decide};
 pub use diff::{Diff, diff};
 pub use explain::explain;
 pub use facts::{Fact, Facts, MFA_METHODS};
-pub use lint::{Names, Warning, unknown_names};
+pub use lint::{Names, Warning, open_to_all, unknown_names};
 pub use survey::{Population, Shift, Shifts, Survey, compare};
-pub use visible::visible;
+pub use visible::{sees, visible};

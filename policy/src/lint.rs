@@ -49,6 +49,8 @@ pub struct Names {
     pub tags: BTreeSet<String>,
     /// Of devices.
     pub devices: BTreeSet<String>,
+    /// Of workloads.
+    pub workloads: BTreeSet<String>,
 }
 
 impl Names {
@@ -59,6 +61,7 @@ impl Names {
             Kind::Resource => &self.resources,
             Kind::Tag => &self.tags,
             Kind::Device => &self.devices,
+            Kind::Workload => &self.workloads,
         };
         names.contains(name)
     }
@@ -75,6 +78,15 @@ pub fn unknown_names(set: &PolicySet, known: &Names) -> Vec<Warning> {
     }
     warnings.sort();
     warnings
+}
+
+/// The permits that name whoever it is, people and workloads alike: `permit(principal, ...)`.
+pub fn open_to_all(set: &PolicySet) -> Vec<Warning> {
+    let names_all = |rule: &&Rule| {
+        rule.effect == Effect::Permit && rule.scope.as_ref().is_some_and(|s| s.who == Side::Any && s.only.is_none())
+    };
+    let text = "names workloads, too: `principal is User` means people alone";
+    set.rules().filter(names_all).map(|rule| Warning::of(rule, text)).collect()
 }
 
 /// Warnings about the set itself.
@@ -120,7 +132,9 @@ fn wider(scope: &Scope) -> Vec<Scope> {
     let sides = |side: &Side| if *side == Side::Any { vec![Side::Any] } else { vec![side.clone(), Side::Any] };
     let mut all = Vec::new();
     for who in sides(&scope.who) {
-        all.extend(sides(&scope.what).into_iter().map(|what| Scope { who: who.clone(), what }));
+        for only in [scope.only, None] {
+            all.extend(sides(&scope.what).into_iter().map(|what| Scope { who: who.clone(), only, what }));
+        }
     }
     all
 }

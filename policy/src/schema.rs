@@ -17,14 +17,15 @@ use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema};
 pub const SCHEMA: &str = r#"
 entity Group;
 entity User in [Group];
+entity Workload in [Group];
 entity Tag;
 entity Resource in [Tag];
 entity Device;
 action connect appliesTo {
-    principal: User,
+    principal: [User, Workload],
     resource: Resource,
     context: {
-        // Whole seconds since the user logged in.
+        // Whole seconds since the user logged in. Not known of a workload: it never does.
         login_age_s: Long,
         // The enrolled machine that asks.
         device: Device,
@@ -49,11 +50,13 @@ pub enum Kind {
     Tag,
     /// `Device::"..."`
     Device,
+    /// `Workload::"..."`
+    Workload,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::User, Self::Group, Self::Resource, Self::Tag, Self::Device];
+    pub const ALL: [Self; 6] = [Self::User, Self::Group, Self::Resource, Self::Tag, Self::Device, Self::Workload];
 
     /// The entity type's name.
     pub fn name(self) -> &'static str {
@@ -63,6 +66,7 @@ impl Kind {
             Self::Resource => "Resource",
             Self::Tag => "Tag",
             Self::Device => "Device",
+            Self::Workload => "Workload",
         }
     }
 
@@ -86,7 +90,7 @@ impl Kind {
 pub(crate) struct Vocabulary {
     pub(crate) schema: Schema,
     pub(crate) connect: EntityUid,
-    types: [EntityTypeName; 5],
+    types: [EntityTypeName; 6],
 }
 
 impl Vocabulary {
@@ -110,19 +114,21 @@ impl Vocabulary {
                 kind(Kind::Resource)?,
                 kind(Kind::Tag)?,
                 kind(Kind::Device)?,
+                kind(Kind::Workload)?,
             ],
         })
     }
 
     /// The uid of a thing by its name.
     pub(crate) fn uid(&self, kind: Kind, name: &str) -> EntityUid {
-        let [user, group, resource, tag, device] = &self.types;
+        let [user, group, resource, tag, device, workload] = &self.types;
         let of = match kind {
             Kind::User => user,
             Kind::Group => group,
             Kind::Resource => resource,
             Kind::Tag => tag,
             Kind::Device => device,
+            Kind::Workload => workload,
         };
         EntityUid::from_type_name_and_id(of.clone(), EntityId::new(name))
     }

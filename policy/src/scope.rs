@@ -4,12 +4,12 @@ use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, Res
 
 use crate::schema::Kind;
 
-/// One side of a scope: users and groups on the left, resources and tags on the right.
+/// One side of a scope: users, workloads and groups on the left, resources and tags on the right.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
     /// Everyone, or everything.
     Any,
-    /// This user, or this resource.
+    /// This user or workload, or this resource.
     One(String),
     /// The members of this group, or all that carry this tag.
     Members(String),
@@ -19,6 +19,8 @@ pub(crate) enum Side {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Scope {
     pub(crate) who: Side,
+    /// People or workloads alone, where the head says which: `== User::"x"`, `is Workload`. A name means one of them, never both.
+    pub(crate) only: Option<Kind>,
     pub(crate) what: Side,
 }
 
@@ -33,49 +35,62 @@ impl Scope {
         if !acts {
             return None;
         }
-        let who = Kinds { one: Kind::User, members: Kind::Group };
-        let who = match policy.principal_constraint() {
-            PrincipalConstraint::Any => Side::Any,
-            PrincipalConstraint::Is(kind) => who.is(Kind::of_type(&kind))?,
+        let who = Kinds { one: &[Kind::User, Kind::Workload], members: Kind::Group };
+        let (who, only) = match policy.principal_constraint() {
+            PrincipalConstraint::Any => (Side::Any, None),
+            PrincipalConstraint::Is(kind) => (Side::Any, Some(who.is(Kind::of_type(&kind))?)),
             PrincipalConstraint::Eq(uid) => who.equals(&uid)?,
             PrincipalConstraint::In(uid) => who.within(&uid)?,
-            PrincipalConstraint::IsIn(kind, uid) => who.is(Kind::of_type(&kind)).and_then(|_| who.within(&uid))?,
+            PrincipalConstraint::IsIn(kind, uid) => who.is_within(Kind::of_type(&kind), &uid)?,
         };
-        let what = Kinds { one: Kind::Resource, members: Kind::Tag };
-        let what = match policy.resource_constraint() {
-            ResourceConstraint::Any => Side::Any,
-            ResourceConstraint::Is(kind) => what.is(Kind::of_type(&kind))?,
+        let what = Kinds { one: &[Kind::Resource], members: Kind::Tag };
+        let (what, _) = match policy.resource_constraint() {
+            ResourceConstraint::Any => (Side::Any, None),
+            ResourceConstraint::Is(kind) => (Side::Any, Some(what.is(Kind::of_type(&kind))?)),
             ResourceConstraint::Eq(uid) => what.equals(&uid)?,
             ResourceConstraint::In(uid) => what.within(&uid)?,
-            ResourceConstraint::IsIn(kind, uid) => what.is(Kind::of_type(&kind)).and_then(|_| what.within(&uid))?,
+            ResourceConstraint::IsIn(kind, uid) => what.is_within(Kind::of_type(&kind), &uid)?,
         };
-        Some(Self { who, what })
+        Some(Self { who, only, what })
+    }
+
+    /// Whether subjects of this kind are among those that it names.
+    pub(crate) fn takes(&self, subject: Kind) -> bool {
+        self.only.is_none_or(|only| only == subject)
     }
 }
 
-/// The two kinds of one side.
+/// The kinds of one side.
 struct Kinds {
-    one: Kind,
+    one: &'static [Kind],
     members: Kind,
 }
 
+/// Whom a head names, and of which kind alone they are.
+type Named = (Side, Option<Kind>);
+
 impl Kinds {
-    fn is(&self, kind: Option<Kind>) -> Option<Side> {
-        (kind == Some(self.one)).then_some(Side::Any)
+    fn is(&self, kind: Option<Kind>) -> Option<Kind> {
+        kind.filter(|kind| self.one.contains(kind))
     }
 
-    fn equals(&self, uid: &EntityUid) -> Option<Side> {
-        match Kind::of(uid) {
-            Some((kind, name)) if kind == self.one => Some(Side::One(name.to_owned())),
-            _ => None,
-        }
+    fn equals(&self, uid: &EntityUid) -> Option<Named> {
+        let (kind, name) = Kind::of(uid)?;
+        Some((Side::One(name.to_owned()), Some(self.is(Some(kind))?)))
     }
 
     /// `in` is reflexive: a user is "in" itself.
-    fn within(&self, uid: &EntityUid) -> Option<Side> {
+    fn within(&self, uid: &EntityUid) -> Option<Named> {
         match Kind::of(uid) {
-            Some((kind, name)) if kind == self.members => Some(Side::Members(name.to_owned())),
+            Some((kind, name)) if kind == self.members => Some((Side::Members(name.to_owned()), None)),
             _ => self.equals(uid),
         }
+    }
+
+    fn is_within(&self, kind: Option<Kind>, uid: &EntityUid) -> Option<Named> {
+        let kind = self.is(kind)?;
+        let (side, only) = self.within(uid)?;
+        // `is User in Workload::"x"` means nobody.
+        only.is_none_or(|only| only == kind).then_some((side, Some(kind)))
     }
 }

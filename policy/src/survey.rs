@@ -15,11 +15,13 @@ use crate::schema::Kind;
 use crate::scope::{Scope, Side};
 use crate::visible::is_named;
 
-/// Everybody and everything, by name: users with their groups, resources with their tags.
+/// Everybody and everything, by name: users and workloads with their groups, resources with their tags.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Population {
     /// Users.
     pub users: BTreeMap<String, BTreeSet<String>>,
+    /// Workloads; no name of theirs is a user's.
+    pub workloads: BTreeMap<String, BTreeSet<String>>,
     /// Resources.
     pub resources: BTreeMap<String, BTreeSet<String>>,
 }
@@ -31,36 +33,59 @@ pub struct TooMany(pub usize);
 
 /// One side of a population in classes.
 struct Classes<'a> {
-    /// By name, the place of its class.
-    of: BTreeMap<&'a str, usize>,
-    /// For each class how many there are in it, and its first name with all its memberships.
-    all: Vec<(u64, &'a str, &'a BTreeSet<String>)>,
+    /// By name and kind, the place of its class.
+    of: BTreeMap<(&'a str, Kind), usize>,
+    /// For each class how many there are in it, and its first.
+    all: Vec<(u64, Member<'a>)>,
+}
+
+/// One of a population: its kind, its name, and all its memberships.
+type Member<'a> = (Kind, &'a str, &'a BTreeSet<String>);
+
+fn members(all: &BTreeMap<String, BTreeSet<String>>, kind: Kind) -> impl Iterator<Item = Member<'_>> {
+    all.iter().map(move |(name, of)| (kind, name.as_str(), of))
+}
+
+impl Population {
+    fn subjects(&self) -> impl Iterator<Item = Member<'_>> {
+        members(&self.users, Kind::User).chain(members(&self.workloads, Kind::Workload))
+    }
+    fn things(&self) -> impl Iterator<Item = Member<'_>> {
+        members(&self.resources, Kind::Resource)
+    }
+}
+
+/// Of a subject and a resource, whatever the moment.
+fn facts((kind, user, groups): Member<'_>, (_, resource, tags): Member<'_>) -> Facts {
+    let known = Facts { groups: Some(groups.clone()), tags: Some(tags.clone()), ..Facts::of(user, resource) };
+    if kind == Kind::Workload { known.of_workload() } else { known }
 }
 
 impl<'a> Classes<'a> {
-    fn new(all: &'a BTreeMap<String, BTreeSet<String>>, sets: &[&PolicySet], one: Kind, many: Kind) -> Self {
+    fn new(all: impl Iterator<Item = Member<'a>>, sets: &[&PolicySet], many: Kind) -> Self {
         let rules = || sets.iter().flat_map(|set| set.rules()).flat_map(|rule| &rule.names);
         let mentioned = |wanted: Kind| -> BTreeSet<&str> {
             rules().filter(|(kind, _)| *kind == wanted).map(|(_, name)| name.as_str()).collect()
         };
-        let (names, memberships) = (mentioned(one), mentioned(many));
-        let mut places: BTreeMap<(Option<&str>, BTreeSet<&str>), usize> = BTreeMap::new();
+        let memberships = mentioned(many);
+        let named: BTreeMap<Kind, BTreeSet<&str>> = Kind::ALL.into_iter().map(|kind| (kind, mentioned(kind))).collect();
+        let mut places: BTreeMap<(Kind, Option<&str>, BTreeSet<&str>), usize> = BTreeMap::new();
         let mut classes = Self { of: BTreeMap::new(), all: Vec::new() };
-        for (name, of) in all {
-            let named = names.get(name.as_str()).copied();
+        for (kind, name, of) in all {
+            let named = named.get(&kind).and_then(|names| names.get(name)).copied();
             let members = of.iter().map(String::as_str).filter(|membership| memberships.contains(membership)).collect();
-            let place = *places.entry((named, members)).or_insert(classes.all.len());
-            classes.of.insert(name, place);
+            let place = *places.entry((kind, named, members)).or_insert(classes.all.len());
+            classes.of.insert((name, kind), place);
             match classes.all.get_mut(place) {
-                Some((count, ..)) => *count += 1,
-                None => classes.all.push((1, name, of)),
+                Some((count, _)) => *count += 1,
+                None => classes.all.push((1, (kind, name, of))),
             }
         }
         classes
     }
 }
 
-/// What every user may reach.
+/// What every user and workload may reach.
 pub struct Survey<'a> {
     users: Classes<'a>,
     resources: Classes<'a>,
@@ -71,29 +96,25 @@ pub struct Survey<'a> {
 impl<'a> Survey<'a> {
     /// Decides for everybody.
     pub fn new(set: &PolicySet, population: &'a Population) -> Result<Self, TooMany> {
-        let users = Classes::new(&population.users, &[set], Kind::User, Kind::Group);
-        let resources = Classes::new(&population.resources, &[set], Kind::Resource, Kind::Tag);
+        let users = Classes::new(population.subjects(), &[set], Kind::Group);
+        let resources = Classes::new(population.things(), &[set], Kind::Tag);
         let decisions = users.all.len().saturating_mul(resources.all.len());
         if decisions > ACCESS_DECISIONS_MAX {
             return Err(TooMany(decisions));
         }
-        let cell = |user: (&str, &BTreeSet<String>), resource: (&str, &BTreeSet<String>)| {
-            let (groups, tags) = (Some(user.1.clone()), Some(resource.1.clone()));
-            access(set, &Facts { groups, tags, ..Facts::of(user.0, resource.0) })
-        };
-        let row = |(_, user, groups): &(u64, &str, &BTreeSet<String>)| -> Vec<Access> {
-            resources.all.iter().map(|(_, resource, tags)| cell((user, groups), (resource, tags))).collect()
+        let row = |(_, subject): &(u64, Member<'_>)| -> Vec<Access> {
+            resources.all.iter().map(|(_, resource)| access(set, &facts(*subject, *resource))).collect()
         };
         let cells = users.all.iter().map(row).collect();
         Ok(Self { users, resources, cells })
     }
 
-    /// Every user with every resource, ordered by user, then by resource.
+    /// Every user and workload with every resource, ordered by their names, then by resource.
     pub fn rows(&self) -> impl Iterator<Item = (&'a str, &'a str, &Access)> {
-        self.users.of.iter().flat_map(move |(user, row)| {
+        self.users.of.iter().flat_map(move |((user, _), row)| {
             let cells = self.cells.get(*row);
             let found = move |place: &usize| cells.and_then(|cells| cells.get(*place));
-            self.resources.of.iter().filter_map(move |(resource, at)| Some((*user, *resource, found(at)?)))
+            self.resources.of.iter().filter_map(move |((resource, _), at)| Some((*user, *resource, found(at)?)))
         })
     }
 
@@ -153,18 +174,23 @@ pub fn compare(
     decisions_max: usize,
 ) -> Result<Shifts, TooMany> {
     let (users, resources) = (
-        Classes::new(&population.users, &[old, new], Kind::User, Kind::Group),
-        Classes::new(&population.resources, &[old, new], Kind::Resource, Kind::Tag),
+        Classes::new(population.subjects(), &[old, new], Kind::Group),
+        Classes::new(population.things(), &[old, new], Kind::Tag),
     );
     let heads = changed_heads(old, new);
     let mut shifts = Shifts::default();
     let mut found: Vec<(u8, Shift)> = Vec::new();
     let too_many = || TooMany(users.all.len().saturating_mul(resources.all.len()));
     let (mut decisions, mut looks) = (0, 0);
-    for (many, user, groups) in &users.all {
-        let whats: BTreeSet<&Side> =
-            heads.iter().filter(|head| is_named(&head.who, user, groups)).map(|head| &head.what).collect();
-        for (more, resource, tags) in &resources.all {
+    for (many, subject) in &users.all {
+        let (kind, user, groups) = *subject;
+        let whats: BTreeSet<&Side> = heads
+            .iter()
+            .filter(|head| head.takes(kind) && is_named(&head.who, user, groups))
+            .map(|head| &head.what)
+            .collect();
+        for (more, thing) in &resources.all {
+            let (_, resource, tags) = *thing;
             looks += whats.len();
             if looks > decisions_max.saturating_mul(LOOKS_PER_DECISION) {
                 return Err(too_many());
@@ -176,8 +202,7 @@ pub fn compare(
             if decisions > decisions_max {
                 return Err(too_many());
             }
-            let facts =
-                Facts { groups: Some((*groups).clone()), tags: Some((*tags).clone()), ..Facts::of(*user, *resource) };
+            let facts = facts(*subject, *thing);
             let (before, after) = (access(old, &facts), access(new, &facts));
             if before.equals(&after) {
                 continue;
@@ -188,7 +213,7 @@ pub fn compare(
                 std::cmp::Ordering::Less => (2, &mut shifts.narrowed),
             };
             *count = count.saturating_add(many.saturating_mul(*more));
-            let (user, resource) = ((*user).to_owned(), (*resource).to_owned());
+            let (user, resource) = (user.to_owned(), resource.to_owned());
             found.push((rank, Shift { user, resource, before, after }));
         }
     }
@@ -224,6 +249,7 @@ mod tests {
         Population {
             users: members(&[("ann", &["eng"]), ("ben", &["eng", "fun"]), ("cat", &["ops"]), ("dan", &[])]),
             resources: members(&[("pg", &["db"]), ("wiki", &[]), ("redis", &["db", "fast"])]),
+            ..Population::default()
         }
     }
 
@@ -284,7 +310,7 @@ mod tests {
             (0..n).map(|i| format!("{kind}::\"{i}\"")).collect::<Vec<_>>().join(",")
         };
         let many = |n: usize| (0..n).map(|i| (i.to_string(), BTreeSet::new())).collect::<BTreeMap<_, _>>();
-        let population = Population { users: many(20_000), resources: many(2_000) };
+        let population = Population { users: many(20_000), resources: many(2_000), ..Population::default() };
         let alike = set("permit(principal, action, resource);");
         assert_eq!(Survey::new(&alike, &population).map(|s| s.counts()).unwrap(), [40_000_000, 0, 0]);
         let side = ACCESS_DECISIONS_MAX.isqrt() + 1;
@@ -311,7 +337,7 @@ mod tests {
     #[test]
     fn examples_are_bounded() {
         let users = (0..ACCESS_EXAMPLES_MAX + 5).map(|i| (format!("u{i}"), BTreeSet::new())).collect();
-        let population = Population { users, resources: members(&[("pg", &[])]) };
+        let population = Population { users, resources: members(&[("pg", &[])]), ..Population::default() };
         let each = |i: usize| format!("permit(principal == User::\"u{i}\", action, resource);");
         let all: String = (0..ACCESS_EXAMPLES_MAX + 5).map(each).collect();
         let shifts = compare(&set(""), &set(&all), &population, ACCESS_DECISIONS_MAX).unwrap();

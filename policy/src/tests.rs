@@ -9,7 +9,7 @@ use model::limits::{
     REASONS_MAX,
 };
 
-use crate::{Decision, Fact, Facts, PolicySet, Problem, Reason, compile, decide};
+use crate::{Decision, Fact, Facts, PolicySet, Problem, Reason, access, compile, decide, sees};
 
 mod oracle;
 
@@ -28,6 +28,7 @@ fn names(items: &[&str]) -> Option<BTreeSet<String>> {
 fn engineer() -> Facts {
     Facts {
         user: "engineer".into(),
+        workload: false,
         groups: names(&["engineers"]),
         device: Some("laptop".into()),
         resource: "postgres".into(),
@@ -375,4 +376,57 @@ fn too_much_is_refused_exactly_past_its_limit() {
         assert!(compile(&[("p", annotated(max))]).is_ok());
         assert!(compile(&[("p", annotated(max + 1))]).is_err());
     }
+}
+
+#[test]
+fn people_and_workloads_share_groups_and_nothing_else() {
+    let text = r#"
+        @id("group") permit(principal in Group::"engineers", action, resource == Resource::"shared");
+        @id("person") permit(principal == User::"build", action, resource == Resource::"persons");
+        @id("workload") permit(principal == Workload::"build", action, resource == Resource::"workloads");
+        @id("people") permit(principal is User, action, resource == Resource::"people");
+        @id("programs") permit(principal is Workload in Group::"engineers", action, resource == Resource::"programs");
+        @id("all") permit(principal, action, resource == Resource::"open");
+        @id("nobody") permit(principal is User in Workload::"build", action, resource == Resource::"nothing");
+    "#;
+    let set = compile(&[("p", text)]).unwrap();
+    let reach = |workload: bool| -> Vec<&str> {
+        let of = |resource: &str| {
+            let facts = Facts { user: "build".into(), resource: resource.into(), ..engineer() };
+            if workload { facts.of_workload() } else { facts }
+        };
+        let all = ["shared", "persons", "workloads", "people", "programs", "open", "nothing"];
+        for resource in all {
+            assert_eq!(decide(&set, &of(resource)).is_permit(), sees(&set, &of(resource)), "{resource}");
+        }
+        all.into_iter().filter(|resource| decide(&set, &of(resource)).is_permit()).collect()
+    };
+    assert_eq!(reach(false), ["shared", "persons", "people", "open"]);
+    assert_eq!(reach(true), ["shared", "workloads", "programs", "open"]);
+    let warned: Vec<String> = crate::open_to_all(&set).into_iter().map(|w| w.policy).collect();
+    assert_eq!(warned, ["all"], "what names everyone says so");
+    assert!(set.warnings().iter().any(|w| w.policy == "nobody" && w.text.contains("no effect")));
+}
+
+#[test]
+fn a_condition_on_a_log_in_permits_no_workload_and_forbids_it() {
+    let text = r#"
+        @id("fresh") permit(principal in Group::"engineers", action, resource == Resource::"fresh") when { context.login_age_s < 900 };
+        @id("open") permit(principal in Group::"engineers", action, resource == Resource::"stale");
+        @id("stale") forbid(principal, action, resource == Resource::"stale") when { context.login_age_s > 86400 };
+        @id("mine") permit(principal in Group::"engineers", action, resource == Resource::"mine");
+        @id("people") forbid(principal is User, action, resource == Resource::"mine") when { context.login_age_s > 86400 };
+        @id("desk") permit(principal in Group::"engineers", action, resource == Resource::"desk") when { context.device == Device::"laptop" };
+    "#;
+    let set = compile(&[("p", text)]).unwrap();
+    let of = |resource: &str| Facts { resource: resource.into(), ..engineer() }.of_workload();
+    for (resource, policy) in [("fresh", "fresh"), ("stale", "stale")] {
+        let reasons = reasons(decide(&set, &of(resource)));
+        let Reason::Unknown { policy: by, what, remedy, .. } = &reasons[0] else { panic!("{reasons:?}") };
+        assert_eq!((by.as_str(), what.as_str()), (policy, "a workload has no log-in and no second factor"));
+        assert_eq!(remedy, "", "no log-in helps a program");
+        assert_eq!(access(&set, &of(resource)).word(), "never");
+    }
+    assert!(decide(&set, &of("mine")).is_permit() && decide(&set, &of("desk")).is_permit());
+    assert_eq!(access(&set, &of("desk")).word(), "if", "from this device alone");
 }

@@ -6,7 +6,18 @@
 use std::collections::BTreeSet;
 
 use crate::compile::{Effect, PolicySet};
+use crate::facts::Facts;
+use crate::schema::Kind;
 use crate::scope::Side;
+
+/// Whether the subject of these facts may see their resource.
+pub fn sees(set: &PolicySet, facts: &Facts) -> bool {
+    let (Some(groups), Some(tags)) = (&facts.groups, &facts.tags) else { return false };
+    let permits = set.rules().filter(|rule| rule.effect == Effect::Permit).filter_map(|rule| rule.scope.as_ref());
+    permits
+        .filter(|scope| scope.takes(facts.subject()))
+        .any(|scope| is_named(&scope.who, &facts.user, groups) && is_named(&scope.what, &facts.resource, tags))
+}
 
 /// Of the given resources (name and tags), those that the user in these groups may see.
 pub fn visible<'a>(
@@ -20,7 +31,7 @@ pub fn visible<'a>(
         .rules()
         .filter(|rule| rule.effect == Effect::Permit)
         .filter_map(|rule| rule.scope.as_ref())
-        .filter(|scope| is_named(&scope.who, user, groups))
+        .filter(|scope| scope.takes(Kind::User) && is_named(&scope.who, user, groups))
         .map(|scope| &scope.what)
         .collect();
     if named.is_empty() {

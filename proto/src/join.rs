@@ -81,6 +81,8 @@ pub struct JoinFile {
     pub expires: WallMs,
     /// The secret s of the knock.
     pub secret: Secret<[u8; 32]>,
+    /// It admits nobody by itself: a token of the machine's own platform goes with it.
+    pub needs_token: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -96,6 +98,8 @@ struct OnDisk {
     kind: JoinKind,
     expires: WallMs,
     secret: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    needs_token: bool,
 }
 
 /// Where serde stopped; its own words may quote the file's content, the secret included.
@@ -126,6 +130,7 @@ impl JoinFile {
             kind: self.kind,
             expires: self.expires,
             secret: STANDARD.encode(self.secret.expose()),
+            needs_token: self.needs_token,
         };
         serde_json::to_string_pretty(&disk).map(|t| t + "\n").map_err(|e| JoinError::Shape(place(&e)))
     }
@@ -169,6 +174,7 @@ impl JoinFile {
             prefixes: disk.prefixes,
             kind: disk.kind,
             expires: disk.expires,
+            needs_token: disk.needs_token,
         };
         if file.kind != wanted {
             return Err(JoinError::Kind { found: file.kind, wanted });
@@ -235,6 +241,7 @@ mod tests {
             kind: JoinKind::Device,
             expires: WallMs(1_000),
             secret: Secret::new([7; 32]),
+            needs_token: false,
         }
     }
 
@@ -246,6 +253,9 @@ mod tests {
             (back.controller_key, back.endpoints, back.secret),
             (file().controller_key, file().endpoints, file().secret)
         );
+        assert!(!back.needs_token && !text.contains("needs_token"), "a file of an earlier release");
+        let text = JoinFile { needs_token: true, ..file() }.to_text().unwrap();
+        assert!(JoinFile::parse(&text, JoinKind::Device, WallMs(999)).unwrap().needs_token);
     }
 
     #[test]

@@ -23,6 +23,7 @@ redact!(admin::AddUserRequest, "AddUserRequest", name, groups);
 redact!(admin::SetPasswordRequest, "SetPasswordRequest", user);
 redact!(admin::CreateJoinKeyReply, "CreateJoinKeyReply", changed);
 redact!(admin::BackupRequest, "BackupRequest", recipients);
+redact!(admin::MakeFederationFileReply, "MakeFederationFileReply", fingerprint, expires_ms);
 redact!(local::UpRequest, "UpRequest", name);
 redact!(local::LoginRequest, "LoginRequest", user);
 redact!(v1::BeginTotpReply, "BeginTotpReply", id);
@@ -49,7 +50,10 @@ mod tests {
         let bytes = || b"canary".to_vec();
         let shown = [
             format!("{:?}", v1::LoginRequest { user: "clerk".into(), password: canary() }),
-            format!("{:?}", v1::EnrollRequest { token: bytes(), recovery: bytes(), ..Default::default() }),
+            format!(
+                "{:?}",
+                v1::EnrollRequest { token: bytes(), recovery: bytes(), identity_token: canary(), ..Default::default() }
+            ),
             format!("{:?}", v1::RecoverRequest { token: bytes(), ..Default::default() }),
             format!("{:?}", v1::Pairing { psk: bytes(), ..Default::default() }),
             format!(
@@ -60,8 +64,9 @@ mod tests {
             format!("{:?}", admin::AddUserRequest { password: canary(), ..Default::default() }),
             format!("{:?}", admin::SetPasswordRequest { user: "clerk".into(), password: canary() }),
             format!("{:?}", admin::CreateJoinKeyReply { join_file: bytes(), ..Default::default() }),
+            format!("{:?}", admin::MakeFederationFileReply { join_file: bytes(), ..Default::default() }),
             format!("{:?}", admin::BackupRequest { passphrase: canary(), recipients: Vec::new() }),
-            format!("{:?}", local::UpRequest { join_file: canary(), name: "laptop".into() }),
+            format!("{:?}", local::UpRequest { join_file: canary(), name: "laptop".into(), identity_token: canary() }),
             format!("{:?}", v1::BeginTotpReply { id: "fa".into(), secret: canary(), uri: canary() }),
             format!("{:?}", v1::ConfirmTotpRequest { id: "fa".into(), code: canary() }),
             format!("{:?}", v1::RecoveryCodes { codes: vec![canary()] }),

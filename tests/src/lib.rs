@@ -2,7 +2,7 @@
 //!
 //! [`lab::World`] makes the network and runs programs in it; [`service`] holds the services that it protects;
 //! [`probe`] asks them, so that a test needs no other program ([`exchange`]: do bytes come out as they went in?); [`scan`] looks for whatever answers a stranger, [`leaks`] for
-//! what leaves a host in the clear; [`authenticator`] is the app on a phone, [`perimeter`] brings a whole organisation up, [`demo`] shows it, [`measure`] takes its
+//! what leaves a host in the clear; [`authenticator`] is the app on a phone, [`issuer`] a platform that gives programs tokens, [`perimeter`] brings a whole organisation up, [`demo`] shows it, [`measure`] takes its
 //! figures, [`bench`] compares its speed with that of others, [`interop`] puts our packet path at one end of a tunnel and another program at the other, [`check`] makes bad days happen, [`wire`] says which calls and
 //! texts there are, [`parsers`] lists whatever reads what others wrote, and [`command`] is the command line.
 
@@ -14,6 +14,7 @@ pub mod command;
 pub mod demo;
 pub mod exchange;
 pub mod interop;
+pub mod issuer;
 pub mod lab;
 pub mod leaks;
 pub mod measure;

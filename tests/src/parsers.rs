@@ -10,6 +10,7 @@
 //! | `files` | a disk: join files, identities, state, records of the store, audit trails, backups |
 //! | `texts` | people and other programs: policies, names, numbers, resolv.conf, /proc |
 //! | `certificates` | whoever shows one |
+//! | `passkeys` | whoever sits at a device: answers of browsers and authenticators, and the CBOR in them |
 //! | `tokens` | whoever shows one, and who made it: JSON Web Tokens and sets of keys |
 //! | `mutate` | (one input becomes another) |
 //! | `corpus` | (what is kept in `fuzz/corpus`, one folder a parser) |
@@ -27,6 +28,7 @@ pub mod messages;
 mod mutate;
 mod offload;
 mod packets;
+mod passkeys;
 mod pieces;
 mod texts;
 mod tokens;
@@ -80,6 +82,7 @@ pub fn all() -> Vec<Parser> {
         texts::PARSERS,
         certificates::PARSERS,
         tokens::PARSERS,
+        passkeys::PARSERS,
     ]
     .concat()
 }

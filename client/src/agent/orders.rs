@@ -87,6 +87,28 @@ pub enum FactorOrder {
     Remove(String, Reply<local::RemoveFactorReply>),
     /// New recovery codes.
     Renew(Reply<local::RecoveryCodes>),
+    /// Ask for a new passkey.
+    BeginPasskey {
+        /// What it will be called.
+        name: String,
+        /// Where the page is.
+        port: u16,
+        /// The answer.
+        reply: Reply<local::PasskeyQuestion>,
+    },
+    /// What the browser answered to that.
+    ConfirmPasskey(Vec<u8>, Reply<local::RecoveryCodes>),
+    /// Ask for a passkey as a second factor.
+    AskPasskey {
+        /// For which resource, as a person names it; empty: none in particular.
+        resource: String,
+        /// Where the page is.
+        port: u16,
+        /// The answer.
+        reply: Reply<local::PasskeyQuestion>,
+    },
+    /// What the browser answered to that.
+    VerifyPasskey(Vec<u8>, Reply<local::VerifyFactorReply>),
 }
 
 /// What may be asked about signing in at an identity provider: the controller answers it.
@@ -242,6 +264,10 @@ impl Agent {
 
     fn factor(&self, order: FactorOrder) {
         let (channel, inner) = (self.link.channel(), self.inner.clone());
+        let resource = match &order {
+            FactorOrder::AskPasskey { resource, .. } if !resource.is_empty() => Some(self.named(resource)),
+            _ => None,
+        };
         tokio::spawn(async move {
             let channel = channel.map_err(unreachable);
             match order {
@@ -260,6 +286,23 @@ impl Agent {
                 }
                 FactorOrder::Remove(factor, reply) => pass(reply, channel, |c| rpc::remove_factor(c, factor)).await,
                 FactorOrder::Renew(reply) => pass(reply, channel, rpc::renew_recovery_codes).await,
+                FactorOrder::BeginPasskey { name, port, reply } => {
+                    pass(reply, channel, |c| rpc::begin_passkey(c, name, port)).await;
+                }
+                FactorOrder::ConfirmPasskey(answer, reply) => {
+                    pass(reply, channel, |c| rpc::confirm_passkey(c, answer)).await;
+                }
+                FactorOrder::AskPasskey { port, reply, .. } => {
+                    pass(reply, channel, async |c| rpc::ask_passkey(c, resource.transpose()?, port).await).await;
+                }
+                FactorOrder::VerifyPasskey(answer, reply) => {
+                    let verify = async |channel| {
+                        let proven = rpc::verify_passkey(channel, answer).await?;
+                        let _ = inner.send(Inner::Proven).await;
+                        Ok(proven)
+                    };
+                    pass(reply, channel, verify).await;
+                }
             }
         });
     }

@@ -131,6 +131,7 @@ impl Agent {
                 ends_in_ms: self.left(s.ends),
                 factor: s.factor.as_ref().map(|(method, _)| method.clone()).unwrap_or_default(),
                 factor_ms_ago: self.ago(s.factor.as_ref().map(|(_, at)| *at)),
+                workload: s.workload,
             }),
             pairings: self.pairing_statuses(),
             grants: self

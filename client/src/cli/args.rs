@@ -137,6 +137,9 @@ pub(super) struct UpArgs {
     /// A join file from your administrator, for the first time.
     #[arg(long, value_name = "FILE")]
     pub join: Option<PathBuf>,
+    /// A file with a token of this machine's own platform, for the join file of a federation rule (`-`: standard input).
+    #[arg(long, value_name = "FILE", requires = "join")]
+    pub token_file: Option<PathBuf>,
     /// Join the organisation of the join file without asking.
     #[arg(long, requires = "join")]
     pub yes: bool,
@@ -168,10 +171,10 @@ pub(super) struct LoginArgs {
 pub(super) enum Mfa {
     /// List your second factors.
     Ls,
-    /// Add an authenticator app: shows what it needs, and asks for the code that it shows then.
+    /// Add an authenticator app: shows what it needs, and asks for the code that it shows then. With --passkey: add a passkey.
     Add(AddArgs),
     /// Give a second factor now.
-    Verify(CodeArgs),
+    Verify(GiveArgs),
     /// Remove one.
     Rm(FactorArgs),
     /// Make new recovery codes; the old ones end.
@@ -180,16 +183,29 @@ pub(super) enum Mfa {
 
 #[derive(Debug, Options)]
 pub(super) struct AddArgs {
-    /// What you call it.
-    #[arg(default_value = "app")]
-    pub name: String,
+    /// What you call it; else `app`, or `passkey`.
+    pub name: Option<String>,
+    /// A passkey (security key, phone, password manager), by way of your browser, instead of an app.
+    #[arg(long)]
+    pub passkey: bool,
+    /// Only print the address of the page, which you open in a browser on this machine.
+    #[arg(long, requires = "passkey")]
+    pub no_browser: bool,
 }
 
-#[derive(Debug, Options)]
-pub(super) struct CodeArgs {
-    /// A file with the code; else the terminal, or standard input.
+/// How a second factor is given.
+#[derive(Debug, Default, Options)]
+pub(super) struct GiveArgs {
+    /// A file with a code (`-` is standard input). Without it: a passkey in your browser where you have one and there is a desktop, or
+    /// where nothing else would do; else a code, asked for on the terminal.
     #[arg(long, value_name = "FILE")]
     pub code_file: Option<PathBuf>,
+    /// Show a passkey in your browser.
+    #[arg(long, conflicts_with = "code_file")]
+    pub passkey: bool,
+    /// Only print the address of the page for it, which you open in a browser on this machine.
+    #[arg(long, conflicts_with = "code_file")]
+    pub no_browser: bool,
 }
 
 #[derive(Debug, Options)]
@@ -202,9 +218,9 @@ pub(super) struct FactorArgs {
 pub(super) struct ConnectArgs {
     /// Its name, its id, or one of its host names.
     pub resource: String,
-    /// A file with the code of a second factor, for where it takes one; else it is asked for on the terminal.
-    #[arg(long, value_name = "FILE")]
-    pub code_file: Option<PathBuf>,
+    /// How a second factor is given, where it takes one.
+    #[command(flatten)]
+    pub factor: GiveArgs,
 }
 
 #[derive(Debug, Options)]

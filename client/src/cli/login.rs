@@ -2,13 +2,14 @@
 //! in elsewhere.
 
 use super::args::LoginArgs;
-use super::callback::{Brought, Callback};
+use super::browser::Browser;
+use super::callback::{self, Brought};
 use super::input;
 use super::run::Client;
+use crate::loopback::{Loopback, LoopbackError};
 use node::cli::output::span;
 use node::cli::{Exit, Failure, Output};
 use proto::local as wire;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// How long the browser is waited for: as long as the controller does.
@@ -65,18 +66,20 @@ async fn browser(
     output: &mut Output,
 ) -> Result<wire::LoginReply, Failure> {
     let port = u16::try_from(provider.redirect_port).unwrap_or_default();
-    let callback = Callback::listen(&provider.redirect_host, port).await.map_err(|error| {
-        Failure::failed(format!("the browser cannot come back to port {port} of this machine: {error}"))
+    let loopback = Loopback::bind_for(&provider.redirect_host, port).await.map_err(|error| match error {
+        LoopbackError::Listen(error) if port != 0 => {
+            Failure::failed(format!("the browser cannot come back to port {port} of this machine: {error}"))
+        }
+        error => Failure::failed(error),
     })?;
-    let request = wire::BeginSignInRequest { provider: provider.name.clone(), port: callback.port().into() };
+    let request = wire::BeginSignInRequest { provider: provider.name.clone(), port: loopback.port().into() };
     let begun = client.begin_sign_in(request).await?.into_inner();
     output.note(format!("sign in at {} with this address:", provider.name));
     output.note(format!("  {}", begun.url));
-    if !quiet && !open(&begun.url) {
-        output.note("no browser could be opened here: open the address yourself, on this machine");
-    }
-    let waiting = tokio::time::timeout(BROWSER_MAX, callback.wait(&begun.state));
-    let brought = waiting.await.map_err(|_| Failure::failed("the browser did not come back in time; start again"))?;
+    Browser::new(quiet).show(&begun.url, output);
+    let state = begun.state;
+    let waiting = loopback.serve(BROWSER_MAX, move |asked| callback::turn(asked, &state));
+    let brought = waiting.await.map_err(Failure::failed)?;
     match brought {
         Brought::Code { code, state, iss } => {
             let request = wire::FinishSignInRequest { id: begun.id, code, state, iss };
@@ -107,12 +110,4 @@ async fn device_code(
             None => wait = reply.wait_ms,
         }
     }
-}
-
-/// Opens the person's browser, if that can be had.
-fn open(url: &str) -> bool {
-    let program = std::env::var_os("BROWSER").unwrap_or_else(|| "xdg-open".into());
-    let started =
-        Command::new(program).arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    started.is_ok()
 }

@@ -44,7 +44,7 @@ pub(super) async fn run(args: Args, output: &mut Output) -> Result<(), Failure> 
             let mut client = connect(socket).await?;
             let request = wire::ConnectRequest { resource: options.resource };
             let mut reply = client.connect(request.clone()).await?.into_inner();
-            if super::mfa::step_up(&mut client, &reply, options.code_file.as_deref(), output).await? {
+            if super::mfa::step_up(&mut client, &reply, &options.factor, output).await? {
                 reply = client.connect(request).await?.into_inner();
             }
             show::connect(&reply, output)
@@ -77,6 +77,7 @@ fn join_file(options: &UpArgs, output: &Output) -> Result<String, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| unreadable(e.to_string()))?;
     let wall = host::clock::SystemClock::new().wall();
     let file = JoinFile::parse(&text, JoinKind::Device, wall).map_err(Failure::failed)?;
+    token_fits(file.needs_token, options.token_file.is_some()).map_err(Failure::usage)?;
     output.note(format!("organisation  {}", file.trust_domain));
     output.note(format!("fingerprint   {}", file.fingerprint()));
     let zones: Vec<&str> = file.zones.iter().map(model::net::HostName::as_str).collect();
@@ -94,13 +95,30 @@ fn join_file(options: &UpArgs, output: &Output) -> Result<String, Failure> {
     }
 }
 
+/// Is there a token where one is needed, and only there?
+pub(crate) fn token_fits(needed: bool, given: bool) -> Result<(), &'static str> {
+    match (needed, given) {
+        (true, false) => Err("this join file needs a token of this machine's own platform: --token-file FILE"),
+        (false, true) => Err("this join file takes no token: leave --token-file out"),
+        _ => Ok(()),
+    }
+}
+
 async fn up(socket: &Path, options: UpArgs, output: &mut Output) -> Result<(), Failure> {
     let join_file = join_file(&options, output)?;
+    let token = options.token_file.as_deref().map(node::cli::input::token).transpose()?;
     let mut client = connect(socket).await?;
     if !join_file.is_empty() {
         output.note("joining...");
     }
-    let reply = client.up(wire::UpRequest { join_file, name: options.name }).await?.into_inner();
+    let reply = client
+        .up(wire::UpRequest {
+            join_file,
+            name: options.name,
+            identity_token: token.map(|token| token.expose().clone()).unwrap_or_default(),
+        })
+        .await?
+        .into_inner();
     show::up(&reply, output)
 }
 
@@ -156,7 +174,7 @@ mod tests {
         let path = folder.path().join("join");
         let read = |bytes: usize| {
             std::fs::write(&path, vec![b' '; bytes]).unwrap();
-            let options = UpArgs { join: Some(path.clone()), yes: true, name: "desk".to_owned() };
+            let options = UpArgs { join: Some(path.clone()), token_file: None, yes: true, name: "desk".to_owned() };
             join_file(&options, &Output::keeping(false)).unwrap_err().text
         };
         assert!(!read(JOIN_BYTES_MAX).contains("too large"), "read, and found to be none");

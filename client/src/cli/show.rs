@@ -24,10 +24,15 @@ pub(super) fn up(reply: &wire::UpReply, output: &mut Output) -> Result<(), Failu
     } else {
         output.line(format!("up: {} in {}", reply.device, reply.organisation))?;
     }
-    if reply.pending {
-        return output.line("an administrator must confirm this machine before anybody can log in on it");
+    if !reply.account.is_empty() {
+        output.line(format!("it works as the service account `{}`: no log-in is needed", reply.account))?;
     }
-    if reply.joined { output.line("next: `umbra login`") } else { Ok(()) }
+    if reply.pending {
+        let what = if reply.account.is_empty() { "anybody can log in on it" } else { "it reaches anything" };
+        return output.line(format!("an administrator must confirm this machine before {what}"));
+    }
+    let person = reply.joined && reply.account.is_empty();
+    if person { output.line("next: `umbra login`") } else { Ok(()) }
 }
 
 pub(super) fn list(reply: &wire::ListReply, output: &mut Output) -> Result<(), Failure> {
@@ -186,6 +191,7 @@ fn people(reply: &wire::StatusReply, output: &mut Output) -> Result<(), Failure>
         output.field("", "what is granted goes on until the times below")?;
     }
     match &reply.session {
+        Some(s) if s.workload => output.field("workload", format!("of the service account `{}`; no log-in", s.user))?,
         Some(s) => {
             let given = format!("; second factor ({}) given {}", s.factor, ago(s.factor_ms_ago));
             let factor = if s.factor.is_empty() { String::new() } else { given };

@@ -257,17 +257,17 @@ impl Arrangements {
     ) -> Result<Permit, String> {
         let pool = directory.org.as_ref().map(|o| o.record.pool).ok_or("the store holds no organisation")?;
         let random = |e: entropy::EntropyError| e.to_string();
-        let device = &ground.device.record;
+        let device = &ground.asker.device().record;
         Ok(Permit {
             device: wish.device,
-            session: ground.session.record.id,
-            user: ground.user.record.id,
+            session: ground.asker.session(),
+            user: ground.asker.id(),
             resource: wish.resource,
             gateway,
             rules: rules.to_vec(),
             lease: ground.resource.record.lease(),
             on_gateway: ground.resource.record.on_gateway,
-            until: self.moment().to_instant(ground.session.record.ends),
+            until: self.moment().to_instant(ground.asker.ends()),
             data_key: wish.data_key,
             device_v4: pool.device_v4(device.v4).ok_or("the device has no IPv4 address")?,
             device_v6: device.address,
@@ -285,15 +285,16 @@ impl Arrangements {
         ground: &Ground<'_>,
         granted: &Granted,
     ) -> Result<model::revision::Revision, CommitError> {
+        let device = ground.asker.device().record.id;
         let entry = Entry::new(
             self.clock.wall(),
-            ground.user.record.name.as_str(),
+            ground.asker.name().as_str(),
             "connect",
             ground.resource.record.name.as_str(),
             Outcome::Permit,
         )
         .with("grant", granted.grant.to_string())
-        .with("device", ground.device.record.id.to_string())
+        .with("device", device.to_string())
         .with("gateway", granted.record.gateway.to_string())
         .with("policies", ground.policies.clone());
         let mut commit = Commit { expect: ground.expectations(directory), audit: vec![entry], ..Commit::default() };

@@ -112,6 +112,8 @@ mod tests {
             id: JoinKeyId::from_bytes([3; 10]),
             kind: JoinKind::Device,
             site: None,
+            account: None,
+            ephemeral: false,
             uses: 1,
             uses_left: 1,
             created,

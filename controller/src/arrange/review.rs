@@ -4,7 +4,8 @@
 use super::state::{Arrangements, Review};
 use crate::audit::Denied;
 use crate::directory::{
-    Device, Directory, Fact, Gateway, Idp, NodeState, PolicyRevision, Resource, Session, Site, SuffixName, User,
+    Account, Device, Directory, Fact, Gateway, Idp, NodeState, PolicyRevision, Resource, Session, Site, SuffixName,
+    User,
 };
 use crate::judge::{self, Verdict};
 use crate::store::{Commit, Record as _};
@@ -51,9 +52,12 @@ pub fn find(directory: &Directory, live: &Live, at: Moment) -> Finding {
         Ok(Verdict::Deny { .. } | Verdict::Unknown) => return Finding::End(Cause::Policy),
         Err(judge::Standing::Device | judge::Standing::Pending) => return Finding::End(Cause::Device),
         Err(judge::Standing::Session | judge::Standing::Provider) => return Finding::End(Cause::Session),
-        Err(judge::Standing::User) => return Finding::End(Cause::User),
+        // The second never is: nobody asks for a person here.
+        Err(judge::Standing::User | judge::Standing::Workload | judge::Standing::Account) => {
+            return Finding::End(Cause::User);
+        }
     };
-    if ground.session.record.id != live.session {
+    if ground.asker.session() != live.session || ground.asker.id() != live.user {
         return Finding::End(Cause::Session);
     }
     if gateway.is_some_and(|g| g.record.site != ground.resource.record.site) {
@@ -69,24 +73,28 @@ pub fn find(directory: &Directory, live: &Live, at: Moment) -> Finding {
     {
         return Finding::Fine;
     }
-    let until = at.to_instant(ground.session.record.ends);
+    let until = at.to_instant(ground.asker.ends());
     Finding::Amend(Box::new(Terms { rules, lease: resource.lease(), on_gateway: resource.on_gateway, until }))
 }
 
 /// Is a live grant still permitted, and until when may it be renewed?
 pub fn still_permitted(directory: &Directory, live: &Live, at: Moment) -> Option<Instant> {
     match judge::judge(directory, live.grant.device, live.grant.resource, at.wall) {
-        Ok(Verdict::Permit(ground)) if ground.session.record.id == live.session => {
-            Some(at.to_instant(ground.session.record.ends))
+        Ok(Verdict::Permit(ground)) if ground.asker.session() == live.session && ground.asker.id() == live.user => {
+            Some(at.to_instant(ground.asker.ends()))
         }
         _ => None,
     }
 }
 
+/// Heads of the sets of [`heads`], in its order.
+type Heads = [u64; 10];
+
 /// The parts of the directory on which decisions stand.
-fn heads(directory: &Directory) -> [u64; 9] {
+fn heads(directory: &Directory) -> Heads {
     [
         Idp::KIND,
+        Account::KIND,
         User::KIND,
         Device::KIND,
         Session::KIND,
@@ -111,12 +119,13 @@ enum Changed {
 }
 
 impl Changed {
-    fn between(directory: &Directory, before: &[u64; 9], now: &[u64; 9]) -> Self {
+    fn between(directory: &Directory, before: &Heads, now: &Heads) -> Self {
         let [.., resources, sites, gateways, _, names] = before;
-        if now[4..7] != [*resources, *sites, *gateways] {
+        let [.., resources_now, sites_now, gateways_now, _, names_now] = now;
+        if [resources_now, sites_now, gateways_now] != [resources, sites, gateways] {
             return Self::Standing;
         }
-        if now.last() == Some(names) {
+        if names_now == names {
             return Self::Other;
         }
         // None of them goes without its resource.

@@ -1,5 +1,7 @@
 //! What does one gateway's word count, and what does an answer say when nobody has looked yet?
 
+mod workloads;
+
 use super::Arrangements;
 use super::connect::{GATEWAY_WAIT_MAX, Reply, Wish};
 use super::gateways::{Hello, HelloError};
@@ -9,7 +11,7 @@ use crate::judge;
 use crate::store::{Commit, Record as _};
 use crate::test_support::{APPS, HQ, World, app, device, gateway, session, user};
 use grant::ledger::Permit;
-use model::ids::{GrantId, PairingId, SiteId};
+use model::ids::{GrantId, PairingId, SessionId, SiteId, SubjectId};
 use model::key::{Psk, PublicKey};
 use model::limits::{GATEWAY_STARTS_PER_MINUTE, LEASE_DEFAULT, REVOKE_WAIT_MAX};
 use model::net::{PortRange, Protocol, Rule, Target};
@@ -28,6 +30,11 @@ fn hello(boot: u64) -> Hello {
 
 /// A live grant of APPS for device 1 at gateway 1.
 async fn grant(arrangements: &Arrangements) {
+    grant_to(arrangements, 1, session(1), user(1).into()).await;
+}
+
+/// A live grant of APPS at gateway 1; its id has the number of the device.
+async fn grant_to(arrangements: &Arrangements, number: u8, session: SessionId, subject: SubjectId) -> GrantId {
     let rule = Rule {
         client: "10.99.0.1/32".parse().unwrap(),
         target: Target::Prefix("10.20.0.1/32".parse().unwrap()),
@@ -38,26 +45,27 @@ async fn grant(arrangements: &Arrangements) {
     ledger.set_gateway(gateway(1), nat());
     let at = arrangements.moment();
     let permit = Permit {
-        device: device(1),
-        session: session(1),
-        user: user(1),
+        device: device(number),
+        session,
+        user: subject,
         resource: APPS,
         gateway: gateway(1),
         rules: vec![rule],
         lease: LEASE_DEFAULT,
         on_gateway: false,
         until: at.now.plus(2 * LEASE_DEFAULT),
-        data_key: PublicKey([7; 32]),
+        data_key: PublicKey([number; 32]),
         device_v4: "10.99.0.2".parse().unwrap(),
         device_v6: "fd00::1".parse().unwrap(),
         held: Vec::new(),
-        fresh_grant: GrantId::from_bytes([1; 10]),
-        fresh_pairing: PairingId::from_bytes([1; 10]),
+        fresh_grant: GrantId::from_bytes([number; 10]),
+        fresh_pairing: PairingId::from_bytes([number; 10]),
         fresh_psk: Psk::new([8; 32]),
     };
     let granted = ledger.grant(at, permit).unwrap();
     let revision = arrangements.next_revision(&ledger);
     ledger.commit(granted.grant, revision).unwrap();
+    granted.grant
 }
 
 async fn set_state(world: &World, number: u8, state: NodeState) {

@@ -8,9 +8,9 @@ use super::Restored;
 use crate::arrange::heads::Lost;
 use crate::arrange::state::{StoredBoot, StoredGrant, StoredPairing, StoredReach, StoredTombstone};
 use crate::directory::{
-    Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, Idp, IdpSecret, IdpSession, JoinKey,
+    Account, Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, Idp, IdpSecret, IdpSession, JoinKey,
     NodeState, Org, OwnerToken, PastPolicy, PolicyRevision, Recovery, Resource, SealedSecret, Session, Site,
-    SuffixName, Unique, User,
+    SpentToken, SuffixName, Trust, TrustSecret, Unique, User, Vanished,
 };
 use crate::front::LastEndpoint;
 use crate::seal::{SealError, Sealer};
@@ -92,7 +92,7 @@ pub enum Fate {
 }
 
 /// THE table of what a backup holds; a set that is not in it is in no backup.
-pub const FATES: [(&str, Fate); 41] = [
+pub const FATES: [(&str, Fate); 47] = [
     (Org::KIND, Fate::Kept),
     (Group::KIND, Fate::Kept),
     (Site::KIND, Fate::Kept),
@@ -104,6 +104,8 @@ pub const FATES: [(&str, Fate); 41] = [
     // Of accounts, which have to be confirmed.
     (Factors::KIND, Fate::Kept),
     (LastEndpoint::KIND, Fate::Kept),
+    // Of before the backup: none of them lets a second machine in.
+    (SpentToken::KIND, Fate::Kept),
     (Unique::UserName.set(), Fate::Kept),
     (Unique::SiteName.set(), Fate::Kept),
     (Unique::GatewayName.set(), Fate::Kept),
@@ -116,7 +118,10 @@ pub const FATES: [(&str, Fate); 41] = [
     (Unique::NodeAddress.set(), Fate::Kept),
     (Unique::Identity.set(), Fate::Kept),
     (Idp::KIND, Fate::Kept),
+    (Unique::Passkey.set(), Fate::Kept),
     (User::KIND, Fate::Confirmed),
+    (Account::KIND, Fate::Confirmed),
+    (Trust::KIND, Fate::Confirmed),
     (Gateway::KIND, Fate::Confirmed),
     (Device::KIND, Fate::Confirmed),
     (PolicyRevision::KIND, Fate::Confirmed),
@@ -125,6 +130,7 @@ pub const FATES: [(&str, Fate); 41] = [
     (Recovery::KIND, Fate::Sealed),
     (FactorSecret::KIND, Fate::Sealed),
     (IdpSecret::KIND, Fate::Sealed),
+    (TrustSecret::KIND, Fate::Sealed),
     (Session::KIND, Fate::Ended),
     (IdpSession::KIND, Fate::Ended),
     (JoinKey::KIND, Fate::Ended),
@@ -136,6 +142,7 @@ pub const FATES: [(&str, Fate); 41] = [
     (OwnerToken::KIND, Fate::Ended),
     (Restored::KIND, Fate::Ended),
     (Lost::KIND, Fate::Ended),
+    (Vanished::KIND, Fate::Ended),
 ];
 
 /// What becomes of the records of a set; none for a set that nobody knows.
@@ -181,6 +188,11 @@ pub fn humbled(set: &str, value: Value) -> Result<Vec<u8>, String> {
             user.restored = !user.disabled;
             user.disabled = true;
         }),
+        Account::KIND => again(value, |account: &mut Account| {
+            account.restored = !account.disabled;
+            account.disabled = true;
+        }),
+        Trust::KIND => again(value, |trust: &mut Trust| trust.restored = true),
         Device::KIND => again(value, |device: &mut Device| wait(&mut device.state, &mut device.restored)),
         Gateway::KIND => again(value, |gateway: &mut Gateway| wait(&mut gateway.state, &mut gateway.restored)),
         PolicyRevision::KIND => again(value, |policy: &mut PolicyRevision| *policy = policy.emptied()),

@@ -265,6 +265,8 @@ fn a_confirmed_node_waits_again_and_a_revoked_one_stays_out() {
         id: DeviceId::from_bytes([4; 10]),
         name: "laptop".parse().unwrap(),
         user: Some(USER),
+        account: None,
+        ephemeral: false,
         key: PublicKey([1; 32]),
         next_key: None,
         address: "fd00::1".parse().unwrap(),
@@ -334,4 +336,28 @@ async fn whoever_does_not_take_a_backup_makes_it_wait() {
     }
     assert!(count > BACKUP_CHUNKS_WAITING_MAX, "{count}");
     making.await.unwrap().unwrap();
+}
+
+#[test]
+fn a_workload_and_whose_tokens_let_it_in_wait_after_a_restore() {
+    use crate::directory::{Account, Trust, TrustSecret};
+    let trust = crate::federation::tests::rule(&[]);
+    let account = Account {
+        id: trust.account,
+        name: "build".parse().unwrap(),
+        description: String::new(),
+        groups: [].into(),
+        disabled: false,
+        restored: false,
+        created: WallMs(1),
+    };
+    let read = |set, value| humbled(set, value).unwrap();
+    let again: Account = serde_json::from_slice(&read(Account::KIND, serde_json::to_value(&account).unwrap())).unwrap();
+    assert!(again.disabled && again.restored);
+    let out = Account { disabled: true, ..account };
+    let again: Account = serde_json::from_slice(&read(Account::KIND, serde_json::to_value(&out).unwrap())).unwrap();
+    assert!(again.disabled && !again.restored, "it does not wait for a confirmation");
+    let again: Trust = serde_json::from_slice(&read(Trust::KIND, serde_json::to_value(&trust).unwrap())).unwrap();
+    assert_eq!(again, Trust { restored: true, ..trust });
+    assert_eq!(fate(TrustSecret::KIND), Some(Fate::Sealed));
 }

@@ -1,5 +1,7 @@
 //! Which call does each command make, and how is its answer shown?
 
+mod account;
+mod federation;
 mod idp;
 mod policy;
 mod show;
@@ -55,6 +57,8 @@ pub(super) async fn run(client: &mut Client, command: AdminCommand, output: &mut
         }
         AdminCommand::User(command) => user(client, command, output).await,
         AdminCommand::Idp(command) => idp::run(client, command, output).await,
+        AdminCommand::Account(command) => account::run(client, command, output).await,
+        AdminCommand::Federation(command) => federation::run(client, command, output).await,
         AdminCommand::Group(command) => group(client, command, output).await,
         AdminCommand::Site(command) => site(client, command, output).await,
         AdminCommand::Gateway(command) => gateway(client, command, output).await,
@@ -276,6 +280,8 @@ async fn create_join_key(client: &mut Client, args: JoinKeyArgs, output: &mut Ou
         site: args.site.unwrap_or_default(),
         uses: args.uses,
         life_ms: millis(args.life),
+        account: args.account.clone().unwrap_or_default(),
+        ephemeral: args.ephemeral,
     };
     let reply = client.create_join_key(request).await?.into_inner();
     let (changed, fingerprint) = (reply.changed.unwrap_or_default(), reply.fingerprint);
@@ -292,6 +298,10 @@ async fn create_join_key(client: &mut Client, args: JoinKeyArgs, output: &mut Ou
         return Err(Failure::new(Exit::Failed, format!("{error}; {word} ({})", changed.id)));
     }
     let uses = if args.uses == 1 { "once".to_owned() } else { format!("{} times", args.uses) };
+    let kind = match &args.account {
+        Some(account) => format!("workload of `{account}`"),
+        None => kind.to_owned(),
+    };
     let what = format!(
         "join file for a {kind} written to {}, usable {uses} for {}: key",
         path.display(),

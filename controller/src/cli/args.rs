@@ -1,5 +1,10 @@
 //! Which commands and options are there?
 
+mod account;
+mod federation;
+pub(super) use account::{AccountCommand, AccountGroupCommand};
+pub(super) use federation::{FederationArgs, FederationCommand};
+
 use crate::config;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use host::nft::AllowIn;
@@ -145,6 +150,12 @@ pub(super) enum AdminCommand {
     /// Identity providers (OpenID Connect) at which people sign in.
     #[command(subcommand)]
     Idp(IdpCommand),
+    /// Service accounts: what machines without a person are.
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Whose tokens let workloads in, in place of join keys: build systems, orchestrators, clouds.
+    #[command(subcommand)]
+    Federation(FederationCommand),
     /// Groups of users.
     #[command(subcommand)]
     Group(GroupCommand),
@@ -224,7 +235,7 @@ pub(super) enum RestoredCommand {
     List,
     /// Let something take part again that has not been revoked or disabled after the backup was made.
     Confirm {
-        /// user/NAME, device/NAME or gateway/NAME.
+        /// user/NAME, account/NAME, device/NAME or gateway/NAME.
         #[arg(required_unless_present = "all")]
         items: Vec<String>,
         /// Everything that waits: only where you know that nothing was taken away after the backup.
@@ -477,6 +488,9 @@ pub(super) enum PolicyCommand {
         /// Only this user.
         #[arg(long)]
         user: Option<String>,
+        /// Only this service account.
+        #[arg(long, conflicts_with = "user")]
+        account: Option<String>,
         /// Only this resource.
         #[arg(long)]
         resource: Option<String>,
@@ -507,6 +521,12 @@ pub(super) struct JoinKeyArgs {
     /// The site at which the gateway stands.
     #[arg(long, requires = "gateway")]
     pub site: Option<String>,
+    /// The service account as which a device joins: it needs no log-in.
+    #[arg(long, conflicts_with = "gateway")]
+    pub account: Option<String>,
+    /// What joins with it is removed 10 minutes after it is gone.
+    #[arg(long, conflicts_with = "gateway")]
+    pub ephemeral: bool,
     /// How many devices may use it; devices from keys of many uses wait for confirmation.
     #[arg(long, default_value_t = 1)]
     pub uses: u32,

@@ -1,4 +1,4 @@
-//! Where do policy files come from?
+//! Where do policy files, and other files of text, come from?
 
 use model::limits::{POLICY_BYTES_MAX, POLICY_FILES_MAX};
 use node::cli::Failure;
@@ -39,14 +39,26 @@ pub(super) fn policy_files(paths: &[PathBuf]) -> Result<Vec<PolicyFile>, Failure
 }
 
 fn policy_file(path: &Path) -> io::Result<PolicyFile> {
+    Ok(PolicyFile { name: path.display().to_string(), text: text(path, POLICY_BYTES_MAX)? })
+}
+
+fn text(path: &Path, bytes_max: usize) -> io::Result<String> {
     let mut bytes = Vec::new();
-    let bound = u64::try_from(POLICY_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    let bound = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
     File::open(path)?.take(bound).read_to_end(&mut bytes)?;
-    if bytes.len() > POLICY_BYTES_MAX {
-        return Err(io::Error::other(format!("it has more than {POLICY_BYTES_MAX} bytes")));
+    if bytes.len() > bytes_max {
+        return Err(io::Error::other(format!("it has more than {bytes_max} bytes")));
     }
-    let text = String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))?;
-    Ok(PolicyFile { name: path.display().to_string(), text })
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))
+}
+
+/// A file of text; an empty one is none.
+pub(super) fn text_file(path: &Path, bytes_max: usize) -> Result<String, Failure> {
+    match text(path, bytes_max) {
+        Ok(text) if text.is_empty() => Err(Failure::failed(format!("{} is empty", path.display()))),
+        Ok(text) => Ok(text),
+        Err(error) => Err(Failure::failed(format!("cannot read {}: {error}", path.display()))),
+    }
 }
 
 #[cfg(test)]

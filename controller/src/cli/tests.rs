@@ -1,5 +1,8 @@
 //! The commands as an administrator types them, against a controller that runs on a real socket.
 
+mod accounts;
+mod federation;
+
 use super::*;
 use crate::config::StatePaths;
 use crate::store::Options;
@@ -407,7 +410,7 @@ async fn a_join_file_is_written_once_for_its_owner_alone_and_its_key_can_be_revo
     assert_eq!(site.organisation.now().join_keys.len(), 1, "no key without its file");
     site.run(&format!("join-key revoke {}", key.id)).await;
     let list = site.run("join-key list").await;
-    assert!(list.contains("gateway  hq    revoked"), "{list}");
+    assert!(list.contains("gateway  hq               revoked"), "{list}");
     assert!(site.run("join-key create --device").await.contains("\"umbra_join\": 1"));
 }
 
@@ -571,6 +574,9 @@ async fn so_many_join_keys_are_alive_and_one_more_when_one_is_revoked() {
     assert_eq!(site.organisation.now().join_keys.len(), JOIN_KEYS_MAX);
     let refused = site.fail("join-key create --device").await;
     assert!(refused.text.contains("4096 join keys are alive") && refused.text.contains("revoke some"), "{refused:?}");
+    site.run("account add build").await;
+    let rule = "federation add ci --issuer https://ci.example --audience umbra --subject a:b --account build";
+    assert!(site.fail(rule).await.text.contains("are alive"), "its knocks would not be heard either");
     site.run(&format!("join-key revoke {}", first.id)).await;
     site.run("join-key create --device").await;
     assert!(site.fail("join-key create --device").await.text.contains("are alive"));

@@ -3,7 +3,7 @@
 use super::encode;
 use super::name::Name;
 use crate::store::Record;
-use model::ids::{DeviceId, JoinKeyId, UserId};
+use model::ids::{AccountId, DeviceId, JoinKeyId, UserId};
 use model::key::PublicKey;
 use model::time::WallMs;
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ impl fmt::Display for NodeState {
     }
 }
 
-/// An enrolled machine of a user.
+/// An enrolled machine of a user, or of a service account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// Its id.
@@ -41,6 +41,12 @@ pub struct Device {
     pub name: Name,
     /// Who logged in on it first: nobody else can.
     pub user: Option<UserId>,
+    /// The service account as which it joined: nobody logs in on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
+    /// It is removed when it is gone for [`model::limits::EPHEMERAL_GONE`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ephemeral: bool,
     /// Its WireGuard control key.
     #[serde(with = "encode::key")]
     pub key: PublicKey,

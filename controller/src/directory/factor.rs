@@ -3,6 +3,7 @@
 use super::encode;
 use super::name::Name;
 use super::user::PasswordHash;
+use crate::passkey::Key;
 use crate::store::Record;
 use model::ids::{FactorId, UserId};
 use model::limits::{CODE_FAILURES_MAX, CODE_WAIT, CODE_WAIT_MAX, FACTOR_PENDING};
@@ -20,6 +21,9 @@ pub enum Method {
     RecoveryCode,
     /// What the identity provider took at the sign-in, whatever that was.
     Provider,
+    /// A passkey of this machine's own page: every page that the machine serves to itself shares its relying party, so policies can
+    /// tell it from one of an identity provider.
+    PasskeyLocal,
 }
 
 impl fmt::Display for Method {
@@ -28,6 +32,7 @@ impl fmt::Display for Method {
             Self::Totp => "totp",
             Self::RecoveryCode => "recovery-code",
             Self::Provider => "provider",
+            Self::PasskeyLocal => "passkey-local",
         })
     }
 }
@@ -65,6 +70,50 @@ impl Totp {
     }
 }
 
+/// A passkey (WebAuthn): an authenticator that signs with a key of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passkey {
+    /// Its id.
+    pub id: FactorId,
+    /// What its user calls it.
+    pub name: Name,
+    /// When it was added.
+    pub created: WallMs,
+    /// When it was used last.
+    pub used: Option<WallMs>,
+    /// What its authenticator calls it; nobody else's is called so ([`Unique::Passkey`](super::Unique::Passkey)).
+    #[serde(with = "encode::bytes")]
+    pub credential: Vec<u8>,
+    /// Its public key.
+    pub key: Key,
+    /// How often it had signed then; 0 where it does not count.
+    pub count: u32,
+    /// Its key may be kept elsewhere, too.
+    pub backup_eligible: bool,
+}
+
+impl Passkey {
+    /// The id under which a credential is claimed: it may be longer than a key of the store.
+    pub fn claim(credential: &[u8]) -> String {
+        super::sha256(credential).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// A second factor that counts, as it is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confirmed<'a> {
+    /// Its id.
+    pub id: FactorId,
+    /// What its user calls it.
+    pub name: &'a Name,
+    /// How it is given.
+    pub method: Method,
+    /// Since when there is one.
+    pub created: WallMs,
+    /// When it was used last.
+    pub used: Option<WallMs>,
+}
+
 /// The second factors of one user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Factors {
@@ -78,24 +127,52 @@ pub struct Factors {
     pub wrong: u32,
     /// Until when no code is looked at.
     pub locked_until: Option<WallMs>,
+    /// Passkeys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passkeys: Vec<Passkey>,
 }
 
 impl Factors {
     /// None yet.
     pub const fn none(user: UserId) -> Self {
-        Self { user, totp: Vec::new(), recovery: Vec::new(), wrong: 0, locked_until: None }
+        Self { user, totp: Vec::new(), recovery: Vec::new(), wrong: 0, locked_until: None, passkeys: Vec::new() }
     }
 
-    /// Those that count.
-    pub fn confirmed(&self) -> impl Iterator<Item = &Totp> {
-        self.totp.iter().filter(|totp| totp.confirmed)
+    /// Those that count, recovery codes aside.
+    pub fn confirmed(&self) -> impl Iterator<Item = Confirmed<'_>> {
+        let apps = self.totp.iter().filter(|totp| totp.confirmed).map(|totp| Confirmed {
+            id: totp.id,
+            name: &totp.name,
+            method: Method::Totp,
+            created: totp.created,
+            used: totp.used,
+        });
+        let passkeys = self.passkeys.iter().map(|passkey| Confirmed {
+            id: passkey.id,
+            name: &passkey.name,
+            method: Method::PasskeyLocal,
+            created: passkey.created,
+            used: passkey.used,
+        });
+        apps.chain(passkeys)
     }
 
     /// By which methods the user could give a second factor.
     pub fn methods(&self) -> Vec<Method> {
-        let totp = self.confirmed().next().map(|_| Method::Totp);
+        let has = |method| self.confirmed().any(|factor| factor.method == method).then_some(method);
         let recovery = (!self.recovery.is_empty()).then_some(Method::RecoveryCode);
-        totp.into_iter().chain(recovery).collect()
+        [has(Method::Totp), has(Method::PasskeyLocal), recovery].into_iter().flatten().collect()
+    }
+
+    /// How many there are, with an app that still waits for its first code.
+    pub fn places(&self, now: WallMs) -> usize {
+        self.confirmed().count() + self.totp.iter().filter(|totp| totp.is_pending(now)).count()
+    }
+
+    /// Is this name taken?
+    pub fn is_named(&self, name: &Name, now: WallMs) -> bool {
+        let pending = self.totp.iter().filter(|totp| totp.is_pending(now)).map(|totp| &totp.name);
+        self.confirmed().map(|factor| factor.name).chain(pending).any(|held| held == name)
     }
 
     /// How long no code is looked at; none: it is now. A clock that was set back makes nobody wait longer than the longest wait.
@@ -152,9 +229,13 @@ mod tests {
 
     #[test]
     fn policies_know_every_method() {
+        let methods = [Method::Totp, Method::RecoveryCode, Method::Provider, Method::PasskeyLocal];
+        assert_eq!(methods.map(|method| method.to_string()), ::policy::MFA_METHODS);
+        let stored = methods.map(|method| serde_json::to_value(method).unwrap());
         assert_eq!(
-            [Method::Totp, Method::RecoveryCode, Method::Provider].map(|method| method.to_string()),
-            ::policy::MFA_METHODS
+            stored,
+            ::policy::MFA_METHODS.map(serde_json::Value::from),
+            "and a session keeps them by the same words"
         );
     }
 
@@ -191,5 +272,13 @@ mod tests {
         totp.confirmed = true;
         factors.totp = vec![totp];
         assert_eq!(factors.methods(), [Method::Totp]);
+    }
+
+    #[test]
+    fn factors_that_were_written_before_there_were_passkeys_are_read() {
+        let old = r#"{"user":"us-0000000000000000","totp":[],"recovery":[],"wrong":3,"locked_until":null}"#;
+        let read: Factors = serde_json::from_str(old).unwrap();
+        assert_eq!(read, Factors { wrong: 3, ..Factors::none(UserId::from_bytes([0; 10])) });
+        assert_eq!(serde_json::to_string(&read).unwrap(), old, "and written so that a release before reads them");
     }
 }

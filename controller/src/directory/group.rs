@@ -1,11 +1,11 @@
-//! Which groups are there? Who is in one is told by the users.
+//! Which groups are there? Who is in one is told by the users and service accounts.
 
 use super::name::Name;
 use crate::store::Record;
 use model::time::WallMs;
 use serde::{Deserialize, Serialize};
 
-/// A group of users; its members are told by the users.
+/// A group of users and service accounts; its members are told by these.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     /// Its name, which is also its id.

@@ -14,7 +14,7 @@ pub struct Owner {
 /// Sets of unique things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unique {
-    /// Names of users.
+    /// Names of users and service accounts: who is who must be clear in a policy and in the trail.
     UserName,
     /// Names of sites.
     SiteName,
@@ -36,6 +36,8 @@ pub enum Unique {
     NodeAddress,
     /// People at identity providers, by [`super::Identity::key`].
     Identity,
+    /// Credentials of passkeys, hashed: each is one user's.
+    Passkey,
 }
 
 impl Unique {
@@ -53,6 +55,7 @@ impl Unique {
             Self::NodeKey => "node-key",
             Self::NodeAddress => "node-address",
             Self::Identity => "identity",
+            Self::Passkey => "passkey",
         }
     }
 }
@@ -65,6 +68,11 @@ pub fn host_id(text: &str) -> String {
 /// The id under which a node's WireGuard key is claimed: in hexadecimal.
 pub fn key_id(key: &model::key::PublicKey) -> String {
     key.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The id under which a node's overlay address is claimed: in hexadecimal.
+pub fn address_id(address: std::net::Ipv6Addr) -> String {
+    address.octets().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The next number to try. Numbers go round, so that one that was just given back is not given to somebody else at once:

@@ -2,7 +2,7 @@
 
 use super::encode;
 use crate::store::Record;
-use model::ids::{JoinKeyId, SiteId};
+use model::ids::{AccountId, JoinKeyId, SiteId};
 use model::key::PublicKey;
 use model::limits::CLOCK_BACK_MAX;
 use model::time::WallMs;
@@ -19,6 +19,12 @@ pub struct JoinKey {
     pub kind: JoinKind,
     /// At which site a gateway will stand.
     pub site: Option<SiteId>,
+    /// As which service account a device joins; none: as a person's, who logs in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
+    /// What joins with it is removed when it is gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ephemeral: bool,
     /// How often it could be used.
     pub uses: u32,
     /// How often it still can.

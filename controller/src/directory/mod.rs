@@ -4,6 +4,7 @@
 //! reads here it names in its commit by key and revision, so that a stale snapshot can cost a second try and nothing
 //! else. One noun a file; [`change`] is the one way in which facts change.
 
+pub mod account;
 pub mod change;
 pub mod device;
 pub mod encode;
@@ -21,13 +22,17 @@ pub mod recovery;
 pub mod resource;
 pub mod session;
 pub mod site;
+pub mod spent;
 pub mod sweep;
 pub mod table;
+pub mod trust;
 pub mod user;
+pub mod vanished;
 
+pub use account::Account;
 pub use change::{Draft, Refusal};
 pub use device::{Device, NodeState};
-pub use factor::{FactorSecret, Factors, Method, Proof, Totp};
+pub use factor::{Confirmed, FactorSecret, Factors, Method, Passkey, Proof, Totp};
 pub use gateway::{Gateway, GatewaySeen};
 pub use group::Group;
 pub use idp::{Identity, Idp, IdpSecret, IdpSession};
@@ -41,12 +46,17 @@ pub use recovery::Recovery;
 pub use resource::{Resource, SuffixName};
 pub use session::{Proved, Session};
 pub use site::Site;
+pub use spent::SpentToken;
 pub use sweep::sweep;
 pub use table::{Fact, Table};
+pub use trust::{KeySource, Trust, TrustSecret};
 pub use user::{PasswordHash, User};
+pub use vanished::Vanished;
 
 use crate::store::{Change, Item, Key, ReadError, Record};
-use model::ids::{DeviceId, FactorId, GatewayId, IdpId, JoinKeyId, NodeId, ResourceId, SessionId, SiteId, UserId};
+use model::ids::{
+    AccountId, DeviceId, FactorId, GatewayId, IdpId, JoinKeyId, NodeId, ResourceId, SessionId, SiteId, UserId,
+};
 use model::key::PublicKey;
 use model::revision::Revision;
 use std::collections::BTreeMap;
@@ -68,8 +78,10 @@ pub struct Directory {
     pub revision: Revision,
     /// The organisation; absent only before `init` has finished.
     pub org: Option<Fact<Org>>,
-    /// Accounts.
+    /// People.
     pub users: Table<UserId, User>,
+    /// Service accounts.
+    pub accounts: Table<AccountId, Account>,
     /// Groups, by name.
     pub groups: Table<Name, Group>,
     /// Sites.
@@ -106,6 +118,14 @@ pub struct Directory {
     pub idp_secrets: Table<IdpId, IdpSecret>,
     /// By which log-ins they stand.
     pub idp_sessions: Table<SessionId, IdpSession>,
+    /// Federation rules.
+    pub trusts: Table<JoinKeyId, Trust>,
+    /// The secrets of their join files.
+    pub trust_secrets: Table<JoinKeyId, TrustSecret>,
+    /// Tokens that let machines in.
+    pub spent_tokens: Table<String, SpentToken>,
+    /// Ephemeral devices that are silent.
+    pub vanished: Table<DeviceId, Vanished>,
     /// Counters.
     pub counters: Table<String, Counter>,
     /// The token of `init`.
@@ -115,7 +135,7 @@ pub struct Directory {
 }
 
 /// Sets that a directory holds, in the order in which they are read.
-pub(crate) const SETS: [&str; 32] = [
+pub(crate) const SETS: [&str; 38] = [
     Org::KIND,
     User::KIND,
     Group::KIND,
@@ -148,6 +168,12 @@ pub(crate) const SETS: [&str; 32] = [
     IdpSecret::KIND,
     IdpSession::KIND,
     Unique::Identity.set(),
+    Unique::Passkey.set(),
+    Account::KIND,
+    Vanished::KIND,
+    Trust::KIND,
+    TrustSecret::KIND,
+    SpentToken::KIND,
 ];
 
 impl Directory {
@@ -233,6 +259,11 @@ impl Directory {
             Idp::KIND => self.idps.put(key, item)?,
             IdpSecret::KIND => self.idp_secrets.put(key, item)?,
             IdpSession::KIND => self.idp_sessions.put(key, item)?,
+            Account::KIND => self.accounts.put(key, item)?,
+            Vanished::KIND => self.vanished.put(key, item)?,
+            Trust::KIND => self.trusts.put(key, item)?,
+            TrustSecret::KIND => self.trust_secrets.put(key, item)?,
+            SpentToken::KIND => self.spent_tokens.put(key, item)?,
             OwnerToken::KIND => self.owner_token = newer(self.owner_token.take(), key, item)?,
             set if is_unique(set) => {
                 Arc::make_mut(&mut self.taken).insert(key.clone(), item.revision);
@@ -263,6 +294,11 @@ impl Directory {
             Idp::KIND => self.idps.delete(key, revision),
             IdpSecret::KIND => self.idp_secrets.delete(key, revision),
             IdpSession::KIND => self.idp_sessions.delete(key, revision),
+            Account::KIND => self.accounts.delete(key, revision),
+            Vanished::KIND => self.vanished.delete(key, revision),
+            Trust::KIND => self.trusts.delete(key, revision),
+            TrustSecret::KIND => self.trust_secrets.delete(key, revision),
+            SpentToken::KIND => self.spent_tokens.delete(key, revision),
             PolicyRevision::KIND => {
                 self.policy = self.policy.take().filter(|fact| fact.revision > revision);
                 self.compiled = self.policy.as_ref().and_then(|fact| compile(&self.compiler, &fact.record));
@@ -298,7 +334,8 @@ impl Directory {
 }
 
 fn is_unique(set: &str) -> bool {
-    SETS.iter().skip(14).take(10).chain(SETS.last()).any(|unique| *unique == set)
+    let at = SETS.iter().position(|known| *known == set);
+    at.is_some_and(|at| (14..24).contains(&at)) || [Unique::Identity.set(), Unique::Passkey.set()].contains(&set)
 }
 
 fn newer<R: Record>(held: Option<Fact<R>>, key: &Key, item: &Item) -> Result<Option<Fact<R>>, ReadError> {

@@ -2,8 +2,8 @@
 
 use super::name::Name;
 use super::{
-    Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, Idp, IdpSecret, IdpSession, JoinKey, Recovery,
-    Resource, Session, Site, SuffixName, User,
+    Account, Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, Idp, IdpSecret, IdpSession, JoinKey,
+    Recovery, Resource, Session, Site, SpentToken, SuffixName, Trust, TrustSecret, User, Vanished,
 };
 use crate::store::{Item, Key, ReadError, Record, Versioned};
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub trait Named {
 macro_rules! named {
     ($($kind:ty),*) => { $(impl Named for $kind { fn name(&self) -> Option<&Name> { Some(&self.name) } })* };
 }
-named!(User, Group, Site, Gateway, Device, Resource, Idp);
+named!(User, Account, Group, Site, Gateway, Device, Resource, Idp, Trust);
 impl Named for GatewaySeen {}
 impl Named for SuffixName {}
 impl Named for Session {}
@@ -35,6 +35,9 @@ impl Named for Factors {}
 impl Named for FactorSecret {}
 impl Named for IdpSecret {}
 impl Named for IdpSession {}
+impl Named for Vanished {}
+impl Named for TrustSecret {}
+impl Named for SpentToken {}
 
 /// Decodes a record.
 pub(super) fn decode<R: Record>(key: &Key, item: &Item) -> Result<Fact<R>, ReadError> {

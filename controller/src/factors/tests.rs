@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// A world whose time can be moved, and whose log-ins are of now.
-struct Moving {
-    world: World,
+pub(super) struct Moving {
+    pub(super) world: World,
     clock: Arc<Still>,
 }
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 fn secret(text: &str) -> Secret<String> {
@@ -22,7 +22,7 @@ fn secret(text: &str) -> Secret<String> {
 }
 
 impl Moving {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let mut world = World::new().await;
         let clock = Arc::new(Still::default());
         world.organisation.clock = Arc::clone(&clock) as Arc<dyn model::time::Clock>;
@@ -31,11 +31,11 @@ impl Moving {
         moving
     }
 
-    fn organisation(&self) -> &Organisation {
+    pub(super) fn organisation(&self) -> &Organisation {
         &self.world.organisation
     }
 
-    async fn log_in(&self, number: u8) {
+    pub(super) async fn log_in(&self, number: u8) {
         let fact = self.organisation().now().sessions.find(&session(number)).unwrap().clone();
         let fresh = Session { created: self.organisation().wall(), factor: None, ..fact.record.clone() };
         let commit = Commit::default().put_record(&session(number), &fresh).unwrap();
@@ -43,12 +43,12 @@ impl Moving {
         self.organisation().directory.at_least(self.organisation().store.revision()).await;
     }
 
-    fn wait(&self, time: Duration) {
+    pub(super) fn wait(&self, time: Duration) {
         self.clock.0.fetch_add(u64::try_from(time.as_nanos()).unwrap(), Ordering::Relaxed);
     }
 
     /// The code that the app of this secret shows so many steps from now.
-    fn code(&self, begun: &Begun, steps: i64) -> Secret<String> {
+    pub(super) fn code(&self, begun: &Begun, steps: i64) -> Secret<String> {
         let digits = |c: char| "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".find(c).unwrap();
         let bits = begun.secret.expose().chars().flat_map(|c| (0..5).rev().map(move |bit| digits(c) >> bit & 1));
         let bytes = bits
@@ -61,13 +61,13 @@ impl Moving {
     }
 
     /// An app that counts, and the recovery codes.
-    async fn app(&self) -> (Begun, RecoveryCodes) {
+    pub(super) async fn app(&self) -> (Begun, RecoveryCodes) {
         let begun = self.organisation().begin_totp(device(1), &name("phone")).await.unwrap();
         let codes = self.organisation().confirm_totp(device(1), begun.id, self.code(&begun, 0)).await.unwrap();
         (begun, codes)
     }
 
-    async fn verify(&self, code: Secret<String>) -> Result<Method, String> {
+    pub(super) async fn verify(&self, code: Secret<String>) -> Result<Method, String> {
         // As if each came from a patient hand: what is tried here is not the rate.
         self.organisation().rates.lock().unwrap().forget_all();
         self.organisation()
@@ -77,11 +77,25 @@ impl Moving {
             .map_err(|e| e.to_string())
     }
 
-    fn factors(&self) -> Factors {
+    /// From now on everything takes a factor of the last five minutes by this method.
+    pub(super) async fn demand(&self, method: &str) {
+        let organisation = self.organisation();
+        let held = organisation.now().policy.clone().unwrap();
+        let text = format!(
+            "@id(\"fresh\") permit(principal, action, resource) when {{ context.mfa_age_s < 300 && context.mfa_method == \"{method}\" }};"
+        );
+        let files = vec![crate::directory::PolicyFile { name: "p".into(), text }];
+        let policy = crate::directory::PolicyRevision { files, ..held.record.clone() };
+        let bytes = serde_json::to_vec(&policy).unwrap();
+        organisation.store.commit(Commit::default().put(held.key.clone(), bytes)).await.unwrap();
+        organisation.directory.at_least(organisation.store.revision()).await;
+    }
+
+    pub(super) fn factors(&self) -> Factors {
         of(&self.organisation().now(), user(1))
     }
 
-    fn proof(&self) -> Option<Proof> {
+    pub(super) fn proof(&self) -> Option<Proof> {
         self.organisation().now().sessions.find(&session(1)).unwrap().record.factor
     }
 }
@@ -268,14 +282,7 @@ async fn a_resource_that_wants_a_fresh_factor_says_which_would_do() {
     let world = Moving::new().await;
     let organisation = world.organisation();
     let directory = || organisation.now();
-    let policy = directory().policy.clone().unwrap().record.clone();
-    let text = "@id(\"fresh\") permit(principal, action, resource) when { context.mfa_age_s < 300 && context.mfa_method == \"totp\" };";
-    let files = vec![crate::directory::PolicyFile { name: "p".into(), text: text.into() }];
-    let policy = crate::directory::PolicyRevision { files, ..policy };
-    let key = directory().policy.as_ref().unwrap().key.clone();
-    let bytes = serde_json::to_vec(&policy).unwrap();
-    organisation.store.commit(Commit::default().put(key, bytes)).await.unwrap();
-    organisation.directory.at_least(organisation.store.revision()).await;
+    world.demand("totp").await;
     let judged = || match judge::judge(&directory(), device(1), APPS, organisation.wall()).unwrap() {
         Verdict::Permit(_) => Ok(()),
         Verdict::Deny { reasons, step_up } => Err((reasons, step_up)),

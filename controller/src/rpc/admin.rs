@@ -4,9 +4,11 @@
 //! acknowledged it, is the business of [`Arranger`].
 
 mod access;
+mod account;
 mod audit;
 mod backup;
 mod device;
+mod federation;
 mod gateway;
 mod group;
 pub mod idp;
@@ -163,6 +165,15 @@ calls! {
     list_idps(ListIdpsRequest) -> ListIdpsReply,
     remove_idp(RemoveIdpRequest) -> Changed,
     sync_idps(SyncIdpsRequest) -> SyncIdpsReply,
+    add_account(AddAccountRequest) -> AddAccountReply,
+    list_accounts(ListAccountsRequest) -> ListAccountsReply,
+    set_account_enabled(SetAccountEnabledRequest) -> Changed,
+    set_account_group(SetAccountGroupRequest) -> Changed,
+    remove_account(RemoveAccountRequest) -> RemoveAccountReply,
+    add_federation(AddFederationRequest) -> Changed,
+    list_federation(ListFederationRequest) -> ListFederationReply,
+    remove_federation(RemoveFederationRequest) -> Changed,
+    make_federation_file(MakeFederationFileRequest) -> MakeFederationFileReply,
     add_group(AddGroupRequest) -> Changed,
     list_groups(ListGroupsRequest) -> ListGroupsReply,
     delete_group(DeleteGroupRequest) -> Changed,

@@ -7,7 +7,7 @@ use crate::audit::{Denied, Entry, Outcome};
 use crate::authn;
 use crate::authz::{Caller, refusal};
 use crate::directory::{
-    Counted, Directory, Fact, Idp, Method, Name, NameError, NodeState, PasswordHash, Proof, Refusal, Resource, Session,
+    Counted, Directory, Fact, Idp, Name, NameError, NodeState, PasswordHash, Proof, Refusal, Resource, Session,
     SuffixName,
 };
 use crate::judge;
@@ -25,7 +25,7 @@ use model::revision::Revision;
 use model::secret::Secret;
 use model::text::excerpt;
 use model::time::WallMs;
-use proto::convert::{WireError, array, bounded, id, millis};
+use proto::convert::{WireError, array, bounded, id, millis, wrong};
 use proto::v1;
 use proto::v1::connect_reply::Result as Outcomes;
 use proto::v1::device_update::What;
@@ -77,8 +77,9 @@ impl DevicesRpc {
         let failures = || self.organisation.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let directory = self.organisation.now();
         let user = directory.user(name);
-        let owner = directory.devices.find(&device).and_then(|d| d.record.user);
-        let elsewhere = owner.is_some_and(|owner| user.is_none_or(|user| user.record.id != owner));
+        let record = directory.devices.find(&device).map(|d| &d.record);
+        let (owner, workload) = (record.and_then(|d| d.user), record.is_some_and(|d| d.account.is_some()));
+        let elsewhere = workload || owner.is_some_and(|owner| user.is_none_or(|user| user.record.id != owner));
         let allowed =
             if elsewhere { failures().attempt_elsewhere(now, device) } else { failures().attempt(now, name, device) };
         if let Err(wait) = allowed {
@@ -88,8 +89,12 @@ impl DevicesRpc {
         }
         if elsewhere {
             // Whatever the password is: so nobody learns there whether it is right.
-            self.deny_login(device, name, "the device belongs to another user").await;
-            return Err(Status::permission_denied(OTHERS_DEVICE));
+            let (reason, told) = match workload {
+                true => ("the device is a workload's", judge::Standing::Workload.to_string()),
+                false => ("the device belongs to another user", OTHERS_DEVICE.to_owned()),
+            };
+            self.deny_login(device, name, reason).await;
+            return Err(Status::permission_denied(told));
         }
         let stored = user.filter(|u| !u.record.disabled).and_then(|u| u.record.password.clone());
         let matches = authn::verify(Secret::new(password), stored.as_ref()).await;
@@ -176,16 +181,16 @@ fn no_such_name() -> Refusal {
     Refusal::Denied("there is no such name".to_owned())
 }
 
-/// The resource of a name that the user at this device may see, and the number of the name's addresses, if it has any.
+/// The resource of a name that the asker at this device may see, and the number of the name's addresses, if it has any.
 fn named(
     directory: &Directory,
     device: DeviceId,
     name: &HostName,
     now: WallMs,
 ) -> Result<(ResourceId, Option<u32>), Refusal> {
-    let subject = judge::subject(directory, device, now).map_err(|e| Refusal::Denied(e.to_string()))?;
+    let asker = judge::asker(directory, device, now).map_err(|e| Refusal::Denied(e.to_string()))?;
     let resource = &directory.resource_of_host(name).ok_or_else(no_such_name)?.record;
-    if !judge::sees(directory, &subject, resource, now) {
+    if !judge::sees(directory, &asker, resource, now) {
         return Err(no_such_name());
     }
     let below = || directory.names_below(resource).into_iter().find(|held| held.record.name == *name);
@@ -244,22 +249,26 @@ impl DevicesRpc {
     fn outlook(&self, directory: &Directory, device: DeviceId) -> Outlook {
         let wall = self.organisation.wall();
         let pending = directory.devices.find(&device).is_some_and(|d| d.record.state == NodeState::Pending);
-        let Ok(subject) = judge::subject(directory, device, wall) else {
+        let Ok(asker) = judge::asker(directory, device, wall) else {
             return Outlook { session: None, standing: None, pending, entries: BTreeMap::new() };
         };
-        let session = &subject.session.record;
+        let factor = match &asker {
+            judge::Asker::Person(subject) => subject.session.record.factor,
+            judge::Asker::Workload { .. } => None,
+        };
         let state = v1::SessionState {
-            id: session.id.to_string(),
-            user: subject.user.record.name.as_str().to_owned(),
-            ends_in_ms: millis(session.ends.since(wall)),
-            factor: session.factor.map(|proof| v1::FactorProof {
+            id: asker.session().to_string(),
+            user: asker.name().as_str().to_owned(),
+            ends_in_ms: millis(asker.ends().since(wall)),
+            factor: factor.map(|proof| v1::FactorProof {
                 method: proof.method.to_string(),
                 age_ms: millis(wall.since(proof.at)),
             }),
+            workload: asker.is_workload(),
         };
-        let entries = judge::catalogue(directory, &subject, &self.arrangements.reach(), wall);
+        let entries = judge::catalogue(directory, &asker, &self.arrangements.reach(), wall);
         let entries = entries.into_iter().map(|e| (e.id, e)).collect();
-        Outlook { session: Some(state), standing: Some((session.id, session.factor)), pending, entries }
+        Outlook { session: Some(state), standing: Some((asker.session(), factor)), pending, entries }
     }
 
     async fn snapshot(&self, directory: &Directory, device: DeviceId, told: &mut Told) -> v1::DeviceUpdate {
@@ -437,6 +446,12 @@ impl Devices for DevicesRpc {
     async fn logout(&self, request: Request<v1::LogoutRequest>) -> Result<Response<v1::LogoutReply>, Status> {
         let device = device_of(&request)?;
         let wall = self.organisation.wall();
+        let known = self.organisation.now();
+        if known.devices.find(&device).is_some_and(|d| d.record.account.is_some()) {
+            return Err(Status::failed_precondition(
+                "this machine joined as a service account and has no log-in: `umbra down` disconnects it",
+            ));
+        }
         if judge::session_of(&self.organisation.now(), device, wall).is_some() {
             let changed = self.organisation.change(|directory, draft| {
                 for session in directory.sessions.values().filter(|s| s.record.device == device && !s.record.ended) {
@@ -563,6 +578,59 @@ impl Devices for DevicesRpc {
         let codes = self.organisation.renew_recovery(device).await.map_err(refused)?;
         Ok(Response::new(shown(&codes)))
     }
+
+    async fn begin_passkey(
+        &self,
+        request: Request<v1::BeginPasskeyRequest>,
+    ) -> Result<Response<v1::PasskeyQuestion>, Status> {
+        let device = device_of(&request)?;
+        let v1::BeginPasskeyRequest { name, port } = request.into_inner();
+        let name: Name = name.parse().map_err(|e: NameError| Status::invalid_argument(e.to_string()))?;
+        let port = page_port(port).map_err(malformed)?;
+        let options = self.organisation.begin_passkey(device, &name, port).map_err(refused)?;
+        Ok(Response::new(v1::PasskeyQuestion { options: options.to_string().into_bytes() }))
+    }
+
+    async fn confirm_passkey(
+        &self,
+        request: Request<v1::PasskeyAnswer>,
+    ) -> Result<Response<v1::RecoveryCodes>, Status> {
+        let device = device_of(&request)?;
+        let answer = request.into_inner().answer;
+        let codes = self.organisation.confirm_passkey(device, &answer).await.map_err(refused)?;
+        Ok(Response::new(shown(&codes)))
+    }
+
+    async fn ask_passkey(
+        &self,
+        request: Request<v1::AskPasskeyRequest>,
+    ) -> Result<Response<v1::PasskeyQuestion>, Status> {
+        let device = device_of(&request)?;
+        let (resource, port) = passkey_wish(&request.into_inner()).map_err(malformed)?;
+        let options = self.organisation.ask_passkey(device, resource, port).map_err(refused)?;
+        Ok(Response::new(v1::PasskeyQuestion { options: options.to_string().into_bytes() }))
+    }
+
+    async fn verify_passkey(
+        &self,
+        request: Request<v1::PasskeyAnswer>,
+    ) -> Result<Response<v1::VerifyFactorReply>, Status> {
+        let device = device_of(&request)?;
+        let answer = request.into_inner().answer;
+        let (_, proof) = self.organisation.verify_passkey(device, &answer).await.map_err(refused)?;
+        Ok(Response::new(v1::VerifyFactorReply { method: proof.method.to_string() }))
+    }
+}
+
+/// The port of a page on a device's loopback.
+pub fn page_port(port: u32) -> Result<u16, WireError> {
+    u16::try_from(port).ok().filter(|port| *port > 0).ok_or_else(|| wrong("port", "is no port"))
+}
+
+/// Checks a question for a passkey: for which resource, and where its page is.
+pub fn passkey_wish(request: &v1::AskPasskeyRequest) -> Result<(Option<ResourceId>, u16), WireError> {
+    let resource = (!request.resource.is_empty()).then(|| id("resource", &request.resource)).transpose()?;
+    Ok((resource, page_port(request.port)?))
 }
 
 fn shown(codes: &[Secret<String>]) -> v1::RecoveryCodes {
@@ -575,12 +643,12 @@ impl DevicesRpc {
         let (directory, now) = (self.organisation.now(), self.organisation.wall());
         let subject = judge::subject(&directory, device, now).map_err(|e| Status::permission_denied(e.to_string()))?;
         let held = crate::factors::of(&directory, subject.user.record.id);
-        let factors = held.confirmed().map(|totp| v1::Factor {
-            id: totp.id.to_string(),
-            name: totp.name.to_string(),
-            method: Method::Totp.to_string(),
-            age_ms: millis(now.since(totp.created)),
-            used_ms_ago: totp.used.map(|at| millis(now.since(at))),
+        let factors = held.confirmed().map(|factor| v1::Factor {
+            id: factor.id.to_string(),
+            name: factor.name.to_string(),
+            method: factor.method.to_string(),
+            age_ms: millis(now.since(factor.created)),
+            used_ms_ago: factor.used.map(|at| millis(now.since(at))),
         });
         Ok(v1::ListFactorsReply {
             factors: factors.collect(),

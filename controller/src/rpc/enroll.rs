@@ -4,22 +4,28 @@
 //! The WireGuard key is the one that the connection's overlay address hashes to, never one from the message. The call is
 //! idempotent for that key, and it alone spends a use of the join key, in the transaction that makes the node.
 
+mod federated;
+
+use crate::arrange::Arrangements;
 use crate::audit::{Entry, Outcome};
 use crate::authz::refusal;
 use crate::ca::{self, RequestKey};
-use crate::directory::index::key_id;
+use crate::directory::index::{address_id, key_id};
 use crate::directory::{
     Counted, Device, Directory, Draft, Gateway, JoinKey, JoinKeyState, Name, NodeState, Recovery, Redeemed, Refusal,
     Unique, sha256,
 };
+use crate::federation::Federation;
 use crate::front::Newcomers;
 use crate::organisation::Organisation;
 use crate::rpc::accept::Newcomer;
 use crate::turnover::{Held, claim};
-use model::ids::{DeviceId, GatewayId, JoinKeyId, NodeId};
+use federated::NotAdmitted;
+use model::ids::{AccountId, DeviceId, GatewayId, JoinKeyId, NodeId, SiteId};
 use model::key::PublicKey;
 use model::limits::{LIKE_NAMES_MAX, NAME_MAX};
 use model::secret::Secret;
+use model::time::WallMs;
 use node::svid::signature_holds;
 use proto::convert::{WireError, array, wrong};
 use proto::join::{JoinKind, node_fingerprint};
@@ -37,6 +43,8 @@ const POINT_LEN: usize = 65;
 pub struct EnrolmentRpc {
     organisation: Organisation,
     newcomers: Arc<Newcomers>,
+    arrangements: Arc<Arrangements>,
+    federation: Federation,
 }
 
 /// What a machine asks for, checked.
@@ -48,6 +56,8 @@ struct Wish {
     name: Name,
     request: RequestKey,
     recovery: Secret<[u8; 32]>,
+    /// A token of its own platform, where it joins by one; or nothing.
+    identity: Secret<String>,
 }
 
 /// What a node asks for whose keys are not answered any more, checked.
@@ -59,18 +69,40 @@ struct Return {
 }
 
 /// What it gets.
+#[derive(Clone)]
 struct Enrolled {
     node: NodeId,
     address: Ipv6Addr,
     v4: Option<u32>,
     pending: bool,
     fingerprint: String,
+    /// The name of the service account as which it joined.
+    account: Option<Name>,
 }
 
 impl EnrolmentRpc {
     /// For machines that knocked.
-    pub const fn new(organisation: Organisation, newcomers: Arc<Newcomers>) -> Self {
-        Self { organisation, newcomers }
+    pub const fn new(
+        organisation: Organisation,
+        newcomers: Arc<Newcomers>,
+        arrangements: Arc<Arrangements>,
+        federation: Federation,
+    ) -> Self {
+        Self { organisation, newcomers, arrangements, federation }
+    }
+
+    /// By a federation rule, or by a join key; both have their knocks heard under the same kind of id.
+    async fn admit(&self, wish: &Wish) -> Result<Enrolled, Status> {
+        let trust = self.organisation.now().trusts.find(&wish.join_key).cloned();
+        let Some(trust) = trust else { return redeem(&self.organisation, wish).await.map_err(refused) };
+        match federated::redeem(&self.organisation, &self.federation, &trust, wish).await {
+            Ok(enrolled) => Ok(enrolled),
+            Err(NotAdmitted::Refused(why)) => Err(refused(why)),
+            Err(NotAdmitted::Token(why)) => {
+                self.arrangements.record_deny(federated::record(&trust.record, &why)).await;
+                Err(Status::permission_denied(why.for_person()))
+            }
+        }
     }
 
     fn read(&self, newcomer: &Newcomer, message: v1::EnrollRequest) -> Result<Wish, Status> {
@@ -86,7 +118,8 @@ impl EnrolmentRpc {
         let request = proven(newcomer, &message.csr, &message.proof)?;
         let recovery = Secret::new(array("recovery", &message.recovery).map_err(|e| malformed(&e))?);
         let (token_hash, name) = (sha256(&token), Name::from_machine(&message.name));
-        Ok(Wish { key, join_key, token_hash, kind, name, request, recovery })
+        let identity = Secret::new(message.identity_token);
+        Ok(Wish { key, join_key, token_hash, kind, name, request, recovery, identity })
     }
 
     fn read_return(&self, newcomer: &Newcomer, message: v1::RecoverRequest) -> Result<Return, Status> {
@@ -118,6 +151,7 @@ impl EnrolmentRpc {
             pool_v6: Some(pool.v6().into()),
             pending: enrolled.pending,
             fingerprint: enrolled.fingerprint,
+            account: enrolled.account.map(|name| name.to_string()).unwrap_or_default(),
         })
     }
 }
@@ -211,16 +245,54 @@ fn decide(
     if key.state(wall) != JoinKeyState::Usable || directory.node_of_key(&wish.key).is_some() {
         return Err(denied());
     }
-    let enrolled = create(organisation, directory, draft, wish, key, fresh)?;
+    let terms = Terms::of(directory, draft, key)?;
+    let enrolled = create(organisation, directory, draft, wish, &terms, fresh)?;
     let mut spent = key.clone();
     spent.uses_left = spent.uses_left.saturating_sub(1);
     spent.redeemed.push(Redeemed { key: wish.key, node: enrolled.node.to_string() });
     draft.update(fact, &spent)?;
-    let entry = Entry::new(wall, enrolled.node.to_string(), "enrol", key.id.to_string(), Outcome::Done)
+    Ok((enrolled.clone(), admitted(wall, &enrolled, wish, key.id, &terms)))
+}
+
+/// What the trail says of a new node.
+fn admitted(wall: WallMs, enrolled: &Enrolled, wish: &Wish, join_key: JoinKeyId, terms: &Terms) -> Entry {
+    let mut entry = Entry::new(wall, enrolled.node.to_string(), "enrol", join_key.to_string(), Outcome::Done)
         .with("name", wish.name.as_str())
         .with("fingerprint", enrolled.fingerprint.clone())
         .with("pending", enrolled.pending);
-    Ok((enrolled, entry))
+    if let Some(account) = &enrolled.account {
+        entry = entry.with("account", account.as_str());
+    }
+    if terms.ephemeral { entry.with("ephemeral", true) } else { entry }
+}
+
+/// On which terms a machine becomes a node.
+struct Terms {
+    join_key: JoinKeyId,
+    site: Option<SiteId>,
+    account: Option<(AccountId, Name)>,
+    ephemeral: bool,
+    /// It waits for an administrator.
+    pending: bool,
+}
+
+impl Terms {
+    /// Those of a join key. Its service account takes part, also when this commits.
+    fn of(directory: &Directory, draft: &mut Draft, key: &JoinKey) -> Result<Self, Refusal> {
+        let account = match key.account {
+            None => None,
+            Some(id) => {
+                let account = directory.accounts.find(&id).filter(|account| !account.record.disabled);
+                let gone = || Refusal::Denied("its service account is disabled; ask an administrator".to_owned());
+                let account = account.ok_or_else(gone)?;
+                draft.stands_on(account);
+                Some((id, account.record.name.clone()))
+            }
+        };
+        // A gateway always waits; so does a device whose key was made for many, because anybody may have copied it.
+        let pending = key.kind == JoinKind::Gateway || key.uses > 1;
+        Ok(Self { join_key: key.id, site: key.site, account, ephemeral: key.ephemeral, pending })
+    }
 }
 
 /// Key, address and name are one machine's; answers the name, made unique.
@@ -232,7 +304,7 @@ fn become_one(
     owner: &str,
 ) -> Result<Name, Refusal> {
     draft.claim(directory, Unique::NodeKey, key_id(&wish.key), owner, || "this machine's key".to_owned())?;
-    draft.claim(directory, Unique::NodeAddress, address_key(address), owner, || "this machine's address".to_owned())?;
+    draft.claim(directory, Unique::NodeAddress, address_id(address), owner, || "this machine's address".to_owned())?;
     let unique = if wish.kind == JoinKind::Device { Unique::DeviceName } else { Unique::GatewayName };
     claim_name(directory, draft, unique, &wish.name, owner)
 }
@@ -242,7 +314,7 @@ fn create(
     directory: &Directory,
     draft: &mut Draft,
     wish: &Wish,
-    key: &JoinKey,
+    terms: &Terms,
     fresh: [u8; model::ids::ID_LEN],
 ) -> Result<Enrolled, Refusal> {
     let pool = organisation.org()?.pool;
@@ -255,10 +327,9 @@ fn create(
     let owner = format!("{}/{node}", wish.kind);
     let name = become_one(directory, draft, wish, address, &owner)?;
     let created = organisation.wall();
-    // A gateway always waits; so does a device whose key was made for many, because anybody may have copied it.
-    let pending = wish.kind == JoinKind::Gateway || key.uses > 1;
+    let pending = terms.pending;
     let state = if pending { NodeState::Pending } else { NodeState::Confirmed };
-    let (svid_key, join_key) = (wish.request.hash, key.id);
+    let (svid_key, join_key) = (wish.request.hash, terms.join_key);
     let mut v4 = None;
     match node {
         NodeId::Device(id) => {
@@ -268,6 +339,8 @@ fn create(
                 id,
                 name,
                 user: None,
+                account: terms.account.as_ref().map(|(id, _)| *id),
+                ephemeral: terms.ephemeral,
                 key: wish.key,
                 next_key: None,
                 address,
@@ -283,7 +356,7 @@ fn create(
             draft.create(&id, &device)?;
         }
         NodeId::Gateway(id) => {
-            let site = key.site.ok_or_else(|| Refusal::Failed("the gateway's join key names no site".to_owned()))?;
+            let site = terms.site.ok_or_else(|| Refusal::Failed("the gateway's join key names no site".to_owned()))?;
             let gateway = Gateway {
                 id,
                 name,
@@ -306,11 +379,8 @@ fn create(
     let secret =
         Recovery::of(&organisation.sealer, node, &wish.recovery).map_err(|e| Refusal::Failed(e.to_string()))?;
     draft.create(node.to_string().as_str(), &secret)?;
-    Ok(Enrolled { node, address, v4, pending, fingerprint })
-}
-
-fn address_key(address: Ipv6Addr) -> String {
-    address.octets().iter().map(|b| format!("{b:02x}")).collect()
+    let account = terms.account.as_ref().map(|(_, name)| name.clone());
+    Ok(Enrolled { node, address, v4, pending, fingerprint, account })
 }
 
 /// The name that a machine wishes, or the first free one like it.
@@ -347,6 +417,7 @@ fn known(directory: &Directory, node: NodeId) -> Option<Enrolled> {
                 v4: Some(d.v4),
                 pending: d.state == NodeState::Pending,
                 fingerprint: d.fingerprint.clone(),
+                account: d.account.and_then(|id| directory.accounts.find(&id)).map(|a| a.record.name.clone()),
             })
         }
         NodeId::Gateway(id) => {
@@ -357,6 +428,7 @@ fn known(directory: &Directory, node: NodeId) -> Option<Enrolled> {
                 v4: None,
                 pending: g.state == NodeState::Pending,
                 fingerprint: g.fingerprint.clone(),
+                account: None,
             })
         }
         NodeId::Controller => None,
@@ -368,7 +440,7 @@ impl Enrolment for EnrolmentRpc {
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollReply>, Status> {
         let newcomer = request.extensions().get::<Newcomer>().copied().ok_or_else(refusal)?;
         let wish = self.read(&newcomer, request.into_inner())?;
-        let enrolled = redeem(&self.organisation, &wish).await.map_err(refused)?;
+        let enrolled = self.admit(&wish).await?;
         Ok(Response::new(self.welcome(wish.key, &wish.request, enrolled).await?))
     }
 
@@ -383,125 +455,4 @@ impl Enrolment for EnrolmentRpc {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::init::tests::made;
-    use crate::test_support::Folder;
-    use std::collections::BTreeSet;
-    use std::time::Duration;
-
-    const TOKEN: [u8; 32] = [7; 32];
-
-    /// Machine number `n` of a round, with a key of its own and the token that they all have.
-    fn wish(round: u8, n: u8, join_key: JoinKeyId) -> Wish {
-        let mut key = [n; 32];
-        key[0] = round;
-        Wish {
-            key: PublicKey(key),
-            join_key,
-            token_hash: sha256(&TOKEN),
-            kind: JoinKind::Device,
-            name: Name::from_machine("laptop"),
-            request: RequestKey { spki: key.to_vec(), hash: key },
-            recovery: Secret::new(key),
-        }
-    }
-
-    async fn join_key(organisation: &Organisation, uses: u32) -> JoinKeyId {
-        let id = JoinKeyId::from_bytes(host::entropy::random().unwrap());
-        let created = organisation.wall();
-        let key = JoinKey {
-            id,
-            kind: JoinKind::Device,
-            site: None,
-            uses,
-            uses_left: uses,
-            created,
-            expires: created.plus(Duration::from_secs(3_600)),
-            revoked: false,
-            knock: Vec::new(),
-            enrol_hash: sha256(&TOKEN),
-            redeemed: Vec::new(),
-        };
-        let make = |_: &Directory, draft: &mut Draft| {
-            draft.create(&id, &key)?;
-            Ok(((), Entry::new(created, "test".to_owned(), "join-key.create", id.to_string(), Outcome::Done)))
-        };
-        organisation.change(make).await.unwrap();
-        id
-    }
-
-    /// 100 machines at once; a machine that the store was too busy for asks again, as a real one does.
-    async fn storm(organisation: &Organisation, round: u8, join_key: JoinKeyId) -> Vec<NodeId> {
-        let enrol = |n: u8| {
-            let organisation = organisation.clone();
-            tokio::spawn(async move {
-                loop {
-                    match redeem(&organisation, &wish(round, n, join_key)).await {
-                        Ok(enrolled) => return Some(enrolled.node),
-                        Err(Refusal::Busy(_)) => {}
-                        Err(refusal) => {
-                            assert!(matches!(refusal, Refusal::Denied(_)), "{refusal}");
-                            return None;
-                        }
-                    }
-                }
-            })
-        };
-        let tries: Vec<_> = (1..=100).map(enrol).collect();
-        let mut nodes = Vec::new();
-        for one in tries {
-            nodes.extend(one.await.unwrap());
-        }
-        nodes
-    }
-
-    #[tokio::test]
-    async fn as_many_machines_of_one_name_get_a_name_as_the_limit_says() {
-        let folder = Folder::new();
-        let (organisation, _) = made(&folder).await;
-        let wanted = Name::from_machine("laptop");
-        let fill = |directory: &Directory, draft: &mut Draft| {
-            for number in 1..LIKE_NAMES_MAX {
-                let name = claim_name(directory, draft, Unique::DeviceName, &wanted, "devices/x")?;
-                assert!(number > 1 || name == wanted);
-            }
-            Ok(((), Entry::new(organisation.wall(), "test", "fill", "devices", Outcome::Done)))
-        };
-        organisation.change(fill).await.unwrap();
-        let (mut draft, now) = (Draft::default(), organisation.now());
-        let last = claim_name(&now, &mut draft, Unique::DeviceName, &wanted, "devices/y").unwrap();
-        assert_eq!(last.as_str(), format!("laptop-{LIKE_NAMES_MAX}"));
-        let refused = claim_name(&now, &mut draft, Unique::DeviceName, &wanted, "devices/z").unwrap_err();
-        assert!(matches!(&refused, Refusal::Taken { what } if what.contains("every name like `laptop`")), "{refused}");
-        assert!(claim_name(&now, &mut draft, Unique::DeviceName, &Name::from_machine("desk"), "devices/z").is_ok());
-        let release = |_: &Directory, draft: &mut Draft| {
-            draft.release(Unique::DeviceName, "laptop-7")?;
-            Ok(((), Entry::new(organisation.wall(), "test", "release", "devices", Outcome::Done)))
-        };
-        organisation.change(release).await.unwrap();
-        let again = claim_name(&organisation.now(), &mut Draft::default(), Unique::DeviceName, &wanted, "devices/z");
-        assert_eq!(again.unwrap().as_str(), "laptop-7");
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn of_a_hundred_machines_at_once_as_many_get_in_as_the_key_has_uses() {
-        let folder = Folder::new();
-        let (organisation, _) = made(&folder).await;
-        for (round, uses) in (0..).zip([1, 1, 1, 3]) {
-            let before = organisation.now().devices.len();
-            let id = join_key(&organisation, uses).await;
-            let nodes = storm(&organisation, round, id).await;
-            assert_eq!(nodes.len(), uses as usize);
-            let now = organisation.now();
-            assert_eq!(now.devices.len(), before + uses as usize);
-            let key = &now.join_keys.find(&id).unwrap().record;
-            assert_eq!((key.uses_left, key.redeemed.len()), (0, uses as usize));
-            // Who got in asks again and is the same node; who did not still does not.
-            let again: BTreeSet<String> =
-                storm(&organisation, round, id).await.iter().map(ToString::to_string).collect();
-            assert_eq!(again, nodes.iter().map(ToString::to_string).collect());
-            assert_eq!(organisation.now().devices.len(), before + uses as usize);
-        }
-    }
-}
+pub(crate) mod tests;

@@ -216,6 +216,12 @@ fn no_other_algorithm_key_or_header_passes() {
         let header = json!({"alg": "RS256", "kid": "rsa", name: ["exp"]}).to_string();
         assert_eq!(error(&header), Some(TokenError::Header(name)));
     }
+    for sort in ["logout+jwt", "at+jwt", "dpop+jwt", "secevent+jwt", "JWE", "", "JWT "] {
+        let header = json!({"alg": "RS256", "kid": "rsa", "typ": sort}).to_string();
+        assert_eq!(error(&header), Some(TokenError::Header("typ")), "{sort}");
+    }
+    assert_eq!(error(r#"{"alg":"RS256","kid":"rsa","typ":7}"#), Some(TokenError::Header("typ")));
+    assert_eq!(error(r#"{"alg":"RS256","kid":"rsa","typ":"jwt"}"#), None);
     for id in [json!("nobody"), json!(""), json!(1), json!(null)] {
         assert_eq!(error(&json!({"alg": "RS256", "kid": id}).to_string()), Some(TokenError::Key), "{id}");
     }

@@ -34,6 +34,8 @@ async fn organisation(folder: &Folder) -> Organisation {
                 id: id(number),
                 name,
                 user: None,
+                account: None,
+                ephemeral: false,
                 key: key(10 + number),
                 next_key: None,
                 address: "fd00::1".parse().unwrap(),

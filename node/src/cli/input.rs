@@ -1,7 +1,7 @@
 //! Where do passwords, tokens and answers come from? From files, the terminal and standard input, never from the command line.
 
 use super::Failure;
-use model::limits::PASSWORD_MAX;
+use model::limits::{IDENTITY_TOKEN_MAX, PASSWORD_MAX};
 use model::secret::Secret;
 use model::text::shown;
 use std::fs::File;
@@ -31,9 +31,22 @@ pub fn secret(what: &str, file: Option<&Path>) -> Result<Secret<String>, Failure
     one_line(what, line.expose().as_bytes())
 }
 
+/// A token of this machine's own platform, from a file; `-` is standard input.
+pub fn token(path: &Path) -> Result<Secret<String>, Failure> {
+    if path == Path::new("-") {
+        return bounded("token", IDENTITY_TOKEN_MAX, io::stdin().lock());
+    }
+    let file = File::open(path).map_err(|e| Failure::failed(format!("cannot read {}: {e}", path.display())))?;
+    bounded("token", IDENTITY_TOKEN_MAX, file)
+}
+
 /// A secret that is one line of UTF-8, at most [`PASSWORD_MAX`] bytes.
 pub fn one_line(what: &str, from: impl Read) -> Result<Secret<String>, Failure> {
-    let bound = PASSWORD_MAX + 3;
+    bounded(what, PASSWORD_MAX, from)
+}
+
+fn bounded(what: &str, bytes_max: usize, from: impl Read) -> Result<Secret<String>, Failure> {
+    let bound = bytes_max + 3;
     let mut bytes = Vec::with_capacity(bound);
     let read = from.take(u64::try_from(bound).unwrap_or(u64::MAX)).read_to_end(&mut bytes);
     let bytes = Secret::new(bytes);
@@ -45,8 +58,8 @@ pub fn one_line(what: &str, from: impl Read) -> Result<Secret<String>, Failure> 
     if text.is_empty() {
         return Err(Failure::failed(format!("the {what} is empty: give it with a file or on standard input")));
     }
-    if text.len() > PASSWORD_MAX || text.contains(['\n', '\r', '\0']) {
-        return Err(Failure::failed(format!("the {what} must be one line of at most {PASSWORD_MAX} bytes")));
+    if text.len() > bytes_max || text.contains(['\n', '\r', '\0']) {
+        return Err(Failure::failed(format!("the {what} must be one line of at most {bytes_max} bytes")));
     }
     Ok(Secret::new(text.to_owned()))
 }
@@ -89,6 +102,13 @@ mod tests {
             let error = read(bad).unwrap_err();
             assert!(error.text.contains("password"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_token_may_be_longer_than_a_password_and_has_its_own_bound() {
+        let read = |bytes: usize| bounded("token", IDENTITY_TOKEN_MAX, vec![b'x'; bytes].as_slice());
+        assert_eq!(read(IDENTITY_TOKEN_MAX).unwrap().expose().len(), IDENTITY_TOKEN_MAX);
+        assert!(read(IDENTITY_TOKEN_MAX + 1).unwrap_err().text.contains("one line of at most"));
     }
 
     #[test]

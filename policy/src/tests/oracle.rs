@@ -1,7 +1,7 @@
 //! Does [`decide`] answer as a plain reading of the rules would? Random policies from a small grammar are printed as
 //! Cedar, decided, and compared with a model that knows no Cedar, no index and no error values.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use proptest::prelude::*;
 
 use super::without;
 use crate::{
-    Access, Decision, Fact, Facts, MFA_METHODS, PolicySet, Population, Reason, Survey, access, compile, decide, visible,
+    Access, Decision, Fact, Facts, MFA_METHODS, PolicySet, Population, Reason, Survey, access, compile, decide, sees,
+    visible,
 };
 
 const USERS: [&str; 3] = ["u0", "u1", "x"];
@@ -17,6 +18,14 @@ const GROUPS: [&str; 3] = ["g0", "g1", "x"];
 const RESOURCES: [&str; 3] = ["r0", "r1", "x"];
 const TAGS: [&str; 3] = ["t0", "t1", "x"];
 const DEVICES: [&str; 2] = ["d0", "d1"];
+
+/// Which kind of subjects a head means.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Only {
+    Both,
+    People,
+    Workloads,
+}
 
 #[derive(Debug, Clone, Copy)]
 enum Head {
@@ -34,6 +43,8 @@ enum Cond {
     FactorYounger(i64),
     FactorIs(usize),
     InGroup(usize),
+    IsWorkload,
+    IsUser(usize),
     Tagged(usize),
     Not(Box<Cond>),
     And(Box<Cond>, Box<Cond>),
@@ -44,6 +55,7 @@ enum Cond {
 struct Rule {
     forbid: bool,
     who: Head,
+    only: Only,
     what: Head,
     when: Vec<(bool, Cond)>,
 }
@@ -58,8 +70,10 @@ fn cond() -> impl Strategy<Value = Cond> {
         1 => Just(Cond::Overflow),
         2 => (0..2usize).prop_map(Cond::OnDevice),
         2 => (0..3i64).prop_map(Cond::FactorYounger),
-        1 => (0..2usize).prop_map(Cond::FactorIs),
+        1 => (0..MFA_METHODS.len()).prop_map(Cond::FactorIs),
         2 => (0..3usize).prop_map(Cond::InGroup),
+        1 => Just(Cond::IsWorkload),
+        1 => (0..3usize).prop_map(Cond::IsUser),
         2 => (0..3usize).prop_map(Cond::Tagged),
     ];
     leaf.prop_recursive(3, 8, 2, |inner| {
@@ -72,8 +86,9 @@ fn cond() -> impl Strategy<Value = Cond> {
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
-    (prop::bool::weighted(0.25), head(), head(), prop::collection::vec((any::<bool>(), cond()), 0..3))
-        .prop_map(|(forbid, who, what, when)| Rule { forbid, who, what, when })
+    let only = prop_oneof![2 => Just(Only::Both), 1 => Just(Only::People), 1 => Just(Only::Workloads)];
+    (prop::bool::weighted(0.25), head(), only, head(), prop::collection::vec((any::<bool>(), cond()), 0..3))
+        .prop_map(|(forbid, who, only, what, when)| Rule { forbid, who, only, what, when })
 }
 
 fn some_of(names: [&'static str; 3]) -> impl Strategy<Value = Option<BTreeSet<String>>> {
@@ -86,16 +101,21 @@ fn facts() -> impl Strategy<Value = Facts> {
     let age = prop::option::weighted(0.85, (0..4u64).prop_map(Duration::from_secs));
     let (users, resources) = (prop::sample::select(USERS.to_vec()), prop::sample::select(RESOURCES.to_vec()));
     let factor = prop::option::weighted(0.7, (0..3u64, prop::sample::select(MFA_METHODS.to_vec())));
-    (users, some_of(GROUPS), device, resources, some_of(TAGS), age, factor).prop_map(
-        |(user, groups, device, resource, tags, login_age, factor)| Facts {
-            user: user.to_owned(),
-            groups,
-            device,
-            resource: resource.to_owned(),
-            tags,
-            login_age,
-            mfa_age: factor.map(|(age, _)| Duration::from_secs(age)),
-            mfa_method: factor.map(|(_, method)| method.to_owned()),
+    let workload = prop::bool::weighted(0.3);
+    (users, workload, some_of(GROUPS), device, resources, some_of(TAGS), age, factor).prop_map(
+        |(user, workload, groups, device, resource, tags, login_age, factor)| {
+            let person = Facts {
+                user: user.to_owned(),
+                workload: false,
+                groups,
+                device,
+                resource: resource.to_owned(),
+                tags,
+                login_age,
+                mfa_age: factor.map(|(age, _)| Duration::from_secs(age)),
+                mfa_method: factor.map(|(_, method)| method.to_owned()),
+            };
+            if workload { person.of_workload() } else { person }
         },
     )
 }
@@ -118,6 +138,8 @@ fn print_cond(cond: &Cond) -> String {
         Cond::FactorYounger(age) => format!("context.mfa_age_s < {age}"),
         Cond::FactorIs(m) => format!("context.mfa_method == \"{}\"", MFA_METHODS[*m]),
         Cond::InGroup(g) => format!("principal in Group::\"{}\"", GROUPS[*g]),
+        Cond::IsWorkload => "principal is Workload".to_owned(),
+        Cond::IsUser(u) => format!("principal == User::\"{}\"", USERS[*u]),
         Cond::Tagged(t) => format!("resource in Tag::\"{}\"", TAGS[*t]),
         Cond::Not(a) => format!("!({})", print_cond(a)),
         Cond::And(a, b) => format!("({}) && ({})", print_cond(a), print_cond(b)),
@@ -135,7 +157,14 @@ fn at(names: [&'static str; 3], head: Head) -> &'static str {
 fn print_rules(rules: &[Rule]) -> String {
     let mut out = String::new();
     for rule in rules {
-        let who = print_head("principal", rule.who, ("User", at(USERS, rule.who)), ("Group", at(GROUPS, rule.who)));
+        let (var, one) = match rule.only {
+            Only::Both => ("principal", "User"),
+            Only::People => ("principal is User", "User"),
+            Only::Workloads => ("principal is Workload", "Workload"),
+        };
+        // `is` goes with `in`, and not with `==`.
+        let var = if matches!(rule.who, Head::One(_)) { "principal" } else { var };
+        let who = print_head(var, rule.who, (one, at(USERS, rule.who)), ("Group", at(GROUPS, rule.who)));
         let what =
             print_head("resource", rule.what, ("Resource", at(RESOURCES, rule.what)), ("Tag", at(TAGS, rule.what)));
         let effect = if rule.forbid { "forbid" } else { "permit" };
@@ -168,6 +197,8 @@ fn holds(cond: &Cond, facts: &Facts) -> Option<bool> {
         Cond::FactorYounger(limit) => facts.mfa_age.map(|age| age.as_secs() < *limit as u64),
         Cond::FactorIs(m) => facts.mfa_method.as_ref().map(|method| method == MFA_METHODS[*m]),
         Cond::InGroup(g) => facts.groups.as_ref().map(|all| all.contains(GROUPS[*g])),
+        Cond::IsWorkload => Some(facts.workload),
+        Cond::IsUser(u) => Some(!facts.workload && facts.user == USERS[*u]),
         Cond::Tagged(t) => facts.tags.as_ref().map(|all| all.contains(TAGS[*t])),
         Cond::Not(a) => holds(a, facts).map(|a| !a),
         Cond::And(a, b) => {
@@ -195,11 +226,21 @@ fn asks(cond: &Cond, facts: &Facts) -> bool {
         Cond::Not(a) => asks(a, facts),
         Cond::And(a, b) | Cond::Or(a, b) => asks(a, facts) || asks(b, facts),
         Cond::Younger(_) | Cond::Overflow | Cond::OnDevice(_) | Cond::FactorYounger(_) | Cond::FactorIs(_) => false,
+        Cond::IsWorkload | Cond::IsUser(_) => false,
     }
 }
 
 /// Whether a rule's head names the request.
 fn named(rule: &Rule, facts: &Facts) -> Option<bool> {
+    let means = match rule.only {
+        // A bare name is a user's.
+        Only::Both => !matches!(rule.who, Head::One(_)) || !facts.workload,
+        Only::People => !facts.workload,
+        Only::Workloads => facts.workload,
+    };
+    if !means {
+        return Some(false);
+    }
     let who = names_it(rule.who, &facts.user, at(USERS, rule.who), &facts.groups, at(GROUPS, rule.who));
     let what = names_it(rule.what, &facts.resource, at(RESOURCES, rule.what), &facts.tags, at(TAGS, rule.what));
     if who == Some(false) || what == Some(false) {
@@ -269,9 +310,13 @@ fn told(decision: &Decision) -> Result<BTreeSet<String>, BTreeSet<(&'static str,
 
 /// What is permitted is in the catalogue.
 fn is_visible(set: &PolicySet, facts: &Facts) -> bool {
-    let none = BTreeSet::new();
-    let (groups, tags) = (facts.groups.as_ref().unwrap_or(&none), facts.tags.as_ref().unwrap_or(&none));
-    !visible(set, &facts.user, groups, [(facts.resource.as_str(), tags)]).is_empty()
+    let (groups, tags) = (facts.groups.clone().unwrap_or_default(), facts.tags.clone().unwrap_or_default());
+    let one = sees(set, &Facts { groups: Some(groups.clone()), tags: Some(tags.clone()), ..facts.clone() });
+    if !facts.workload {
+        let listed = !visible(set, &facts.user, &groups, [(facts.resource.as_str(), &tags)]).is_empty();
+        assert_eq!(one, listed, "{facts:?}");
+    }
+    one
 }
 
 /// Every moment that these policies can tell apart, unknown ones included.
@@ -294,7 +339,8 @@ fn moments(facts: &Facts) -> Vec<Facts> {
             ..facts.clone()
         })
     };
-    ages.flat_map(of).collect()
+    let all = ages.flat_map(of);
+    all.map(|moment| if facts.workload { moment.of_workload() } else { moment }).collect()
 }
 
 /// How many sets of policies, with 17 requests each on average (60,000 make 10^6 cases): `UMBRA_POLICY_CASES`, or few enough for every run.
@@ -348,7 +394,9 @@ proptest! {
             let everyone = |names: [&str; 3], of: &BTreeSet<String>| {
                 names.iter().map(|name| ((*name).to_owned(), of.clone())).collect()
             };
-            let population = Population { users: everyone(USERS, groups), resources: everyone(RESOURCES, tags) };
+            let (all, resources) = (everyone(USERS, groups), everyone(RESOURCES, tags));
+            let (users, workloads) = if facts.workload { (BTreeMap::new(), all) } else { (all, BTreeMap::new()) };
+            let population = Population { users, workloads, resources };
             let survey = Survey::new(&set, &population).map_err(|e| TestCaseError::fail(e.to_string()))?;
             for (user, resource, told) in survey.rows() {
                 let own = Facts { user: user.to_owned(), resource: resource.to_owned(), ..facts.clone() };

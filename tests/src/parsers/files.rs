@@ -92,6 +92,7 @@ fn join_seeds() -> Seeds {
         kind: JoinKind::Device,
         expires: NOW.plus(std::time::Duration::from_secs(60)),
         secret: Secret::new([7; 32]),
+        needs_token: true,
     };
     let text = file.to_text()?;
     let foreign = text.replace("fd12:3456:789a::/48", "10.77.0.0/16");
@@ -388,6 +389,11 @@ const KINDS: &[Kind] = kinds!(
     d::OwnerToken,
     d::Group,
     d::User,
+    d::Account,
+    d::Vanished,
+    d::Trust,
+    d::TrustSecret,
+    d::SpentToken,
     d::Site,
     d::Resource,
     d::SuffixName,

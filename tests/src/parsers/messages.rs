@@ -9,6 +9,7 @@ use client::catalogue::Catalogue;
 use client::connect::Book;
 use client::plan::{LocalNet, Place, plan};
 use client::rpc::{Answer, Update};
+use controller::passkey::{Asserted, Created};
 use controller::rpc::{admin::idp, admin::resource, devices, enroll, gateways};
 use controller::{ca, directory::Name};
 use grant::sync;
@@ -112,6 +113,10 @@ const CONTROL: &[Row] = table!("umbra.v1", v1:
     RemoveFactorRequest,
     RemoveFactorReply,
     RenewRecoveryCodesRequest,
+    BeginPasskeyRequest => |m| m.name.parse::<Name>().is_ok() && devices::page_port(m.port).is_ok(),
+    AskPasskeyRequest => |m| devices::passkey_wish(&m).is_ok(),
+    PasskeyQuestion => |m| client::rpc::read_question(m).is_ok(),
+    PasskeyAnswer => |m| Created::read(&m.answer).is_some() | Asserted::read(&m.answer).is_some(),
     GatewayUp => up,
     GatewayDown => down,
     EnrollRequest => |m| {
@@ -129,7 +134,10 @@ const ADMIN: &[Row] = table!("umbra.admin.v1", admin:
     ResetFactorsRequest,
     AddIdpRequest => |m| idp::check(&m, IdpId::from_bytes([1; 10]), WallMs(0)).is_ok(),
     ListIdpsRequest, ListIdpsReply, RemoveIdpRequest, SyncIdpsRequest, SyncIdpsReply,
-    AddGroupRequest, ListGroupsRequest, ListGroupsReply,
+    AddAccountRequest, AddAccountReply, ListAccountsRequest, ListAccountsReply, SetAccountEnabledRequest,
+    SetAccountGroupRequest, RemoveAccountRequest, RemoveAccountReply,
+    AddFederationRequest, ListFederationRequest, ListFederationReply, RemoveFederationRequest, MakeFederationFileRequest,
+    MakeFederationFileReply, AddGroupRequest, ListGroupsRequest, ListGroupsReply,
     DeleteGroupRequest, SetMemberRequest, AddSiteRequest, ListSitesRequest, ListSitesReply, DeleteSiteRequest,
     ListGatewaysRequest, ListGatewaysReply, ConfirmGatewayRequest, RevokeGatewayRequest,
     AddResourceRequest => |m| resource::check(&m).is_ok(),
@@ -154,7 +162,7 @@ const LOCAL: &[Row] = table!("umbra.local.v1", local:
     BeginTotpReply, ConfirmTotpRequest, RecoveryCodes, VerifyFactorRequest, VerifyFactorReply, RemoveFactorRequest,
     RemoveFactorReply, RenewRecoveryCodesRequest, ListProvidersRequest, ListProvidersReply, BeginSignInRequest,
     BeginSignInReply, FinishSignInRequest, BeginCodeSignInRequest, BeginCodeSignInReply, PollSignInRequest,
-    PollSignInReply,
+    PollSignInReply, BeginPasskeyRequest, AskPasskeyRequest, PasskeyQuestion, PasskeyAnswer,
 );
 
 fn rows() -> impl Iterator<Item = &'static Row> {
@@ -273,10 +281,14 @@ fn word(message: &str, field: &str, family: u8) -> Vec<u8> {
         ("AddIdpRequest", "groups") => b"staff=ada".to_vec(),
         ("AddIdpRequest", "parameters") => b"prompt=login".to_vec(),
         ("AddIdpRequest", "allow") => b"10.20.0.0/24".to_vec(),
+        ("PasskeyQuestion", "options") => b"{\"publicKey\":{\"challenge\":\"AAAA\"}}".to_vec(),
+        ("PasskeyAnswer", "answer") => super::passkeys::created().unwrap_or_default().into_bytes(),
         ("ProbeRequest", "run") => vec![7; 16],
         ("DeleteResourceRequest", "resource") => b"ada".to_vec(),
         (_, "text") => b"permit(principal, action, resource);".to_vec(),
         (_, "kind") => b"device".to_vec(),
+        // People and workloads share names.
+        ("AddAccountRequest", "name") | (_, "account") => b"build".to_vec(),
         (_, "name") if message.starts_with("Add") => b"ada".to_vec(),
         (_, "resource") => text(ResourceId::from_bytes([3; 10]).to_string()),
         (_, "device") => text(DeviceId::from_bytes([5; 10]).to_string()),

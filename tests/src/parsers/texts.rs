@@ -8,7 +8,9 @@ use host::nft::AllowIn;
 use host::privilege::ThreadStatus;
 use host::resolv::Conf;
 use host::ssh::Socket;
-use model::ids::{DeviceId, GatewayId, GrantId, JoinKeyId, NodeId, PairingId, ResourceId, SessionId, SiteId, UserId};
+use model::ids::{
+    DeviceId, GatewayId, GrantId, JoinKeyId, NodeId, PairingId, ResourceId, SessionId, SiteId, SubjectId, UserId,
+};
 use model::limits::RESOLV_CONF_ENTRIES_MAX;
 use model::net::{HostName, PortRange, Prefix, Protocol};
 use node::{cli, settings};
@@ -160,6 +162,7 @@ type Word = (&'static str, fn(&str) -> bool, &'static [&'static str]);
 
 const WORDS: &[Word] = &[
     ("user-id", shown::<UserId>, &["us-7777777777777777"]),
+    ("subject-id", shown::<SubjectId>, &["us-7777777777777777", "ac-7777777777777777"]),
     ("device-id", shown::<DeviceId>, &["de-7777777777777777"]),
     ("gateway-id", shown::<GatewayId>, &["gw-7777777777777777"]),
     ("site-id", shown::<SiteId>, &["si-7777777777777777"]),

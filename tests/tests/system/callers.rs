@@ -29,7 +29,9 @@ use Who::{Administrator, Device, Gateway, Newcomer};
 const ROWS: &[(&str, &str, &[Who])] = &[
     (
         "/umbra.admin.v1.Admin/",
-        "Status ClaimOwner AddUser ListUsers SetPassword SetUserEnabled DeleteUser OffboardUser ListFactors ResetFactors AddIdp ListIdps RemoveIdp SyncIdps AddGroup ListGroups DeleteGroup SetMember \
+        "Status ClaimOwner AddUser ListUsers SetPassword SetUserEnabled DeleteUser OffboardUser ListFactors ResetFactors AddIdp ListIdps RemoveIdp SyncIdps \
+         AddAccount ListAccounts SetAccountEnabled SetAccountGroup RemoveAccount AddFederation ListFederation \
+         RemoveFederation MakeFederationFile AddGroup ListGroups DeleteGroup SetMember \
          AddSite ListSites DeleteSite ListGateways ConfirmGateway RevokeGateway AddResource ListResources DeleteResource \
          CheckPolicy ApplyPolicy ShowPolicy ListPolicyRevisions RollbackPolicy ListAccess CreateJoinKey ListJoinKeys \
          RevokeJoinKey ListDevices ConfirmDevice RevokeDevice ListSessions ShowSession RevokeSession ListAudit VerifyAudit \
@@ -44,6 +46,7 @@ const ROWS: &[(&str, &str, &[Who])] = &[
          RenewRecoveryCodes ListProviders BeginSignIn FinishSignIn BeginCodeSignIn PollSignIn",
         &[Device],
     ),
+    ("/umbra.v1.Devices/", "BeginPasskey ConfirmPasskey AskPasskey VerifyPasskey", &[Device]),
     ("/umbra.v1.Gateways/", "Watch", &[Gateway]),
 ];
 

@@ -13,6 +13,7 @@
 )]
 
 mod audit;
+mod browser;
 mod callers;
 mod causes;
 mod check;
@@ -37,6 +38,7 @@ mod mtu;
 mod names;
 mod network;
 mod offload;
+mod passkeys;
 mod perimeter;
 mod privilege;
 mod resolved;
@@ -48,3 +50,4 @@ mod silence;
 mod support;
 mod talk;
 mod turnover;
+mod workloads;

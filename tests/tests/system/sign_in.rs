@@ -1,8 +1,8 @@
 //! Sign-in at an identity provider as people use it: in a browser, with a code, and until the provider takes it back.
 
+use crate::browser::{self, Browser, Sends, folder};
 use crate::support::{SOON, probe, world};
 use crate::talk::{Talk, json, until};
-use std::path::PathBuf;
 use std::process::Command;
 use umbra_tests::bench::peers::on_path;
 use umbra_tests::lab::{Daemon, Finished, Name, World};
@@ -26,10 +26,6 @@ struct Scene {
     _provider: Daemon,
     _clients: Vec<Daemon>,
     certificate: String,
-}
-
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("provider")
 }
 
 /// What these tests need beyond what all do; `None` where it is not there, said once.
@@ -127,14 +123,17 @@ impl Scene {
 
 #[test]
 fn people_sign_in_in_a_browser_and_with_a_code_and_lose_access_when_their_provider_says_so() {
-    let Some(()) = needs() else { return };
+    let (Some(()), Some(())) = (needs(), browser::needs()) else { return };
     let scene = Scene::start();
     let world = &scene.world;
     scene.add_provider(&["--check-every", "5s", "--device-code"]);
 
     // In a browser.
-    let done = scene.sign_in(Name::Laptop, "ann");
-    assert!(done.success() && done.stdout.contains("logged in as ann.corp"), "{done:?}");
+    let mut person = Browser::start(world, Name::Laptop, "ann");
+    let mut sends = Sends::start(world, Name::Laptop, "login");
+    let told = person.visit(&sends.address());
+    let said = sends.rest();
+    assert!(told.contains("Done") && said.contains("logged in as ann.corp"), "{told}: {said}");
     umbra(world, Name::Laptop, &["connect", "web"]).unwrap();
     until("the page of web", SOON, || scene.reaches(Name::Laptop));
     let users = admin_json(world, &["user", "list"]).unwrap();

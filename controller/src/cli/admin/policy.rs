@@ -16,9 +16,10 @@ pub(super) async fn run(client: &mut Client, command: PolicyCommand, output: &mu
         PolicyCommand::History => {
             history(&client.list_policy_revisions(wire::ListPolicyRevisionsRequest {}).await?.into_inner(), output)
         }
-        PolicyCommand::Access { user, resource, all } => {
-            let (user, resource) = (user.unwrap_or_default(), resource.unwrap_or_default());
-            access(&client.list_access(wire::ListAccessRequest { user, resource, all }).await?.into_inner(), output)
+        PolicyCommand::Access { user, account, resource, all } => {
+            let [user, account, resource] = [user, account, resource].map(Option::unwrap_or_default);
+            let request = wire::ListAccessRequest { user, resource, all, account };
+            access(&client.list_access(request).await?.into_inner(), output)
         }
         PolicyCommand::Check { files } => {
             let files = wire::PolicyFiles { files: input::policy_files(&files)? };
@@ -163,7 +164,7 @@ fn access(reply: &wire::ListAccessReply, output: &mut Output) -> Result<(), Fail
         output.line(format!("{} more rows did not fit: name a user or a resource", reply.omitted))?;
     }
     output.note(format!(
-        "{} always, {} if, {} never; from a confirmed device, logged in",
+        "{} always, {} if, {} never; from a confirmed device, people logged in",
         reply.always, reply.sometimes, reply.never
     ));
     Ok(())

@@ -29,6 +29,7 @@ pub(super) fn status(reply: &wire::StatusReply, output: &mut Output) -> Result<(
         ("private zones", list(&reply.private_zones)),
         ("policy", policy),
         ("users", reply.users.to_string()),
+        ("accounts", reply.accounts.to_string()),
         ("devices", format!("{}{}", reply.devices, pending(reply.devices_pending))),
         ("sites", reply.sites.to_string()),
         ("gateways", format!("{}{}", reply.gateways, pending(reply.gateways_pending))),
@@ -124,8 +125,9 @@ pub(super) fn groups(reply: &wire::ListGroupsReply, output: &mut Output) -> Resu
     if output.json(reply)? {
         return Ok(());
     }
-    let rows = reply.groups.iter().map(|group| [group.name.clone(), list(&group.members)]).collect();
-    output.table(["NAME", "MEMBERS"], rows, "no groups yet: `umbra-controller group add NAME`")
+    let row = |group: &wire::Group| [group.name.clone(), list(&group.members), list(&group.workloads)];
+    let rows = reply.groups.iter().map(row).collect();
+    output.table(["NAME", "MEMBERS", "WORKLOADS"], rows, "no groups yet: `umbra-controller group add NAME`")
 }
 
 pub(super) fn sites(reply: &wire::ListSitesReply, output: &mut Output) -> Result<(), Failure> {
@@ -200,11 +202,23 @@ pub(super) fn join_keys(reply: &wire::ListJoinKeysReply, now: i64, output: &mut 
     let row = |one: &wire::JoinKey| {
         let left = format!("{}/{}", one.uses_left, one.uses);
         let expires = moment(now, one.expires_ms);
-        [one.id.clone(), one.kind.clone(), one.site.clone(), one.state.clone(), left, expires]
+        let place = [&one.site, &one.account].into_iter().find(|place| !place.is_empty()).cloned().unwrap_or_default();
+        let kind = if one.ephemeral { format!("{}, ephemeral", one.kind) } else { one.kind.clone() };
+        [one.id.clone(), kind, place, one.state.clone(), left, expires]
     };
     let rows = reply.join_keys.iter().map(row).collect();
     let empty = "no join keys yet: `umbra-controller join-key create --device --out FILE`";
-    output.table(["ID", "KIND", "SITE", "STATE", "USES LEFT", "EXPIRES"], rows, empty)
+    output.table(["ID", "KIND", "SITE OR ACCOUNT", "STATE", "USES LEFT", "EXPIRES"], rows, empty)
+}
+
+/// Whose a device is, and whether it stays.
+fn whose(one: &wire::Device) -> String {
+    let whose = if one.account.is_empty() { &one.user } else { &one.account };
+    match (one.ephemeral, whose.is_empty()) {
+        (true, true) => "(ephemeral)".to_owned(),
+        (true, false) => format!("{whose} (ephemeral)"),
+        (false, _) => whose.clone(),
+    }
 }
 
 pub(super) fn devices(reply: &wire::ListDevicesReply, now: i64, output: &mut Output) -> Result<(), Failure> {
@@ -215,7 +229,7 @@ pub(super) fn devices(reply: &wire::ListDevicesReply, now: i64, output: &mut Out
         let joined = moment(now, one.created_ms);
         [
             one.name.clone(),
-            one.user.clone(),
+            whose(one),
             one.state.clone(),
             one.address_v4.clone(),
             one.fingerprint.clone(),
@@ -225,7 +239,7 @@ pub(super) fn devices(reply: &wire::ListDevicesReply, now: i64, output: &mut Out
     };
     let rows = reply.devices.iter().map(row).collect();
     let empty = "no devices yet: `umbra-controller join-key create --device --out FILE`";
-    output.table(["NAME", "USER", "STATE", "ADDRESS", "FINGERPRINT", "JOINED", "ID"], rows, empty)
+    output.table(["NAME", "USER OR ACCOUNT", "STATE", "ADDRESS", "FINGERPRINT", "JOINED", "ID"], rows, empty)
 }
 
 pub(super) fn sessions(reply: &wire::ListSessionsReply, now: i64, output: &mut Output) -> Result<(), Failure> {
@@ -233,11 +247,19 @@ pub(super) fn sessions(reply: &wire::ListSessionsReply, now: i64, output: &mut O
         return Ok(());
     }
     let row = |one: &wire::Session| {
-        let end = if one.ended { "ended".to_owned() } else { moment(now, one.ends_ms) };
+        let end = session_end(one, now);
         [one.id.clone(), one.user.clone(), one.device.clone(), moment(now, one.created_ms), end]
     };
     let rows = reply.sessions.iter().map(row).collect();
-    output.table(["ID", "USER", "DEVICE", "LOGGED IN", "ENDS"], rows, "nobody is logged in")
+    output.table(["ID", "USER OR ACCOUNT", "DEVICE", "SINCE", "ENDS"], rows, "nobody is logged in")
+}
+
+fn session_end(one: &wire::Session, now: i64) -> String {
+    match (one.ended, one.workload) {
+        (true, _) => "ended".to_owned(),
+        (false, true) => "never by itself".to_owned(),
+        (false, false) => moment(now, one.ends_ms),
+    }
 }
 
 /// One log-in, what it may reach now, and its flows, newest first.
@@ -246,9 +268,10 @@ pub(super) fn session(reply: &wire::ShowSessionReply, now: i64, output: &mut Out
         return Ok(());
     }
     let about = reply.session.clone().unwrap_or_default();
-    let end = if about.ended { "ended".to_owned() } else { format!("ends {}", moment(now, about.ends_ms)) };
-    let since = moment(now, about.created_ms);
-    output.line(format!("{} on {}, logged in {since}, {end}", about.user, about.device))?;
+    let (end, since) = (session_end(&about, now), moment(now, about.created_ms));
+    let end = if about.ended || about.workload { end } else { format!("ends {end}") };
+    let word = if about.workload { "workload since" } else { "logged in" };
+    output.line(format!("{} on {}, {word} {since}, {end}", about.user, about.device))?;
     let row = |one: &wire::SessionGrant| [one.resource.clone(), one.gateway.clone(), moment(now, one.ends_ms)];
     let rows = reply.grants.iter().map(row).collect();
     output.table(["RESOURCE", "GATEWAY", "RENEWED OR ENDS"], rows, "no access is granted right now")?;

@@ -53,7 +53,18 @@ fn list(set: &PolicySet, population: &Population, never: bool) -> Result<wire::L
 fn asked(directory: &Directory, message: &wire::ListAccessRequest) -> Result<(Population, Option<String>), Refusal> {
     let mut all = population(directory);
     let mut disabled = None;
+    if !message.account.is_empty() {
+        if !message.user.is_empty() {
+            return Err(Refusal::Invalid("ask for a user or for a service account, not for both".to_owned()));
+        }
+        let missing = || Refusal::missing("account", &message.account);
+        let account = &directory.accounts.typed(&message.account).ok_or_else(missing)?.record;
+        all.users.clear();
+        all.workloads.retain(|name, _| name == account.name.as_str());
+        disabled = account.disabled.then(|| account.name.to_string());
+    }
     if !message.user.is_empty() {
+        all.workloads.clear();
         let missing = || Refusal::missing("user", &message.user);
         let user = &directory.users.typed(&message.user).ok_or_else(missing)?.record;
         all.users.retain(|name, _| name == user.name.as_str());
@@ -68,12 +79,12 @@ fn asked(directory: &Directory, message: &wire::ListAccessRequest) -> Result<(Po
 }
 
 /// A disabled account reaches nothing, whatever the policies say.
-fn nothing(user: &str, population: &Population) -> wire::ListAccessReply {
+fn nothing(user: &str, command: &str, population: &Population) -> wire::ListAccessReply {
     let row = |resource: &String| wire::AccessRow {
         user: user.to_owned(),
         resource: resource.clone(),
         access: "never".to_owned(),
-        because: "the account is disabled: `umbra-controller user enable` lets it in again".to_owned(),
+        because: format!("the account is disabled: `umbra-controller {command} enable` lets it in again"),
         ..Default::default()
     };
     let count = population.resources.len();
@@ -90,9 +101,13 @@ impl AdminRpc {
     ) -> Result<wire::ListAccessReply, Refusal> {
         let directory = self.organisation.now();
         let (population, disabled) = asked(&directory, &message)?;
-        let never = message.all || !message.user.is_empty() || !message.resource.is_empty();
+        let named = !message.user.is_empty() || !message.account.is_empty();
+        let never = message.all || named || !message.resource.is_empty();
         let reply = match (disabled, &directory.compiled) {
-            (Some(user), _) => nothing(&user, &population),
+            (Some(name), _) => {
+                let command = if message.account.is_empty() { "user" } else { "account" };
+                nothing(&name, command, &population)
+            }
             (None, Some(set)) => {
                 let set = Arc::clone(set);
                 let listed = directory.compiler.survey(move || list(&set, &population, never)).await;
@@ -102,7 +117,8 @@ impl AdminRpc {
             }
             (None, None) => {
                 // No policy in force, or none that this release understands: all is denied.
-                let pairs = population.users.len().saturating_mul(population.resources.len());
+                let subjects = population.users.len().saturating_add(population.workloads.len());
+                let pairs = subjects.saturating_mul(population.resources.len());
                 wire::ListAccessReply { never: u64::try_from(pairs).unwrap_or(u64::MAX), ..Default::default() }
             }
         };
@@ -120,7 +136,7 @@ mod tests {
         let names = |kind: &str, n: usize| -> BTreeMap<String, BTreeSet<String>> {
             (0..n).map(|i| (format!("{kind}{i:05}"), BTreeSet::new())).collect()
         };
-        Population { users: names("u", users), resources: names("r", resources) }
+        Population { users: names("u", users), resources: names("r", resources), ..Population::default() }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::authz::Caller;
 use crate::backup::Restored;
 use crate::backup::container::{Readers, Recipient};
 use crate::backup::make;
-use crate::directory::{Device, Directory, Draft, Gateway, NodeState, Refusal, User};
+use crate::directory::{Account, Device, Directory, Draft, Gateway, NodeState, Refusal, Trust, User};
 use crate::store::{Reading, Record as _, Versioned};
 use model::limits::{BACKUP_CHUNKS_WAITING_MAX, BACKUP_RECIPIENTS_MAX, COMMIT_KEYS_MAX, LIST_MAX};
 use model::secret::Secret;
@@ -24,6 +24,8 @@ pub(super) type Pieces = Pin<Box<dyn Stream<Item = Result<wire::BackupPiece, Sta
 #[derive(Clone)]
 enum Waiting {
     User(crate::directory::Fact<User>),
+    Account(crate::directory::Fact<Account>),
+    Trust(crate::directory::Fact<Trust>),
     Device(crate::directory::Fact<Device>),
     Gateway(crate::directory::Fact<Gateway>),
 }
@@ -32,10 +34,14 @@ impl Waiting {
     fn all(directory: &Directory) -> impl Iterator<Item = Self> + '_ {
         let waits = |state: NodeState, restored: bool| restored && state == NodeState::Pending;
         let users = directory.users.by_name().filter(|u| u.record.restored && u.record.disabled);
+        let accounts = directory.accounts.by_name().filter(|a| a.record.restored && a.record.disabled);
         let gateways = directory.gateways.by_name().filter(move |g| waits(g.record.state, g.record.restored));
         let devices = directory.devices.by_name().filter(move |d| waits(d.record.state, d.record.restored));
         let gateways = gateways.map(|g| Self::Gateway(g.clone()));
-        gateways.chain(users.map(|u| Self::User(u.clone()))).chain(devices.map(|d| Self::Device(d.clone())))
+        let users = users.map(|u| Self::User(u.clone())).chain(accounts.map(|a| Self::Account(a.clone())));
+        let trusts = directory.trusts.by_name().filter(|t| t.record.restored);
+        let users = users.chain(trusts.map(|t| Self::Trust(t.clone())));
+        gateways.chain(users).chain(devices.map(|d| Self::Device(d.clone())))
     }
 
     /// As an administrator types it: `device/laptop`.
@@ -43,6 +49,8 @@ impl Waiting {
         let Some((kind, name)) = typed.split_once('/') else { return false };
         let (own_kind, id, own_name) = match self {
             Self::User(u) => (User::KIND, u.record.id.to_string(), u.record.name.as_str()),
+            Self::Account(a) => (Account::KIND, a.record.id.to_string(), a.record.name.as_str()),
+            Self::Trust(t) => (Trust::KIND, t.record.id.to_string(), t.record.name.as_str()),
             Self::Device(d) => (Device::KIND, d.record.id.to_string(), d.record.name.as_str()),
             Self::Gateway(g) => (Gateway::KIND, g.record.id.to_string(), g.record.name.as_str()),
         };
@@ -58,13 +66,32 @@ impl Waiting {
                 about: u.record.groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
                 fingerprint: String::new(),
             },
+            Self::Account(a) => wire::Waiting {
+                kind: Account::KIND.to_owned(),
+                id: a.record.id.to_string(),
+                name: a.record.name.to_string(),
+                about: a.record.groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+                fingerprint: String::new(),
+            },
+            Self::Trust(t) => wire::Waiting {
+                kind: Trust::KIND.to_owned(),
+                id: t.record.id.to_string(),
+                name: t.record.name.to_string(),
+                about: super::device::account_name(directory, t.record.account),
+                fingerprint: String::new(),
+            },
             Self::Device(d) => {
+                let account = d.record.account.and_then(|id| directory.accounts.find(&id));
                 let user = d.record.user.and_then(|id| directory.users.find(&id));
                 wire::Waiting {
                     kind: Device::KIND.to_owned(),
                     id: d.record.id.to_string(),
                     name: d.record.name.to_string(),
-                    about: user.map(|user| user.record.name.to_string()).unwrap_or_default(),
+                    about: user
+                        .map(|user| &user.record.name)
+                        .or_else(|| account.map(|account| &account.record.name))
+                        .map(ToString::to_string)
+                        .unwrap_or_default(),
                     fingerprint: d.record.fingerprint.clone(),
                 }
             }
@@ -84,6 +111,8 @@ impl Waiting {
     fn confirm(&self, draft: &mut Draft) -> Result<(), Refusal> {
         match self {
             Self::User(u) => draft.update(u, &User { disabled: false, restored: false, ..u.record.clone() }),
+            Self::Account(a) => draft.update(a, &Account { disabled: false, restored: false, ..a.record.clone() }),
+            Self::Trust(t) => draft.update(t, &Trust { restored: false, ..t.record.clone() }),
             Self::Device(d) => {
                 draft.update(d, &Device { state: NodeState::Confirmed, restored: false, ..d.record.clone() })
             }
@@ -180,7 +209,7 @@ impl AdminRpc {
     ) -> Result<wire::ConfirmRestoredReply, Refusal> {
         if message.items.len() > LIST_MAX || message.items.is_empty() != message.all {
             return Err(Refusal::Invalid(format!(
-                "name 1 to {LIST_MAX} of `user/NAME`, `device/NAME`, `gateway/NAME`, or ask for all"
+                "name 1 to {LIST_MAX} of `user/NAME`, `account/NAME`, `federation/NAME`, `device/NAME`, `gateway/NAME`, or ask for all"
             )));
         }
         let make = |directory: &Directory, draft: &mut Draft| {

@@ -5,7 +5,13 @@ use super::{AdminRpc, changed};
 use crate::authz::Caller;
 use crate::directory::{Device, Directory, Draft, NodeState, Refusal, Session};
 use crate::store::Record as _;
+use model::ids::AccountId;
 use proto::admin as wire;
+
+/// What an administrator calls a service account; one that is gone has its id only.
+pub(super) fn account_name(now: &Directory, id: AccountId) -> String {
+    now.accounts.find(&id).map_or_else(|| id.to_string(), |account| account.record.name.to_string())
+}
 
 impl AdminRpc {
     pub(super) async fn list_devices(
@@ -18,6 +24,7 @@ impl AdminRpc {
             let device = &fact.record;
             let user =
                 device.user.map(|id| now.users.find(&id).map_or_else(|| id.to_string(), |u| u.record.name.to_string()));
+            let account = device.account.map(|id| account_name(&now, id));
             wire::Device {
                 id: device.id.to_string(),
                 name: device.name.to_string(),
@@ -28,6 +35,8 @@ impl AdminRpc {
                 fingerprint: device.fingerprint.clone(),
                 join_key: device.join_key.to_string(),
                 created_ms: device.created.0,
+                account: account.unwrap_or_default(),
+                ephemeral: device.ephemeral,
             }
         });
         let mut devices: Vec<_> = devices.collect();

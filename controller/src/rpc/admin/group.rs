@@ -2,7 +2,7 @@
 
 use super::{AdminRpc, changed, name};
 use crate::authz::Caller;
-use crate::directory::{Directory, Draft, Group, Refusal, User};
+use crate::directory::{Account, Directory, Draft, Group, Refusal, User};
 use crate::store::Record as _;
 use model::limits::GROUPS_MAX;
 use proto::admin as wire;
@@ -35,9 +35,11 @@ impl AdminRpc {
         let groups = now.groups.by_name().map(|fact| {
             let members =
                 now.users.by_name().filter(|user| user.record.all_groups().any(|group| *group == fact.record.name));
+            let workloads = now.accounts.by_name().filter(|one| one.record.groups.contains(&fact.record.name));
             wire::Group {
                 name: fact.record.name.to_string(),
                 members: members.map(|user| user.record.name.to_string()).collect(),
+                workloads: workloads.map(|account| account.record.name.to_string()).collect(),
             }
         });
         Ok(wire::ListGroupsReply { groups: groups.collect() })
@@ -61,6 +63,12 @@ impl AdminRpc {
                     identity.groups.remove(&fact.record.name);
                 }
                 draft.update(user, &next)?;
+            }
+            draft.stands_on_all(directory, Account::KIND)?;
+            for account in directory.accounts.values().filter(|one| one.record.groups.contains(&fact.record.name)) {
+                let mut next = account.record.clone();
+                next.groups.remove(&fact.record.name);
+                draft.update(account, &next)?;
             }
             if draft.is_full() {
                 return Err(Refusal::InUse(format!(

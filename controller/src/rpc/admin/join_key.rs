@@ -1,9 +1,10 @@
 //! Join keys: create, list, revoke. The secret goes into the join file and nowhere else.
 
+use super::device::account_name;
 use super::{AdminRpc, changed, parse, random};
 use crate::authz::Caller;
 use crate::directory::{Directory, Draft, JoinKey, JoinKeyState, Refusal, sha256, sweep};
-use model::ids::{JoinKeyId, SiteId};
+use model::ids::{AccountId, JoinKeyId, SiteId};
 use model::limits::{JOIN_BYTES_MAX, JOIN_KEY_LIFE, JOIN_KEY_LIFE_MAX, JOIN_KEY_USES_MAX, JOIN_KEYS_MAX};
 use model::net::Prefix;
 use model::secret::Secret;
@@ -52,18 +53,47 @@ fn site(directory: &Directory, draft: &mut Draft, kind: JoinKind, typed: &str) -
     }
 }
 
-/// Knocks of one key more would not be heard.
-fn has_room(directory: &Directory, now: WallMs) -> Result<(), Refusal> {
+/// The service account as which devices join; it takes part.
+fn account(
+    directory: &Directory,
+    draft: &mut Draft,
+    kind: JoinKind,
+    typed: &str,
+) -> Result<Option<AccountId>, Refusal> {
+    if typed.is_empty() {
+        return Ok(None);
+    }
+    if kind == JoinKind::Gateway {
+        return Err(Refusal::Invalid("a gateway asks for no access: leave --account out".to_owned()));
+    }
+    let account = directory.accounts.typed(typed).ok_or_else(|| Refusal::missing("account", typed))?;
+    if account.record.disabled {
+        let why = format!("service account `{}` is disabled: nothing joins as it", account.record.name);
+        return Err(Refusal::InUse(why));
+    }
+    draft.stands_on(account);
+    Ok(Some(account.record.id))
+}
+
+/// Knocks of one key more would not be heard; those of federation rules are heard beside them.
+pub(super) fn has_room(directory: &Directory, now: WallMs) -> Result<(), Refusal> {
     let alive = |key: &&JoinKey| matches!(key.state(now), JoinKeyState::Usable | JoinKeyState::Used);
-    if directory.join_keys.values().map(|fact| &fact.record).filter(alive).count() < JOIN_KEYS_MAX {
+    let keys = directory.join_keys.values().map(|fact| &fact.record).filter(alive).count();
+    if keys.saturating_add(directory.trusts.len()) < JOIN_KEYS_MAX {
         return Ok(());
     }
-    let why = format!("{JOIN_KEYS_MAX} join keys are alive, and no more are heard: revoke some, or wait for their end");
+    let why = format!(
+        "{JOIN_KEYS_MAX} join keys are alive, federation rules among them, and no more are heard: revoke some, or wait for their end"
+    );
     Err(Refusal::InUse(why))
 }
 
 /// What the machine that joins is given, and the fingerprint that people compare. A file that no machine would read is refused.
-fn file(directory: &Directory, key: &JoinKey, secret: &Secret<[u8; 32]>) -> Result<(String, String), Refusal> {
+pub(super) fn file(
+    directory: &Directory,
+    (kind, expires, needs_token): (JoinKind, WallMs, bool),
+    secret: &Secret<[u8; 32]>,
+) -> Result<(String, String), Refusal> {
     let org = directory.org.as_ref().ok_or_else(|| Refusal::Failed("there is no organisation".to_owned()))?;
     let org = org.record.clone();
     let fingerprint = org.fingerprint();
@@ -76,9 +106,10 @@ fn file(directory: &Directory, key: &JoinKey, secret: &Secret<[u8; 32]>) -> Resu
         pool: org.pool,
         zones: org.zones,
         prefixes: prefixes.into_iter().collect(),
-        kind: key.kind,
-        expires: key.expires,
+        kind,
+        expires,
         secret: Secret::new(*secret.expose()),
+        needs_token,
     };
     let text = file.to_text().map_err(|e| Refusal::Failed(e.to_string()))?;
     if text.len() > JOIN_BYTES_MAX {
@@ -116,6 +147,10 @@ impl AdminRpc {
             _ => return Err(Refusal::Invalid("say for what the key is: --device or --gateway".to_owned())),
         };
         let (uses, life) = (uses(kind, message.uses)?, life(message.life_ms)?);
+        let ephemeral = message.ephemeral;
+        if ephemeral && kind == JoinKind::Gateway {
+            return Err(Refusal::Invalid("a gateway stays until it is revoked: leave --ephemeral out".to_owned()));
+        }
         let id = JoinKeyId::from_bytes(random()?);
         let secret = Secret::new(random::<32>()?);
         let knock_key = tunnel::knock::knock_key(&secret);
@@ -130,10 +165,13 @@ impl AdminRpc {
         let make = |directory: &Directory, draft: &mut Draft| {
             has_room(directory, created)?;
             let site = site(directory, draft, kind, &message.site)?;
+            let account = account(directory, draft, kind, &message.account)?;
             let key = JoinKey {
                 id,
                 kind,
                 site,
+                account,
+                ephemeral,
                 uses,
                 uses_left: uses,
                 created,
@@ -143,11 +181,15 @@ impl AdminRpc {
                 enrol_hash: sha256(enrol_token.expose()),
                 redeemed: Vec::new(),
             };
-            let made = file(directory, &key, &secret)?;
+            let made = file(directory, (kind, key.expires, false), &secret)?;
             draft.create(&id, &key)?;
             sweep(directory, draft, created)?;
             let entry = self.organisation.entry(caller, "join-key.create", format!("join-key/{id}"));
-            Ok((made, entry.with("kind", kind.to_string()).with("uses", uses)))
+            let mut entry = entry.with("kind", kind.to_string()).with("uses", uses);
+            if let Some(account) = account {
+                entry = entry.with("account", account_name(directory, account));
+            }
+            Ok((made, if ephemeral { entry.with("ephemeral", true) } else { entry }))
         };
         let (revision, (text, fingerprint)) = self.organisation.change(make).await?;
         Ok(wire::CreateJoinKeyReply {
@@ -176,6 +218,8 @@ impl AdminRpc {
                 expires_ms: key.expires.0,
                 state: key.state(wall).to_string(),
                 created_ms: key.created.0,
+                account: key.account.map(|id| account_name(&now, id)).unwrap_or_default(),
+                ephemeral: key.ephemeral,
             }
         });
         let mut join_keys: Vec<_> = keys.collect();

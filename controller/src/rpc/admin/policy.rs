@@ -25,15 +25,18 @@ fn names(directory: &Directory) -> Names {
         resources: directory.resources.values().map(|f| text(&f.record.name)).collect(),
         tags: directory.resources.values().flat_map(|f| f.record.tags.iter().map(text)).collect(),
         devices: directory.devices.values().map(|f| text(&f.record.name)).collect(),
+        workloads: directory.accounts.values().map(|f| text(&f.record.name)).collect(),
     }
 }
 
-/// Everybody who may log in, and every resource.
+/// Everybody who may log in, every workload that may take part, and every resource.
 pub(super) fn population(directory: &Directory) -> Population {
     let text = |name: &crate::directory::Name| name.to_string();
     let users = directory.users.values().map(|fact| &fact.record).filter(|user| !user.disabled);
+    let accounts = directory.accounts.values().map(|fact| &fact.record).filter(|account| !account.disabled);
     let resources = directory.resources.values().map(|fact| &fact.record);
     Population {
+        workloads: accounts.map(|one| (text(&one.name), one.groups.iter().map(text).collect())).collect(),
         users: users.map(|user| (text(&user.name), user.all_groups().map(text).collect())).collect(),
         resources: resources.map(|one| (text(&one.name), one.tags.iter().map(text).collect())).collect(),
     }
@@ -159,7 +162,9 @@ impl AdminRpc {
             }
         };
         let unknown = policy::unknown_names(&set, &names(directory));
-        let warnings = findings(set.warnings().iter().chain(&unknown));
+        // Where there are no workloads, everyone is people.
+        let open = if directory.accounts.is_empty() { Vec::new() } else { policy::open_to_all(&set) };
+        let warnings = findings(set.warnings().iter().chain(&open).chain(&unknown));
         let policies = line(set.rules().len());
         let held = Arc::clone(directory);
         let compared = directory.compiler.in_turn(move || compare(&held, &set, decisions_max)).await;

@@ -1,9 +1,9 @@
-//! Sessions: list, revoke.
+//! Sessions: list, revoke; and what workloads have in their place, which is listed with them.
 
 use super::{AdminRpc, changed, parse};
 use crate::authz::Caller;
-use crate::directory::{Directory, Draft, Refusal, Session};
-use model::ids::SessionId;
+use crate::directory::{Account, Device, Directory, Draft, Fact, NodeState, Refusal, Session};
+use model::ids::{DeviceId, SessionId};
 use model::time::WallMs;
 use proto::admin as wire;
 use std::sync::Arc;
@@ -21,7 +21,28 @@ fn shown(now: &Directory, session: &Session, wall: WallMs) -> wire::Session {
         created_ms: session.created.0,
         ends_ms: session.ends.0,
         ended: !session.is_live(wall),
+        workload: false,
     }
+}
+
+/// What a workload has in place of a log-in.
+fn standing(now: &Directory, device: &Device) -> Option<wire::Session> {
+    let account = now.accounts.find(&device.account?);
+    let lives = device.state == NodeState::Confirmed && account.is_some_and(|a| !a.record.disabled);
+    Some(wire::Session {
+        id: Account::standing(device.id).to_string(),
+        user: account.map(|a| a.record.name.to_string()).unwrap_or_default(),
+        device: device.name.to_string(),
+        created_ms: device.created.0,
+        ends_ms: 0,
+        ended: !lives,
+        workload: true,
+    })
+}
+
+/// The workload whose standing session has this id.
+fn workload(now: &Directory, id: SessionId) -> Option<&Fact<Device>> {
+    now.devices.find(&DeviceId::from_bytes(*id.as_bytes())).filter(|device| device.record.account.is_some())
 }
 
 impl AdminRpc {
@@ -33,7 +54,8 @@ impl AdminRpc {
         let (now, wall) = (self.organisation.now(), self.organisation.wall());
         let wanted = now.sessions.values().filter(|s| message.all || s.record.is_live(wall));
         let sessions = wanted.map(|fact| shown(&now, &fact.record, wall));
-        let mut sessions: Vec<_> = sessions.collect();
+        let workloads = now.devices.values().filter_map(|device| standing(&now, &device.record));
+        let mut sessions: Vec<_> = sessions.chain(workloads.filter(|one| message.all || !one.ended)).collect();
         sessions.sort_by_key(|session| session.created_ms);
         Ok(wire::ListSessionsReply { sessions })
     }
@@ -45,7 +67,9 @@ impl AdminRpc {
     ) -> Result<wire::ShowSessionReply, Refusal> {
         let id: SessionId = parse(&message.session)?;
         let (now, wall) = (self.organisation.now(), self.organisation.wall());
-        let fact = now.sessions.find(&id).ok_or_else(|| Refusal::missing("session", &message.session))?;
+        let standing = || workload(&now, id).and_then(|device| standing(&now, &device.record));
+        let about = now.sessions.find(&id).map(|fact| shown(&now, &fact.record, wall)).or_else(standing);
+        let about = about.ok_or_else(|| Refusal::missing("session", &message.session))?;
         let limit = if message.limit == 0 { FLOWS_SHOWN } else { message.limit as usize };
         let log = Arc::clone(&self.organisation.flows);
         let read = move || log.newest(&id.to_string(), limit, |record| record.session == id);
@@ -72,11 +96,7 @@ impl AdminRpc {
             bytes_down: record.told.bytes_down,
             end: record.told.end.to_string(),
         });
-        Ok(wire::ShowSessionReply {
-            session: Some(shown(&now, &fact.record, wall)),
-            grants: grants.collect(),
-            flows: flows.collect(),
-        })
+        Ok(wire::ShowSessionReply { session: Some(about), grants: grants.collect(), flows: flows.collect() })
     }
 
     pub(super) async fn revoke_session(
@@ -86,6 +106,13 @@ impl AdminRpc {
     ) -> Result<wire::Changed, Refusal> {
         let id: SessionId = parse(&message.session)?;
         let make = |directory: &Directory, draft: &mut Draft| {
+            if let Some(device) = workload(directory, id) {
+                let device = &device.record.name;
+                return Err(Refusal::InUse(format!(
+                    "`{id}` is no log-in but a workload's standing session: `umbra-controller device revoke {device}`, or \
+                     disable its service account"
+                )));
+            }
             let fact = directory.sessions.find(&id).ok_or_else(|| Refusal::missing("session", &message.session))?;
             if fact.record.ended || fact.record.ends <= self.organisation.wall() {
                 return Err(Refusal::InUse(format!("session `{id}` has ended already")));

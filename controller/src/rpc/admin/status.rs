@@ -52,6 +52,7 @@ impl AdminRpc {
             zones: org.zones.iter().map(ToString::to_string).collect(),
             private_zones: org.private_zones.iter().map(ToString::to_string).collect(),
             users: count(now.users.values()),
+            accounts: count(now.accounts.values()),
             devices: devices(NodeState::Confirmed),
             devices_pending: devices(NodeState::Pending),
             sites: count(now.sites.values()),

@@ -3,9 +3,7 @@
 use super::{AdminRpc, changed, name, parse_all, random};
 use crate::authn;
 use crate::authz::Caller;
-use crate::directory::{
-    Device, Directory, Draft, Fact, Identity, Method, Name, NodeState, Refusal, Session, Unique, User,
-};
+use crate::directory::{Device, Directory, Draft, Fact, Identity, Name, NodeState, Refusal, Session, Unique, User};
 use crate::factors;
 use crate::store::Record as _;
 use model::ids::UserId;
@@ -26,7 +24,11 @@ pub(super) fn end_sessions(directory: &Directory, draft: &mut Draft, user: UserI
 }
 
 /// The groups must exist, also when this commits.
-fn stand_on_groups(directory: &Directory, draft: &mut Draft, groups: &BTreeSet<Name>) -> Result<(), Refusal> {
+pub(super) fn stand_on_groups(
+    directory: &Directory,
+    draft: &mut Draft,
+    groups: &BTreeSet<Name>,
+) -> Result<(), Refusal> {
     for group in groups {
         draft.stands_on(directory.groups.find(group).ok_or_else(|| Refusal::missing("group", group.as_str()))?);
     }
@@ -49,7 +51,9 @@ impl AdminRpc {
         let created = self.organisation.wall();
         let make = |directory: &Directory, draft: &mut Draft| {
             stand_on_groups(directory, draft, &groups)?;
-            draft.claim(directory, Unique::UserName, &name, id, || format!("the user name `{name}`"))?;
+            draft.claim(directory, Unique::UserName, &name, id, || {
+                format!("the name `{name}` (users and service accounts share names)")
+            })?;
             let (name, groups, password) = (name.clone(), groups.clone(), Some(password.clone()));
             let entry = self.organisation.entry(caller, "user.add", format!("user/{id}")).with("name", name.as_str());
             draft.create(
@@ -205,12 +209,12 @@ impl AdminRpc {
         let (directory, now) = (self.organisation.now(), self.organisation.wall());
         let user = directory.users.typed(&message.user).ok_or_else(|| Refusal::missing("user", &message.user))?;
         let held = factors::of(&directory, user.record.id);
-        let factors = held.confirmed().map(|totp| wire::Factor {
-            id: totp.id.to_string(),
-            name: totp.name.to_string(),
-            method: Method::Totp.to_string(),
-            created_ms: totp.created.0,
-            used_ms: totp.used.map_or(0, |at| at.0),
+        let factors = held.confirmed().map(|factor| wire::Factor {
+            id: factor.id.to_string(),
+            name: factor.name.to_string(),
+            method: factor.method.to_string(),
+            created_ms: factor.created.0,
+            used_ms: factor.used.map_or(0, |at| at.0),
         });
         Ok(wire::ListFactorsReply {
             factors: factors.collect(),

@@ -175,7 +175,13 @@ impl Client {
         self.heard = scene.now;
         let now = self.clocks.now(scene.now);
         let session = |s: Option<(model::ids::SessionId, Duration)>| {
-            s.map(|(id, ends_in)| Session { id, user: "u".to_owned(), ends: now.plus(ends_in), factor: None })
+            s.map(|(id, ends_in)| Session {
+                id,
+                user: "u".to_owned(),
+                ends: now.plus(ends_in),
+                factor: None,
+                workload: false,
+            })
         };
         match news {
             News::Closed => self.hang_up(scene.now),

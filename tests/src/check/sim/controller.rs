@@ -517,10 +517,9 @@ impl Controller {
     /// What a device sees.
     fn sight(&self, now: Time, device: DeviceId) -> (Option<(SessionId, Duration)>, Vec<CatalogueEntry>) {
         let wall = self.clocks.wall(now);
-        let Ok(subject) = judge::subject(&self.directory, device, wall) else { return (None, Vec::new()) };
-        let session = &subject.session.record;
-        let entries = judge::catalogue(&self.directory, &subject, &self.reach, wall);
-        (Some((session.id, session.ends.since(wall))), entries)
+        let Ok(asker) = judge::asker(&self.directory, device, wall) else { return (None, Vec::new()) };
+        let entries = judge::catalogue(&self.directory, &asker, &self.reach, wall);
+        (Some((asker.session(), asker.ends().since(wall))), entries)
     }
 
     /// Tells every device what changed of what it sees.
@@ -617,17 +616,17 @@ impl Controller {
             let wish = &pending.wish;
             let permit = Permit {
                 device: wish.device,
-                session: ground.session.record.id,
-                user: ground.user.record.id,
+                session: ground.asker.session(),
+                user: ground.asker.id(),
                 resource: wish.resource,
                 gateway,
                 rules,
                 lease: ground.resource.record.lease(),
                 on_gateway: ground.resource.record.on_gateway,
-                until: at.to_instant(ground.session.record.ends),
+                until: at.to_instant(ground.asker.ends()),
                 data_key: wish.data_key,
-                device_v4: pool.device_v4(ground.device.record.v4).unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
-                device_v6: ground.device.record.address,
+                device_v4: pool.device_v4(ground.asker.device().record.v4).unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
+                device_v6: ground.asker.device().record.address,
                 held: wish.held.clone(),
                 fresh_grant: GrantId::from_bytes(scene.dice.id()),
                 fresh_pairing: PairingId::from_bytes(scene.dice.id()),

@@ -329,6 +329,8 @@ pub fn put_device(world: &mut World, n: usize, device: DeviceId, state: NodeStat
         id: device,
         name: name("d", number)?,
         user: Some(UserId::from_bytes(id(2, number))),
+        account: None,
+        ephemeral: false,
         key: public_of(&PrivateKey::new([0x50 + number; 32])),
         next_key: None,
         restored: false,
