@@ -177,7 +177,7 @@ fn item(bytes: &[u8]) -> bool {
         Some((first, rest)) => {
             let read = bytes.len() - rest.len();
             assert_eq!(bytes.get(..read).and_then(cbor::only), Some(first), "what is read is what was there");
-            true
+            rest.is_empty()
         }
         None => false,
     }
