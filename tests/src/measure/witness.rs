@@ -20,6 +20,8 @@ const ROOM_BYTES: u32 = 32 << 20;
 const FRAME_BYTES_MAX: usize = 65_536 + 64;
 /// struct virtio_net_hdr and an Ethernet header.
 const FRONT: usize = 10 + 14;
+/// VIRTIO_NET_HDR_GSO_UDP_L4: several datagrams of one flow in one frame.
+const UDP_SEGMENTS: u8 = 5;
 /// IANA's protocol numbers.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -113,10 +115,44 @@ fn take(socket: &PacketSocket, buffer: &mut [u8], book: &mut Book) -> anyhow::Re
         // A frame from before the stamps were switched on.
         Err(_) => now_micros()?,
     };
-    if let Some(packet) = buffer.get(..length).and_then(|frame| packet_of(frame.get(FRONT..)?)) {
+    for packet in buffer.get(..length).map(packets_of).unwrap_or_default() {
         book.enter(came, &packet);
     }
     Ok(true)
+}
+
+/// What a frame carries, with the kernel's note in front. What waited for a processor comes as one frame of many datagrams, all of one
+/// size but the last.
+fn packets_of(frame: &[u8]) -> Vec<Packet<'_>> {
+    let Some(packet) = frame.get(FRONT..) else { return Vec::new() };
+    let segments = frame.get(1) == Some(&UDP_SEGMENTS);
+    let size = frame.get(4..6).and_then(|size| size.try_into().ok()).map_or(0, u16::from_ne_bytes);
+    match udp_content(packet) {
+        Some(content) if segments && size > 0 => content.chunks(usize::from(size)).filter_map(datagram).collect(),
+        _ => packet_of(packet).into_iter().collect(),
+    }
+}
+
+/// The content of a datagram to the measured service.
+fn udp_content(packet: &[u8]) -> Option<&[u8]> {
+    let (protocol, rest) = transport_of(packet)?;
+    let port = u16::from_be_bytes([*rest.get(2)?, *rest.get(3)?]);
+    (protocol == UDP && port == UDP_PORT).then(|| rest.get(8..)).flatten()
+}
+
+fn datagram(content: &[u8]) -> Option<Packet<'_>> {
+    let mut words = std::str::from_utf8(content).ok()?.split(' ');
+    let (who, number, sent) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some(Packet::Udp { who, number, sent })
+}
+
+/// The protocol of an IP packet, and what stands behind the header.
+fn transport_of(packet: &[u8]) -> Option<(u8, &[u8])> {
+    match packet.first()? >> 4 {
+        4 => Some((*packet.get(9)?, packet.get(usize::from(packet.first()? & 15) * 4..)?)),
+        6 => Some((*packet.get(6)?, packet.get(40..)?)),
+        _ => None,
+    }
 }
 
 /// A packet of a measured flow.
@@ -137,22 +173,14 @@ enum Packet<'a> {
 /// Of which measured flow an IP packet is, if of any. A reset of TCP is no packet of a flow: it is its end, and the
 /// gateway's own.
 fn packet_of(packet: &[u8]) -> Option<Packet<'_>> {
-    let (protocol, rest) = match packet.first()? >> 4 {
-        4 => (*packet.get(9)?, packet.get(usize::from(packet.first()? & 15) * 4..)?),
-        6 => (*packet.get(6)?, packet.get(40..)?),
-        _ => return None,
-    };
+    let (protocol, rest) = transport_of(packet)?;
     let port = |at: usize| Some(u16::from_be_bytes([*rest.get(at)?, *rest.get(at + 1)?]));
     match protocol {
         TCP if port(2)? == HTTP_PORT && rest.get(13)? & TCP_RESET == 0 => {
             let content = rest.get(usize::from(rest.get(12)? >> 4) * 4..).unwrap_or_default();
             Some(Packet::Tcp { port: port(0)?, who: std::str::from_utf8(content).ok().and_then(asker) })
         }
-        UDP if port(2)? == UDP_PORT => {
-            let mut words = std::str::from_utf8(rest.get(8..)?).ok()?.split(' ');
-            let (who, number, sent) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-            Some(Packet::Udp { who, number, sent })
-        }
+        UDP => udp_content(packet).and_then(datagram),
         _ => None,
     }
 }
@@ -224,6 +252,22 @@ mod tests {
         assert_eq!(packet_of(&v6), Some(Packet::Tcp { port: 0, who: None }));
         assert_eq!(packet_of(&v6[..42]), None);
         assert_eq!(packet_of(&[]), None);
+    }
+
+    #[test]
+    fn a_frame_of_many_datagrams_is_many() {
+        let mut frame = vec![0; FRONT];
+        frame[1] = UDP_SEGMENTS;
+        frame[4..6].copy_from_slice(&11_u16.to_ne_bytes());
+        frame.extend(v4(UDP, UDP_PORT, 0, b"laptop 7 99laptop 8 99laptop 9 1"));
+        let numbers = |frame: &[u8]| -> Vec<u64> {
+            let number = |packet: &Packet<'_>| if let Packet::Udp { number, .. } = packet { *number } else { 0 };
+            packets_of(frame).iter().map(number).collect()
+        };
+        assert_eq!(numbers(&frame), [7, 8, 9]);
+        frame[1] = 0;
+        assert!(numbers(&frame).is_empty(), "one datagram that says nothing we know");
+        assert!(numbers(&frame[..FRONT - 1]).is_empty());
     }
 
     #[test]
