@@ -1,9 +1,10 @@
-//! How does a log-in begin, whatever it was that proved who somebody is?
+//! How does a log-in begin, or go on, whatever it was that proved who somebody is?
 
-use crate::directory::{Directory, Draft, NodeState, Proved, Refusal, Session, sweep};
-use crate::judge::Standing;
+use crate::directory::{Directory, Draft, Fact, NodeState, Proved, Refusal, Session, sweep};
+use crate::judge::{Standing, session_of};
 use crate::organisation::Organisation;
 use model::ids::{DeviceId, SessionId, UserId};
+use model::time::WallMs;
 
 /// Said on a device to whoever is not its user.
 pub const OTHERS_DEVICE: &str = "this device belongs to another user; an administrator can revoke it";
@@ -24,8 +25,13 @@ pub fn may(directory: &Directory, user: Option<UserId>, device: DeviceId) -> Res
     Ok(())
 }
 
-/// Begins a log-in of the user on the device, which is theirs from now on; the one before it there ends. The caller stands on the
-/// user.
+/// The log-in of this user that lives on this device: who proves anew who they are goes on with it.
+pub fn held(directory: &Directory, user: UserId, device: DeviceId, now: WallMs) -> Option<&Fact<Session>> {
+    session_of(directory, device, now).filter(|session| session.record.user == user)
+}
+
+/// Begins a log-in of the user on the device, which is theirs from now on; another's there ends. One of their own that lives there
+/// goes on for as long as a fresh one would, and so does all that is open. The caller stands on the user.
 pub fn open(
     directory: &Directory,
     draft: &mut Draft,
@@ -45,21 +51,23 @@ pub fn open(
         }
     }
     sweep(directory, draft, wall)?;
-    for old in directory.sessions.values().filter(|s| s.record.device == device && !s.record.ended) {
+    let held = held(directory, user, device, wall);
+    let goes_on = held.map(|held| held.record.id);
+    let of_device = directory.sessions.values().filter(|s| s.record.device == device && !s.record.ended);
+    for old in of_device.filter(|old| Some(old.record.id) != goes_on) {
         let mut ended = old.record.clone();
         ended.ended = true;
         draft.update(old, &ended)?;
     }
-    let session = Session {
-        id: fresh,
-        user,
-        device,
-        created: wall,
-        ends: wall.plus(organisation.timing.session),
-        ended: false,
-        factor: None,
-        proved: Proved::AtLogin,
-    };
+    let ends = wall.plus(organisation.timing.session);
+    if let Some(held) = held {
+        let mut longer = held.record.clone();
+        (longer.ends, longer.proved) = (ends, Proved::At(wall));
+        draft.update(held, &longer)?;
+        return Ok(longer);
+    }
+    let session =
+        Session { id: fresh, user, device, created: wall, ends, ended: false, factor: None, proved: Proved::AtLogin };
     draft.create(&fresh, &session)?;
     Ok(session)
 }

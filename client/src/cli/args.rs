@@ -153,6 +153,9 @@ pub(super) struct LoginArgs {
     /// Who you are; asked for if it is not given.
     #[arg(long, short, env = "UMBRA_USER")]
     pub user: Option<String>,
+    /// Only go on with the log-in that you have: what is open stays open.
+    #[arg(long)]
+    pub extend: bool,
     /// A file with the password; else the environment's UMBRA_PASSWORD, the terminal, or standard input.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,

@@ -15,7 +15,19 @@ use std::time::Duration;
 /// How long the browser is waited for: as long as the controller does.
 const BROWSER_MAX: Duration = model::limits::SIGN_IN_LIFE;
 
-pub(super) async fn run(client: &mut Client, options: LoginArgs, output: &mut Output) -> Result<(), Failure> {
+pub(super) async fn run(client: &mut Client, mut options: LoginArgs, output: &mut Output) -> Result<(), Failure> {
+    if options.extend {
+        let session = client.status(wire::StatusRequest {}).await?.into_inner().session;
+        let Some(session) = session.filter(|session| !session.workload) else {
+            return Err(Failure::failed("nobody is logged in here, so there is nothing to extend: run `umbra login`"));
+        };
+        if options.user.as_ref().is_some_and(|user| *user != session.user) {
+            return Err(Failure::failed(format!("{} is logged in here: nobody else goes on with that", session.user)));
+        }
+        if options.password_file.is_some() {
+            options.user = Some(session.user);
+        }
+    }
     let by_password = options.user.is_some() || options.password_file.is_some();
     let provider = if by_password { None } else { provider(client, &options).await? };
     let reply = match provider {

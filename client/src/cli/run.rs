@@ -2,8 +2,9 @@
 
 use super::args::{Args, Command, DownArgs, UpArgs};
 use super::{login, show};
-use model::limits::{JOIN_BYTES_MAX, RPC_MESSAGE_MAX};
+use model::limits::{JOIN_BYTES_MAX, LOGIN_NOTICE, RPC_MESSAGE_MAX};
 use model::time::Clock as _;
+use node::cli::output::span;
 use node::cli::{Failure, Output};
 use node::local::Program;
 use proto::join::{JoinFile, JoinKind};
@@ -32,12 +33,16 @@ pub(super) async fn run(args: Args, output: &mut Output) -> Result<(), Failure> 
             if output.json(&reply)? { Ok(()) } else { output.line("logged out") }
         }
         Command::Ls => {
-            let reply = connect(socket).await?.list(wire::ListRequest {}).await?.into_inner();
-            show::list(&reply, output)
+            let mut client = connect(socket).await?;
+            let reply = client.list(wire::ListRequest {}).await?.into_inner();
+            show::list(&reply, output)?;
+            remind(&mut client, output).await
         }
         Command::Status => {
-            let reply = connect(socket).await?.status(wire::StatusRequest {}).await?.into_inner();
-            show::status(&reply, output)
+            let mut client = connect(socket).await?;
+            let reply = client.status(wire::StatusRequest {}).await?.into_inner();
+            show::status(&reply, output)?;
+            remind(&mut client, output).await
         }
         Command::Mfa(command) => super::mfa::run(&mut connect(socket).await?, command, output).await,
         Command::Connect(options) => {
@@ -47,7 +52,8 @@ pub(super) async fn run(args: Args, output: &mut Output) -> Result<(), Failure> 
             if super::mfa::step_up(&mut client, &reply, &options.factor, output).await? {
                 reply = client.connect(request).await?.into_inner();
             }
-            show::connect(&reply, output)
+            show::connect(&reply, output)?;
+            remind(&mut client, output).await
         }
         Command::Why(options) => {
             let request = wire::WhyRequest { resource: options.resource };
@@ -163,10 +169,37 @@ async fn force_down(socket: &Path, options: &DownArgs, output: &mut Output) -> R
     report.tell("`umbra up` connects this machine again, once a daemon runs", output)
 }
 
+/// Tells a person in time that their log-in ends.
+async fn remind(client: &mut Client, output: &mut Output) -> Result<(), Failure> {
+    let reply = client.status(wire::StatusRequest {}).await?.into_inner();
+    if let Some(text) = reply.session.and_then(|session| reminder(&session)) {
+        output.note(text);
+    }
+    Ok(())
+}
+
+fn reminder(session: &wire::Session) -> Option<String> {
+    let near = !session.workload && Duration::from_millis(session.ends_in_ms) < LOGIN_NOTICE;
+    near.then(|| {
+        let left = span(session.ends_in_ms);
+        format!("your log-in ends in {left}: with `umbra login --extend` it goes on, and what is open stays open")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testkit::Folder;
+
+    #[test]
+    fn people_are_told_in_time_that_their_log_in_ends() {
+        let most = u64::try_from(LOGIN_NOTICE.as_millis()).unwrap();
+        let session = |ends_in_ms, workload| wire::Session { ends_in_ms, workload, ..wire::Session::default() };
+        assert_eq!(reminder(&session(most, false)), None);
+        assert_eq!(reminder(&session(0, true)), None, "a workload has none");
+        let told = reminder(&session(most - 1, false)).unwrap();
+        assert!(told.contains("umbra login --extend"), "{told}");
+    }
 
     #[test]
     fn a_join_file_is_read_up_to_its_bound() {

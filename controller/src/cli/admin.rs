@@ -87,7 +87,8 @@ fn done(reply: &wire::Changed, output: &mut Output, what: &str) -> Result<(), Fa
     }
     let name =
         if reply.name.is_empty() || reply.name == reply.id { String::new() } else { format!(" `{}`", reply.name) };
-    output.line(format!("{what}{name} ({})", reply.id))?;
+    let id = if reply.id.is_empty() { String::new() } else { format!(" ({})", reply.id) };
+    output.line(format!("{what}{name}{id}"))?;
     for one in &reply.confirmations {
         output.line(if one.confirmed {
             format!("  gateway `{}` confirms: nothing passes any more", one.gateway)

@@ -100,6 +100,11 @@ impl Organisation {
         }
         let random = || entropy::random().map_err(|e| Refusal::Failed(e.to_string()));
         let (id, fresh_user) = (SessionId::from_bytes(random()?), UserId::from_bytes(random()?));
+        // One that goes on keeps its id, to which the token is sealed.
+        let now = self.now();
+        let known = now.identified(&idp.record.issuer, &said.subject);
+        let held = known.and_then(|user| login::held(&now, user.record.id, device, self.wall()));
+        let id = held.map_or(id, |held| held.record.id);
         let refresh = refresh.map(|token| self.seal_refresh(id, token)).transpose()?;
         let made = self.change(|directory, draft| {
             // The very provider that was asked: what was changed in between is not overlooked.
@@ -108,13 +113,16 @@ impl Organisation {
                 .stands_on(now_idp.ok_or_else(|| Refusal::Denied("the provider was changed; start again".to_owned()))?);
             let user = self.account(directory, draft, &idp.record, &said, fresh_user)?;
             let mut session = login::open(directory, draft, self, id, user.id, device)?;
+            if session.id != id {
+                return Err(Refusal::Denied("you were logged in or out meanwhile; start again".to_owned()));
+            }
             let wall = self.wall();
             session.proved = tokens.claims.auth_time.filter(|at| *at <= wall).map_or(Proved::Untold, Proved::At);
-            session.factor = proof(&idp.record, &tokens.claims, wall);
+            session.factor = proof(&idp.record, &tokens.claims, wall).or(session.factor);
             draft.put(&id, &session)?;
             let word =
                 IdpSession { session: id, user: user.id, idp: idp.record.id, checked: wall, refresh: refresh.clone() };
-            draft.create(&id, &word)?;
+            draft.put(&id, &word)?;
             let entry = Entry::new(wall, user.name.as_str(), "login", device.to_string(), Outcome::Done);
             let entry =
                 entry.with("session", id.to_string()).with("idp", named.as_str()).with("subject", whom.as_str());

@@ -184,6 +184,24 @@ async fn a_person_is_whom_the_provider_means_and_not_who_has_the_same_name() {
 }
 
 #[tokio::test]
+async fn who_signs_in_again_goes_on_with_the_log_in_they_have() {
+    let scene = Scene::new().await;
+    scene.says("amr", json!(["pwd", "mfa"]));
+    let (first, _) = scene.sign_in(3).await.unwrap();
+    scene.wait(Duration::from_secs(600));
+    scene.says("amr", json!(["pwd"]));
+    scene.says("auth_time", json!(NOW + 600));
+    scene.fake.state().tokens["refresh_token"] = json!("newer");
+    let (again, _) = scene.sign_in(3).await.unwrap();
+    assert_eq!((again.id, again.factor), (first.id, first.factor));
+    assert!(again.ends == first.ends.plus(Duration::from_secs(600)), "as long as a fresh one");
+    assert_eq!(again.proved, Proved::At(WallMs((NOW + 600) * 1_000)));
+    assert_eq!((scene.now().idp_sessions.len(), scene.standing(3)), (1, None));
+    assert_eq!(scene.ask_all().await.same, 1);
+    assert_eq!(field(&scene.fake.last("/token"), "refresh_token").as_deref(), Some("newer"));
+}
+
+#[tokio::test]
 async fn an_answer_is_taken_once_where_it_was_asked_for_and_in_time() {
     let scene = Scene::new().await;
     let begun = scene.begin(3).await.unwrap();

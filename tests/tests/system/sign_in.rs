@@ -116,8 +116,7 @@ impl Scene {
     /// A connection to the resource that stays open.
     fn open(&self, host: Name) -> Talk {
         until("the page of web", SOON, || self.reaches(host));
-        let page = ["probe", "--patience=8000", "echo", "web.corp.example:80"];
-        Talk::start(&self.world, host, &page)
+        Talk::open(&self.world, host, "web.corp.example:7")
     }
 }
 
@@ -163,6 +162,7 @@ fn people_sign_in_in_a_browser_and_with_a_code_and_lose_access_when_their_provid
 
     // The provider disables the account: an open connection ends by itself, within the time that was set.
     let mut open = scene.open(Name::Laptop);
+    assert!(open.lives_for(std::time::Duration::from_millis(500)), "{}", open.last_words());
     scene.people(r#"{"ann": {"groups": ["staff", "dev"], "disabled": true}}"#);
     until("the end of what was open", SOON, || !open.lives_for(std::time::Duration::from_millis(500)));
     until("the end of the log-in", SOON, || {
@@ -190,6 +190,8 @@ fn an_administrator_has_the_provider_asked_at_once_and_who_may_not_sign_in_does_
     assert!(scene.sign_in(Name::Laptop, "ann").success());
     umbra(world, Name::Laptop, &["connect", "web"]).unwrap();
     let mut open = scene.open(Name::Laptop);
+    // Who signs in again goes on with what they have.
+    assert!(scene.sign_in(Name::Laptop, "ann").success() && open.answers());
     // Out of the group that may reach it, still logged in.
     scene.people(r#"{"ann": {"groups": ["staff"]}}"#);
     let said = admin(world, &["idp", "sync"]).unwrap().stdout;

@@ -104,7 +104,7 @@ fn synced(reply: &wire::SyncIdpsReply, output: &mut Output) -> Result<(), Failur
         reply.same, reply.changed, reply.ended
     ))?;
     if let Some(changed) = reply.settled.as_ref().filter(|_| reply.changed + reply.ended > 0) {
-        done(changed, output, "what that takes away is gone at revision")?;
+        done(changed, output, "what stood on them ends")?;
     }
     match reply.unknown {
         0 => Ok(()),

@@ -118,3 +118,33 @@ async fn nobody_is_locked_out_from_a_device_that_is_not_theirs() {
     }
     assert!(wait("user2", 3).is_some());
 }
+
+#[tokio::test]
+async fn who_proves_again_who_they_are_goes_on_with_the_log_in_they_have() {
+    let world = World::new().await;
+    let service = service(&world);
+    let directory = world.organisation.now();
+    let hash = directory.user("user1").unwrap().record.password.clone().unwrap();
+    let first = service.open_session(device(1), "user1", &hash).await.unwrap();
+    let mut given = first.clone();
+    given.factor = Some(Proof { method: crate::directory::Method::Totp, at: first.created });
+    let commit = Commit::default().put_record(&first.id, &given).unwrap();
+    world.organisation.store.commit(commit).await.unwrap();
+    world.organisation.directory.at_least(world.organisation.store.revision()).await;
+    let again = service.open_session(device(1), "user1", &hash).await.unwrap();
+    assert_eq!(
+        (again.id, again.created, again.factor),
+        (first.id, first.created, given.factor),
+        "all that is open stays"
+    );
+    let wall = world.organisation.wall();
+    assert!(again.ends == wall.plus(world.organisation.timing.session) && again.proved_at() == Some(wall));
+    // One that was ended does not come back.
+    let mut ended = again.clone();
+    ended.ended = true;
+    let commit = Commit::default().put_record(&ended.id, &ended).unwrap();
+    world.organisation.store.commit(commit).await.unwrap();
+    world.organisation.directory.at_least(world.organisation.store.revision()).await;
+    let fresh = service.open_session(device(1), "user1", &hash).await.unwrap();
+    assert!(fresh.id != first.id && fresh.factor.is_none());
+}
