@@ -9,6 +9,7 @@ pub mod kill;
 pub mod limits;
 pub mod parsers;
 pub mod power;
+pub mod rotate;
 pub mod sim;
 pub mod stream;
 
@@ -34,6 +35,8 @@ pub enum Arguments {
     Flood(flood::Arguments),
     /// Ask for one more of everything than there may be: who is refused, and who loses anything?
     Limits(limits::Arguments),
+    /// Turn the nodes' control keys and certificates over again and again, under downloads: does one of them break?
+    Rotate(rotate::Arguments),
     /// Send a stream both ways over a path that loses and swaps packets, while all tunnels shake hands: is it the same at both ends?
     Stream(stream::Arguments),
 }
@@ -48,6 +51,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Arguments::Parsers(arguments) => parsers::check(arguments)?,
         Arguments::Flood(arguments) => flood::check(arguments)?,
         Arguments::Limits(arguments) => limits::check(arguments)?,
+        Arguments::Rotate(arguments) => rotate::check(arguments)?,
         Arguments::Stream(arguments) => stream::check(arguments)?,
     };
     writeln!(io::stdout(), "{tally}")?;

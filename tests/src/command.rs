@@ -3,7 +3,7 @@
 use crate::check::{self, kill, power};
 use crate::lab::topology::Name;
 use crate::lab::{fabric, holder, standing};
-use crate::{attacker, bench, demo, interop, measure, probe, service};
+use crate::{attacker, bench, demo, interop, measure, person, probe, provider, service};
 use clap::{Parser, Subcommand};
 use host::namespace;
 use std::ffi::OsString;
@@ -75,6 +75,10 @@ enum What {
     Keep(standing::Keep),
     #[command(name = "__service", hide = true)]
     Service(service::Arguments),
+    #[command(name = "__provider", hide = true)]
+    Provider(provider::Arguments),
+    #[command(name = "__person", hide = true)]
+    Person(person::Arguments),
     #[command(name = "__attack", hide = true)]
     Attack(attacker::Arguments),
     #[command(name = "__witness", hide = true)]
@@ -124,6 +128,8 @@ fn run(what: What) -> anyhow::Result<ExitCode> {
         }
         What::Keep(options) => standing::keep(&options)?,
         What::Service(arguments) => service::run(&arguments)?,
+        What::Provider(arguments) => provider::run(&arguments)?,
+        What::Person(arguments) => person::run(&arguments)?,
         What::Attack(arguments) => attacker::run(&arguments)?,
         What::Bench(arguments) => return bench::run(&arguments),
         What::Check(arguments) => return check::run(&arguments),

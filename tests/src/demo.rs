@@ -1,7 +1,8 @@
 //! What can Umbra do? `umbra-lab demo` brings an organisation up on a network of its own, step by step, and checks each
 //! step as a user, a stranger and an administrator would see it.
 
-mod download;
+pub(crate) mod download;
+mod identity;
 mod report;
 
 use crate::lab::standing::overlay_addresses;
@@ -30,7 +31,7 @@ type Outcome = Result<String, String>;
 /// Runs the demonstration.
 pub fn run() -> anyhow::Result<ExitCode> {
     // First, and before a word: where the machine forbids networks, the first line says so.
-    let world = World::start(&Options::default())?;
+    let world = World::start(&Options { further: identity::LAPTOPS, ..Options::default() })?;
     let mut demo = Demo { world: &world, report: Report::new(), running: Vec::new() };
     if let Err(error) = demo.play() {
         demo.check("this step is possible", Err(error.to_string()));
@@ -70,6 +71,8 @@ impl Demo<'_> {
         self.be_denied()?;
         self.be_a_guest()?;
         self.revoke()?;
+        self.sign_in()?;
+        self.be_a_workload()?;
         self.verify()?;
         self.leave()
     }

@@ -35,9 +35,13 @@ impl Issuer {
     pub fn token(&self, audience: &str, subject: &str, seconds: i64) -> anyhow::Result<String> {
         let now = i64::try_from(SystemTime::UNIX_EPOCH.elapsed()?.as_secs())?;
         let number = self.made.fetch_add(1, Ordering::Relaxed).to_string();
-        let claims = json!({"iss": self.name, "aud": audience, "sub": subject, "iat": now - 1, "exp": now + seconds, "jti": number});
+        self.sign(&json!({"iss": self.name, "aud": audience, "sub": subject, "iat": now - 1, "exp": now + seconds, "jti": number}))
+    }
+
+    /// A token that says this.
+    pub fn sign(&self, claims: &Value) -> anyhow::Result<String> {
         let header = json!({"alg": "ES256", "kid": "one", "typ": "JWT"});
-        let message = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+        let message = [&header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
         let signature = self.key.sign(&SystemRandom::new(), message.as_bytes())?;
         Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }

@@ -176,7 +176,8 @@ pub fn write_file(world: &World, host: Name, name: &str, content: &[u8]) -> Resu
     Ok(path)
 }
 
-fn read_file(world: &World, host: Name, path: &str) -> Result<Vec<u8>, StepError> {
+/// Reads a file of a host.
+pub fn read_file(world: &World, host: Name, path: &str) -> Result<Vec<u8>, StepError> {
     let outside = world.host(host).outside_path(path).unwrap_or_else(|| Path::new(path).to_owned());
     fs::read(&outside).map_err(|e| StepError::File(outside, e))
 }

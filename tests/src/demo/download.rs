@@ -49,6 +49,17 @@ impl Download {
         Ok(came)
     }
 
+    /// The arrivals so far that were not asked for yet, and whether it still runs.
+    pub fn arrived(&self) -> (Vec<Instant>, bool) {
+        let mut times = Vec::new();
+        loop {
+            match self.arrivals.try_recv() {
+                Ok((_, at)) => times.push(at),
+                Err(error) => return (times, error == mpsc::TryRecvError::Empty),
+            }
+        }
+    }
+
     /// Waits until it ends; gives how many bytes came in all, and when the last of them did.
     pub fn wait_for_end(&self, limit: Duration) -> Result<(u64, Instant), String> {
         let deadline = Instant::now() + limit;

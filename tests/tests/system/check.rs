@@ -56,6 +56,13 @@ fn a_flood_of_handshakes_keeps_nobody_from_what_they_do() {
     assert!(last.starts_with("check flood: ") && last.ends_with(" 0 slow, 0 grown, 0 late, 0 uncounted"), "{last}");
 }
 
+#[test]
+fn no_connection_breaks_while_control_keys_and_certificates_below_it_are_replaced() {
+    // Stalls are for the long form: `umbra-lab check rotate`.
+    let last = check(&["rotate", "--every=2s", "--seconds=12", "--flows=2", "--stall=10s"]);
+    assert!(last.ends_with(" 0 broken, 0 stalls, 0 without new keys"), "{last}");
+}
+
 /// Of the 2 GB, one half goes each way: an eighth for each pair of families and each way, and of that one sixteenth one datagram at
 /// a time. A debug build on two cores takes about a minute for it. `umbra-lab check stream --bytes 20G` is the long form, and
 /// holds stalls to the second: here, where other tests run beside it, one that nobody would wait for is one.
