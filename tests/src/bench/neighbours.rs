@@ -115,8 +115,11 @@ async fn ask(
     ensure!(!enrolled.pending, "{device} waits for confirmation");
     let running = tokio::spawn(Arc::clone(&node.link).run());
     let mut link = node.link.watch();
-    let channel = tokio::time::timeout(LINK_MAX, link.wait_for(|state| state.channel.is_some())).await??;
-    let channel = channel.channel.clone().context("no channel")?;
+    // What is seen of the link holds it fast until it is let go.
+    let channel = {
+        let seen = tokio::time::timeout(LINK_MAX, link.wait_for(|state| state.channel.is_some())).await??;
+        seen.channel.clone().context("no channel")?
+    };
     let login = v1::LoginRequest { user: user.to_owned(), password: password.to_owned() };
     DevicesClient::new(channel.clone()).login(login).await?;
     let mut offers = Vec::new();
