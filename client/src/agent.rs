@@ -73,6 +73,8 @@ pub struct Parts {
     pub names: Arc<Resolver>,
     /// resolv.conf, if it is managed.
     pub takeover: Option<Takeover>,
+    /// How long a tunnel's keys are used.
+    pub key_life: Duration,
 }
 
 /// What comes back from the task's own calls.
@@ -152,7 +154,7 @@ pub struct Agent {
 impl Agent {
     /// An agent that holds nothing yet. Sets the machine's own overlay addresses and the routes to its resolver.
     pub async fn new(parts: Parts) -> Result<Self, node::overlay::OverlayError> {
-        let Parts { runtime, link, overlay, identity, seen, held, state, names, takeover } = parts;
+        let Parts { runtime, link, overlay, identity, seen, held, state, names, takeover, key_life } = parts;
         let pool = identity.pool;
         let own: Vec<IpAddr> = identity.v4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(identity.v6)]).collect();
         dns::lead_in(&overlay, &identity).await?;
@@ -181,7 +183,7 @@ impl Agent {
             takeover,
             dns_checked: Instant(0),
             catalogue: Catalogue::default(),
-            book: Book::default(),
+            book: Book::new(key_life),
             place,
             controllers: Vec::new(),
             gateways: BTreeMap::new(),

@@ -1,7 +1,8 @@
 //! When does the client ask for access, and what came of it? Requests, grants, denials and tunnels, in virtual time.
 //!
 //! One request per resource at a time. A deny holds for at least 30 s, one for a passing reason for 1 s; a person may ask at
-//! once. A tunnel that does not shake hands, or that fell silent under traffic, is replaced: make before break.
+//! once. A tunnel that does not shake hands, that fell silent under traffic, or whose keys are as old as they may be, is replaced:
+//! make before break.
 
 mod tunnel;
 
@@ -12,7 +13,7 @@ pub use tunnel::{Seen, Tunnel};
 
 use model::grant::Ending;
 use model::ids::{GatewayId, GrantId, PairingId, ResourceId};
-use model::limits::{CONNECTS_AT_ONCE_MAX, DENY_HOLD, ENDED_GRANTS_MAX};
+use model::limits::{CONNECTS_AT_ONCE_MAX, DENY_HOLD, ENDED_GRANTS_MAX, KEY_LIFE};
 use model::net::Prefix;
 use model::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,6 +37,8 @@ pub struct Request {
     pub held: Vec<PairingId>,
     /// Gateways that did not answer.
     pub avoid: Vec<GatewayId>,
+    /// The grant that is held, if it is to be moved out of a tunnel whose keys are old.
+    pub moves: Option<GrantId>,
 }
 
 /// What the end of a grant says.
@@ -201,17 +204,40 @@ impl Entry {
 }
 
 /// Everything that the client holds and asks for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Book {
+    /// How long a tunnel's keys are used.
+    life: Duration,
     entries: BTreeMap<ResourceId, Entry>,
     tunnels: BTreeMap<PairingId, Tunnel>,
     ended: VecDeque<GrantId>,
     /// Another grant took their place: they are to be given back.
     left: VecDeque<GrantId>,
     changed: bool,
+    /// Of [`Self::handle_timeout`]'s last call.
+    seen: Instant,
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        Self::new(KEY_LIFE)
+    }
 }
 
 impl Book {
+    /// Nothing yet; each tunnel is replaced when it is so old.
+    pub const fn new(life: Duration) -> Self {
+        Self {
+            life,
+            entries: BTreeMap::new(),
+            tunnels: BTreeMap::new(),
+            ended: VecDeque::new(),
+            left: VecDeque::new(),
+            changed: false,
+            seen: Instant(0),
+        }
+    }
+
     // -- wishes ------------------------------------------------------------------------------------------------------
 
     /// Packets wait for this resource.
@@ -238,13 +264,20 @@ impl Book {
             return None;
         }
         let (resource, entry) = self.entries.iter_mut().find(|(_, e)| e.asking.is_none() && e.due <= now)?;
-        let joinable = |(_, t): &(&PairingId, &Tunnel)| t.is_alive() && !entry.avoid.contains(&t.gateway);
+        let joinable = |(_, t): &(&PairingId, &Tunnel)| {
+            t.is_alive() && !t.is_worn(now, self.life) && !entry.avoid.contains(&t.gateway)
+        };
         let held: Vec<PairingId> = self.tunnels.iter().filter(joinable).map(|(id, _)| *id).collect();
-        let moves = entry.grant.as_ref().is_some_and(|g| g.moving.is_none()) && !entry.is_wanted(now);
+        let kept = entry.grant.as_ref().filter(|g| g.moving.is_none());
+        let worn = kept.filter(|g| {
+            self.tunnels.get(&g.pairing).is_some_and(|t| t.is_alive() && !t.is_doubtful() && t.is_worn(now, self.life))
+        });
+        let worn = worn.map(|g| g.id);
+        let moves = kept.is_some() && !entry.is_wanted(now);
         entry.asking = Some(Asking { held: held.clone(), moves });
         entry.asked = Some(now);
         entry.due = Instant::NEVER;
-        Some(Request { resource: *resource, held, avoid: entry.avoid.iter().copied().collect() })
+        Some(Request { resource: *resource, held, avoid: entry.avoid.iter().copied().collect(), moves: worn })
     }
 
     // -- answers -----------------------------------------------------------------------------------------------------
@@ -254,7 +287,14 @@ impl Book {
     pub fn permitted(&mut self, now: Instant, resource: ResourceId, permit: Permit) -> bool {
         let asking = self.entry(resource).asking.take();
         if asking.is_some_and(|a| a.moves) && self.is_well(resource, &permit) {
-            self.entry(resource).stay(now);
+            let worn = self.is_worn(now, resource);
+            let entry = self.entry(resource);
+            if worn {
+                // Flows live on this gateway alone: it is asked for again, in a while.
+                entry.due = entry.next_move(now);
+            } else {
+                entry.stay(now);
+            }
             return false;
         }
         let entry = self.entries.entry(resource).or_default();
@@ -447,6 +487,7 @@ impl Book {
 
     /// Ends what is over, and asks anew where a tunnel gave no answer.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.seen = now;
         for tunnel in self.tunnels.values_mut() {
             if tunnel.is_late(now) {
                 tunnel.give_up(now);
@@ -475,6 +516,18 @@ impl Book {
                 entry.due = entry.next_move(now);
             }
         }
+        self.replace_worn(now);
+    }
+
+    /// Asks anew for what goes through a tunnel whose keys are as old as they may be: the gateway has nothing to do with it.
+    fn replace_worn(&mut self, now: Instant) {
+        for entry in self.entries.values_mut() {
+            let Some(held) = entry.grant.as_ref().filter(|held| held.moving.is_none()) else { continue };
+            let worn = self.tunnels.get(&held.pairing).is_some_and(|t| t.is_alive() && t.is_worn(now, self.life));
+            if worn && entry.asking.is_none() && entry.due == Instant::NEVER {
+                entry.due = entry.next_move(now);
+            }
+        }
     }
 
     /// When [`Self::handle_timeout`] or [`Self::request`] has something to do next.
@@ -484,7 +537,11 @@ impl Book {
             let grant = e.grant.as_ref().map_or(Instant::NEVER, |g| g.until.min(g.moving.unwrap_or(Instant::NEVER)));
             [due, grant, e.denied.unwrap_or(Instant::NEVER)]
         });
-        let tunnels = self.tunnels.values().map(Tunnel::deadline);
+        // One that is worn already waits for an answer, or for the time of the next question.
+        let wears = |tunnel: &Tunnel| {
+            if tunnel.is_worn(self.seen, self.life) { Instant::NEVER } else { tunnel.made().plus(self.life) }
+        };
+        let tunnels = self.tunnels.values().map(|tunnel| tunnel.deadline().min(wears(tunnel)));
         entries.chain(tunnels).min().unwrap_or(Instant::NEVER)
     }
 
@@ -569,12 +626,17 @@ impl Book {
         self.entries.entry(resource).or_default()
     }
 
+    fn is_worn(&self, now: Instant, resource: ResourceId) -> bool {
+        let tunnel = self.grant(&resource).and_then(|held| self.tunnels.get(&held.pairing));
+        tunnel.is_some_and(|tunnel| tunnel.is_worn(now, self.life))
+    }
+
     fn tunnel_is_well(&self, resource: ResourceId) -> bool {
         self.grant(&resource).and_then(|held| self.tunnels.get(&held.pairing)).is_some_and(Tunnel::is_alive)
     }
 
-    /// Is the grant that is held as good as ever, at another gateway than the permit's? On the same one, the controller ends
-    /// the old grant for the new one.
+    /// Is the grant that is held as good as ever, at another gateway than the permit's? On the same one, the controller moves
+    /// it, or ends it for the new one.
     fn is_well(&self, resource: ResourceId, permit: &Permit) -> bool {
         let Some(held) = self.grant(&resource).filter(|held| held.moving.is_none()) else { return false };
         let Some(tunnel) = self.tunnels.get(&held.pairing) else { return false };

@@ -526,6 +526,7 @@ async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Resul
         state,
         names: Arc::clone(&names),
         takeover,
+        key_life: options.key_life,
     };
     let agent = Agent::new(parts).await?;
     let writing = Arc::clone(&runtime);

@@ -383,6 +383,7 @@ pub async fn connect(channel: Channel, request: &crate::connect::Request, key: P
         data_key: key.0.to_vec(),
         pairings: request.held.iter().map(ToString::to_string).collect(),
         avoid_gateways: request.avoid.iter().map(ToString::to_string).collect(),
+        moves: request.moves.map(|grant| grant.to_string()).unwrap_or_default(),
     };
     let reply = within(CALL_MAX, client(channel).connect(message)).await.map_err(|s| s.message().to_owned())?;
     read_answer(reply.into_inner()).map_err(|e| format!("the controller's answer is not valid: {e}"))

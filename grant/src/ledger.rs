@@ -54,6 +54,8 @@ pub struct Permit {
     pub device_v6: Ipv6Addr,
     /// The pairings that the client says it holds.
     pub held: Vec<PairingId>,
+    /// A live grant that the client wants in another pairing, because the keys of its own are old.
+    pub moves: Option<GrantId>,
     /// The id, if a new grant is made.
     pub fresh_grant: GrantId,
     /// The id, if a new pairing is made.
@@ -77,6 +79,8 @@ pub struct Granted {
     pub record: GrantRecord,
     /// To be committed (the PSK sealed beside it), if the tunnel is new.
     pub pairing_record: Option<PairingRecord>,
+    /// A tunnel that nobody is in any more: its record and PSK are to be deleted in the same transaction.
+    pub leaves: Option<PairingId>,
     /// Live grants of the same device, resource and gateway in pairings that the client does not hold any more: end
     /// them ([`crate::Cause::Replaced`]) once the gateway has acknowledged the new one.
     pub replaces: Vec<GrantId>,
@@ -128,6 +132,8 @@ pub enum LedgerError {
 pub(crate) struct Proposal {
     pub(crate) live: Live,
     pairing: Option<Pairing>,
+    /// The tunnel that goes with its publication.
+    leaves: Option<PairingId>,
     /// The number was reserved for it.
     pub(crate) is_new: bool,
 }
@@ -250,7 +256,8 @@ impl Ledger {
     ///
     /// A second request for the same device, session, resource and gateway extends the live grant, with the rules of
     /// now; unless the client does not hold its pairing any more: then a new one is made, and both live until the
-    /// caller ends the old one.
+    /// caller ends the old one. A grant that the client wants in another pairing keeps id and addresses, so that its flows
+    /// go on.
     pub fn grant(&mut self, at: Moment, permit: Permit) -> Result<Granted, LedgerError> {
         self.check(at.now, &permit)?;
         let pairing = self.joinable(at.now, &permit);
@@ -263,13 +270,17 @@ impl Ledger {
         };
         let same: Vec<&Live> =
             self.by_device.of(&permit.device).filter_map(|id| self.grants.get(&id)).filter(is_same).collect();
-        let extended = same.iter().find(|l| l.waiting || Some(l.grant.pairing) == pairing).map(|l| (*l).clone());
+        let is_meant = |l: &&&Live| l.waiting || permit.moves == Some(l.grant.id);
+        let is_there = |l: &&&Live| Some(l.grant.pairing) == pairing;
+        let extended = same.iter().find(is_meant).or_else(|| same.iter().find(is_there)).map(|l| (*l).clone());
         let replaces = if extended.is_some() { Vec::new() } else { same.iter().map(|l| l.grant.id).collect() };
         if extended.as_ref().is_some_and(|l| self.proposals.contains_key(&l.grant.id)) {
             return Err(LedgerError::Busy);
         }
+        let left = extended.as_ref().filter(|l| !l.waiting).map(|l| l.grant.pairing);
+        let leaves = left.filter(|left| pairing != Some(*left) && self.by_pairing.count(left) == 1);
         if pairing.is_none() {
-            self.check_key(&permit)?;
+            self.check_key(&permit, leaves)?;
         }
         let is_new = extended.is_none();
         let mut live = match extended {
@@ -298,6 +309,7 @@ impl Ledger {
             ends: live.ends,
             record: live.record(at),
             pairing_record: fresh.as_ref().map(|p| PairingRecord::of(p, permit.gateway)),
+            leaves,
             replaces,
         };
         if is_new {
@@ -306,7 +318,7 @@ impl Ledger {
         if let Some(pairing) = &fresh {
             self.keys.insert(pairing.client_key, pairing.id);
         }
-        self.proposals.insert(live.grant.id, Proposal { live, pairing: fresh, is_new });
+        self.proposals.insert(live.grant.id, Proposal { live, pairing: fresh, leaves, is_new });
         Ok(granted)
     }
 
@@ -323,7 +335,7 @@ impl Ledger {
         live.grant.lease = terms.lease;
         live.grant.on_gateway = terms.on_gateway;
         let record = live.record(at);
-        self.proposals.insert(grant, Proposal { live, pairing: None, is_new: false });
+        self.proposals.insert(grant, Proposal { live, pairing: None, leaves: None, is_new: false });
         Ok(record)
     }
 
@@ -338,7 +350,7 @@ impl Ledger {
             self.give_back(&proposal);
             return Err(LedgerError::Gone(grant));
         }
-        let Proposal { live, pairing, .. } = proposal;
+        let Proposal { live, pairing, leaves, .. } = proposal;
         let gateway = live.gateway;
         if let Some(pairing) = pairing {
             self.pairings.insert(pairing.id, (gateway, pairing));
@@ -348,6 +360,9 @@ impl Ledger {
         }
         self.enlist(&live);
         self.grants.insert(grant, live);
+        if let Some(left) = leaves {
+            self.drop_pairing(left);
+        }
         self.note(gateway, revision, grant);
         Ok(())
     }
@@ -426,7 +441,7 @@ impl Ledger {
         self.by_pairing.remove(&live.grant.pairing, id);
     }
 
-    fn check_key(&self, permit: &Permit) -> Result<(), LedgerError> {
+    fn check_key(&self, permit: &Permit, leaves: Option<PairingId>) -> Result<(), LedgerError> {
         if self.keys.contains_key(&permit.data_key) {
             return Err(LedgerError::Key);
         }
@@ -436,6 +451,7 @@ impl Ledger {
             .filter_map(|id| self.grants.get(&id).or_else(|| self.proposals.get(&id).map(|p| &p.live)))
             .filter(|l| !l.waiting)
             .map(|l| l.grant.pairing)
+            .filter(|pairing| leaves != Some(*pairing))
             .collect();
         if tunnels.len() >= DATA_KEYS_MAX { Err(LedgerError::Pairings(permit.device)) } else { Ok(()) }
     }
@@ -472,6 +488,7 @@ impl Ledger {
                     && p.device_v4 == permit.device_v4
                     && p.device_v6 == permit.device_v6
             }) && lives_on(id)
+                && !self.proposals.values().any(|p| p.leaves == Some(*id))
         })
     }
 

@@ -224,6 +224,54 @@ fn a_gateways_restart_ends_tunnels_and_keeps_addresses() {
 }
 
 #[test]
+fn a_grant_leaves_a_worn_tunnel_under_its_own_id_and_the_last_one_takes_it_away() {
+    let mut ledger = ledger();
+    let a = give(&mut ledger, at(10), permit(1, 1, 1, 1));
+    let b = give(&mut ledger, at(10), Permit { held: vec![a.pairing], ..permit(1, 2, 1, 2) });
+    let address = ledger.live(a.grant).unwrap().grant.nat_v4;
+    let before = ledger.head();
+    let moved = give(&mut ledger, at(20), Permit { moves: Some(a.grant), ..permit(1, 1, 1, 3) });
+    assert_eq!((moved.grant, moved.leaves, moved.replaces), (a.grant, None, vec![]), "another grant is in it still");
+    assert!(moved.new_pairing.is_some() && moved.pairing != a.pairing);
+    assert_eq!(ledger.live(a.grant).unwrap().grant.nat_v4, address, "its flows are known by it");
+    let delta = ledger.delta(gateway(1), before, at(20).now, at(20).now).unwrap();
+    assert_eq!((delta.grants[0].id, delta.grants[0].pairing, delta.ended), (a.grant, moved.pairing, vec![]));
+    // The answer was lost: the client still knows of the old tunnel alone.
+    let again = give(&mut ledger, at(21), Permit { moves: Some(a.grant), ..permit(1, 1, 1, 4) });
+    assert_eq!((again.grant, again.leaves), (a.grant, Some(moved.pairing)));
+    assert!(ledger.pairing(moved.pairing).is_none() && ledger.pairing(a.pairing).is_some());
+    // The other one joins, and while that is being written nobody joins the tunnel that it leaves.
+    let last = Permit { held: vec![again.pairing], moves: Some(b.grant), ..permit(1, 2, 1, 5) };
+    let last = ledger.grant(at(22), last).unwrap();
+    assert_eq!((last.grant, last.pairing, last.leaves), (b.grant, again.pairing, Some(a.pairing)));
+    let late = ledger.grant(at(22), Permit { held: vec![a.pairing], ..permit(1, 3, 1, 6) }).unwrap();
+    assert!(late.new_pairing.is_some());
+    ledger.abandon(late.grant);
+    ledger.commit(last.grant, rev(30)).unwrap();
+    assert_eq!(ledger.pairing(a.pairing), None);
+    let snapshot = ledger.snapshot(gateway(1), at(22).now, at(22).now).unwrap();
+    assert_eq!((snapshot.grants.len(), snapshot.pairings.len()), (2, 1));
+    // Nobody moves what is another device's, or another resource's.
+    for stranger in [permit(2, 1, 1, 7), permit(1, 4, 1, 8)] {
+        let given = give(&mut ledger, at(23), Permit { moves: Some(a.grant), ..stranger });
+        assert!(given.grant != a.grant && given.leaves.is_none());
+    }
+    assert_eq!(ledger.live(a.grant).unwrap().grant.pairing, again.pairing);
+}
+
+#[test]
+fn a_device_with_all_the_tunnels_it_may_have_can_still_change_one_for_another() {
+    let mut ledger = ledger();
+    let all: Vec<_> =
+        (0..DATA_KEYS_MAX as u64).map(|n| give(&mut ledger, at(10), permit(1, n + 1, 1, n + 1)).grant).collect();
+    let one_more = permit(1, 100, 1, 100);
+    assert_eq!(ledger.grant(at(11), one_more.clone()).unwrap_err(), LedgerError::Pairings(device(1)));
+    let moved = give(&mut ledger, at(11), Permit { moves: Some(all[0]), ..permit(1, 1, 1, 101) });
+    assert_eq!(moved.grant, all[0]);
+    assert_eq!(ledger.grant(at(12), one_more).unwrap_err(), LedgerError::Pairings(device(1)));
+}
+
+#[test]
 fn every_selector_selects_its_own() {
     let mut ledger = ledger();
     let all: Vec<_> = (0..4).map(|n| give(&mut ledger, at(10), permit(n, n % 2, 1 + n % 2, n + 1)).grant).collect();

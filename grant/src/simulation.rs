@@ -117,6 +117,10 @@ impl World {
         if join {
             permit.held = self.tunnels.get(&device).cloned().unwrap_or_default();
         }
+        if lease.is_multiple_of(2) {
+            let held = |l: &&crate::Live| l.grant.device == permit.device && l.grant.resource == permit.resource;
+            permit.moves = self.ledger.all().find(held).map(|l| l.grant.id);
+        }
         let granted = self.ledger.grant(self.moment(), permit).unwrap();
         assert!(!self.ended.contains_key(&granted.grant), "an ended id came back");
         self.ledger.commit(granted.grant, self.next()).unwrap();

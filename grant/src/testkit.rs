@@ -86,6 +86,7 @@ pub fn permit(d: u64, r: u64, g: u64, fresh: u64) -> Permit {
         device_v4: pool().device_v4(d as u32).unwrap(),
         device_v6: pool().node(d),
         held: Vec::new(),
+        moves: None,
         fresh_grant: grant_id(fresh),
         fresh_pairing: pairing_id(fresh),
         fresh_psk: Secret::new([(fresh % 255) as u8 + 1; 32]),

@@ -109,7 +109,7 @@ pub struct DaemonArgs {
     /// How often the connection to the controller is probed, from 1s to 60s.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = node::cli::interval)]
     pub probe_every: Duration,
-    /// How long a control key is used before the next one, from 1s to 24h.
+    /// How long a key is used before the next one, the control key and each tunnel's, from 1s to 24h.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = node::cli::key_life)]
     pub key_life: Duration,
     /// The one UDP port; 0 lets the system choose.

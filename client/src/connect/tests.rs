@@ -43,7 +43,7 @@ fn one_request_at_a_time() {
     let mut book = Book::default();
     book.want(at(0), resource(1));
     book.want(at(1), resource(1));
-    assert_eq!(book.request(at(1)), Some(Request { resource: resource(1), held: vec![], avoid: vec![] }));
+    assert_eq!(book.request(at(1)), Some(Request { resource: resource(1), held: vec![], avoid: vec![], moves: None }));
     book.want(at(2), resource(1));
     book.ask(at(2), resource(1));
     assert_eq!(book.request(at(2)), None);
@@ -324,7 +324,10 @@ fn nothing_goes_to_a_gateway_that_was_removed_and_another_one_is_asked_for() {
     book.ended(at(1_000), grant(1), "the gateway was removed or changed", Loss::Removed);
     assert!(book.grant(&resource(1)).is_none(), "no packet more");
     assert_eq!(book.unused(), [pairing(1)], "its tunnel goes");
-    assert_eq!(book.request(at(1_000)), Some(Request { resource: resource(1), held: vec![], avoid: vec![] }));
+    assert_eq!(
+        book.request(at(1_000)),
+        Some(Request { resource: resource(1), held: vec![], avoid: vec![], moves: None })
+    );
     book.permitted(at(1_100), resource(1), permit(2, true, LONG));
     assert_eq!(book.grant(&resource(1)).unwrap().id, grant(2));
 }
@@ -341,7 +344,7 @@ fn the_end_of_one_grant_says_nothing_of_its_tunnel() {
     assert_eq!(book.standing(&resource(2)), Standing::Connecting);
     assert_eq!(book.doubtful(), BTreeSet::from([pairing(1)]), "what opens a flow meanwhile is kept");
     let request = book.request(at(1_000)).unwrap();
-    assert_eq!(request, Request { resource: resource(2), held: vec![pairing(1)], avoid: vec![] });
+    assert_eq!(request, Request { resource: resource(2), held: vec![pairing(1)], avoid: vec![], moves: None });
     assert_eq!(book.request(at(1_000)), None);
     assert!(book.permitted(at(1_100), resource(2), permit(3, false, LONG)));
     assert_eq!(book.standing(&resource(2)), Standing::Connected);
@@ -438,4 +441,48 @@ fn what_is_not_visible_any_more_is_forgotten_with_its_last_word() {
     book.ended(at(100), grant(1), "no longer permitted", Loss::Willed);
     book.visible(&BTreeSet::from([resource(1)]), &BTreeSet::from([resource(1)]));
     assert_eq!(book.standing(&resource(1)), Standing::Ready, "what changed may be asked for at once");
+}
+
+#[test]
+fn a_tunnel_is_replaced_when_its_keys_are_old_and_its_flows_stay_on_their_gateway() {
+    let life = Duration::from_secs(10);
+    let mut book = Book::new(life);
+    for n in [1, 2] {
+        book.want(at(0), resource(n));
+        book.request(at(0)).unwrap();
+        assert!(book.permitted(at(0), resource(n), permit(n, n == 1, LONG)));
+    }
+    book.observe(at(50), pairing(1), shaken(50));
+    book.handle_timeout(at(9_999));
+    assert_eq!((book.request(at(9_999)), book.next_deadline()), (None, at(10_000)));
+    book.handle_timeout(at(10_000));
+    // The old one is named to no request, and no gateway is avoided.
+    let asked = book.request(at(10_000)).unwrap();
+    assert_eq!(asked, Request { resource: resource(1), held: vec![], avoid: vec![], moves: Some(grant(1)) });
+    // Another gateway's would break what is open: given back, and asked for again later, not at once.
+    assert!(!book.permitted(
+        at(10_001),
+        resource(1),
+        Permit { grant: grant(9), pairing: pairing(9), ..permit(9, true, LONG) }
+    ));
+    assert_eq!(book.grant(&resource(1)).unwrap().id, grant(1), "it lives on through the old one");
+    book.handle_timeout(at(10_002));
+    assert_eq!(book.request(at(10_002)).unwrap().moves, Some(grant(2)));
+    let same = Permit { grant: grant(2), pairing: pairing(12), gateway: Some(gateway(1)), ..permit(1, true, LONG) };
+    assert!(book.permitted(at(10_003), resource(2), same));
+    book.observe(at(10_050), pairing(12), shaken(10_050));
+    assert_eq!(
+        (book.next_left(), book.unused()),
+        (None, vec![]),
+        "it is the same grant; resource 1 is in the old tunnel still"
+    );
+    // The new one is joined.
+    book.handle_timeout(at(11_500));
+    let asked = book.request(at(11_500)).unwrap();
+    assert_eq!((asked.held, asked.moves), (vec![pairing(12)], Some(grant(1))));
+    let joined = Permit { pairing: pairing(12), gateway: None, ..permit(1, true, LONG) };
+    assert!(book.permitted(at(11_501), resource(1), joined));
+    assert_eq!(book.unused(), [pairing(1)]);
+    book.handle_timeout(at(11_502));
+    assert!(book.request(at(11_502)).is_none() && book.next_deadline() >= at(20_003), "nothing until that is old");
 }

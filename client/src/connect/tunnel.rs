@@ -49,6 +49,7 @@ enum State {
 pub struct Tunnel {
     /// Which gateway.
     pub gateway: GatewayId,
+    made: Instant,
     state: State,
     /// It was alive once: it is asked, and counts as alive until there is no answer.
     proven: bool,
@@ -62,7 +63,7 @@ impl Tunnel {
     /// A tunnel that is to shake hands now.
     pub const fn new(now: Instant, gateway: GatewayId) -> Self {
         let state = State::Proving { since: now, sent: now };
-        Self { gateway, state, proven: false, rtt: None, unanswered: None, one_way: false }
+        Self { gateway, made: now, state, proven: false, rtt: None, unanswered: None, one_way: false }
     }
 
     /// A handshake completed, and no question failed since.
@@ -78,6 +79,16 @@ impl Tunnel {
     /// It gave no answer, and is not counted on any more.
     pub const fn is_given_up(&self) -> bool {
         matches!(self.state, State::GivenUp { .. })
+    }
+
+    /// When it was made.
+    pub const fn made(&self) -> Instant {
+        self.made
+    }
+
+    /// Are its keys as old as they may be?
+    pub fn is_worn(&self, now: Instant, life: Duration) -> bool {
+        now.since(self.made) >= life
     }
 
     /// A handshake is overdue.

@@ -47,6 +47,8 @@ pub struct Wish {
     pub held: Vec<PairingId>,
     /// Gateways that did not answer it.
     pub avoid: Vec<GatewayId>,
+    /// A grant that it holds in a tunnel with old keys: to be moved into another, with its flows.
+    pub moves: Option<GrantId>,
 }
 
 /// What it gets.
@@ -171,7 +173,12 @@ impl Arrangements {
         let ready = self.lines.ready_gateways();
         let held: Vec<GatewayId> = {
             let ledger = self.ledger.lock().await;
-            wish.held.iter().filter_map(|p| ledger.pairing(*p)).map(|(gateway, _)| gateway).collect()
+            let tunnels = wish.held.iter().filter_map(|p| ledger.pairing(*p)).map(|(gateway, _)| gateway);
+            match wish.moves.and_then(|id| ledger.live(id)).filter(|live| live.grant.device == wish.device) {
+                // Its flows live there alone.
+                Some(live) => vec![live.gateway],
+                None => tunnels.collect(),
+            }
         };
         let site = ground.site.record.id;
         let mut list: Vec<_> = judge::gateways_of(directory, site)
@@ -272,6 +279,7 @@ impl Arrangements {
             device_v4: pool.device_v4(device.v4).ok_or("the device has no IPv4 address")?,
             device_v6: device.address,
             held: wish.held.clone(),
+            moves: wish.moves,
             fresh_grant: GrantId::from_bytes(entropy::random().map_err(random)?),
             fresh_pairing: PairingId::from_bytes(entropy::random().map_err(random)?),
             fresh_psk: Psk::new(entropy::random().map_err(random)?),
@@ -303,6 +311,9 @@ impl Arrangements {
             let place = format!("{}/{}", <StoredPairing as crate::store::Record>::KIND, record.id);
             let sealed = self.sealer.seal(&place, psk.expose()).map_err(|e| CommitError::Invalid(e.to_string()))?;
             commit = commit.put_record(&record.id, &StoredPairing { record: record.clone(), psk: sealed })?;
+        }
+        if let Some(left) = &granted.leaves {
+            commit = commit.delete_record::<StoredPairing>(left)?;
         }
         self.store.commit(commit).await
     }

@@ -5,7 +5,8 @@ mod workloads;
 use super::Arrangements;
 use super::connect::{GATEWAY_WAIT_MAX, Reply, Wish};
 use super::gateways::{Hello, HelloError};
-use super::state::StoredReach;
+use super::lines::GatewayNews;
+use super::state::{StoredPairing, StoredReach};
 use crate::directory::{Gateway, NodeState, SuffixName};
 use crate::judge;
 use crate::store::{Commit, Record as _};
@@ -17,6 +18,7 @@ use model::limits::{GATEWAY_STARTS_PER_MINUTE, LEASE_DEFAULT, REVOKE_WAIT_MAX};
 use model::net::{PortRange, Protocol, Rule, Target};
 use model::pool::NatPool;
 use model::revision::Revision;
+use std::sync::Arc;
 use std::time::Duration;
 
 fn nat() -> NatPool {
@@ -58,6 +60,7 @@ async fn grant_to(arrangements: &Arrangements, number: u8, session: SessionId, s
         device_v4: "10.99.0.2".parse().unwrap(),
         device_v6: "fd00::1".parse().unwrap(),
         held: Vec::new(),
+        moves: None,
         fresh_grant: GrantId::from_bytes([number; 10]),
         fresh_pairing: PairingId::from_bytes([number; 10]),
         fresh_psk: Psk::new([8; 32]),
@@ -112,8 +115,14 @@ async fn an_answer_before_the_review_names_every_gateway_with_live_grants() {
 #[tokio::test]
 async fn a_gateway_that_may_come_is_waited_for_and_one_that_was_revoked_is_not() {
     let world = World::new().await;
-    let wish =
-        Wish { device: device(1), resource: APPS, data_key: PublicKey([7; 32]), held: Vec::new(), avoid: Vec::new() };
+    let wish = Wish {
+        device: device(1),
+        resource: APPS,
+        data_key: PublicKey([7; 32]),
+        held: Vec::new(),
+        avoid: Vec::new(),
+        moves: None,
+    };
     world.name(0..1, None).await;
     let ask = async || {
         let began = std::time::Instant::now();
@@ -129,6 +138,55 @@ async fn a_gateway_that_may_come_is_waited_for_and_one_that_was_revoked_is_not()
     let (why, passing, waited) = ask().await;
     assert!(!passing && why.contains("its site has no gateway"), "{why}");
     assert!(waited < GATEWAY_WAIT_MAX, "{waited:?}: one that waits to be confirmed serves nobody");
+}
+
+/// Gateway 1 is there, and takes whatever it is told.
+async fn obedient(world: &World) -> tokio::task::JoinHandle<()> {
+    let arrangements = Arc::clone(&world.arrangements);
+    let (news, mut told) = tokio::sync::mpsc::channel(64);
+    arrangements.greet(gateway(1), hello(1)).await.unwrap();
+    arrangements.lines.open_gateway(gateway(1), PublicKey([6; 32]), news);
+    arrangements.renew(gateway(1), 1, Revision::default(), model::revision::Digest([0; 32])).await;
+    tokio::spawn(async move {
+        while let Some(news) = told.recv().await {
+            let GatewayNews::Update { update, .. } = news else { continue };
+            let at = match update {
+                grant::sync::Update::Snapshot(whole) => whole.revision,
+                grant::sync::Update::Delta(change) => change.to,
+            };
+            arrangements.acknowledge(gateway(1), at, Vec::new()).await;
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_grant_moves_into_a_fresh_tunnel_and_nothing_of_the_old_one_is_kept() {
+    let world = World::new().await;
+    world.name(0..1, None).await;
+    let gateway_task = obedient(&world).await;
+    let connect = async |key: u8, moves: Option<GrantId>| {
+        let data_key = PublicKey([key; 32]);
+        let wish = Wish { device: device(1), resource: APPS, data_key, held: Vec::new(), avoid: Vec::new(), moves };
+        match world.arrangements.connect(&wish).await {
+            Reply::Permit { grant, pairing, offer, .. } => (grant, pairing, offer.is_some()),
+            denied @ Reply::Deny { .. } => panic!("{denied:?}"),
+        }
+    };
+    let kept = async || {
+        let scan = world.organisation.store.scan(<StoredPairing as crate::store::Record>::KIND).await.unwrap();
+        let read = |(_, item): &(_, crate::store::Item)| serde_json::from_slice::<StoredPairing>(&item.value).unwrap();
+        scan.items.iter().map(|found| read(found).record.id).collect::<Vec<_>>()
+    };
+    let (grant, first, _) = connect(7, None).await;
+    assert_eq!(kept().await, [first]);
+    let (same, second, offered) = connect(8, Some(grant)).await;
+    assert!(same == grant && second != first && offered);
+    assert_eq!(kept().await, [second]);
+    // Who does not say so gets a grant of its own, and the one whose tunnel it does not know any more ends.
+    let (other, third, _) = connect(9, None).await;
+    assert!(other != grant && third != second);
+    assert_eq!(kept().await, [third]);
+    gateway_task.abort();
 }
 
 #[tokio::test]

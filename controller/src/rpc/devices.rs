@@ -668,6 +668,7 @@ pub fn wish(device: DeviceId, request: v1::ConnectRequest) -> Result<Wish, WireE
         data_key: PublicKey(array("data_key", &request.data_key)?),
         held: held.iter().map(|p| id("pairings", p)).collect::<Result<_, _>>()?,
         avoid: avoid.iter().map(|g| id("avoid_gateways", g)).collect::<Result<_, _>>()?,
+        moves: Some(request.moves).filter(|grant| !grant.is_empty()).map(|grant| id("moves", &grant)).transpose()?,
     })
 }
 

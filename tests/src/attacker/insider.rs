@@ -72,6 +72,7 @@ async fn ask(state: &Path, resource: &str, key: &PublicKey) -> anyhow::Result<(b
         data_key: key.0.to_vec(),
         pairings: Vec::new(),
         avoid_gateways: Vec::new(),
+        moves: String::new(),
     };
     let reply = DevicesClient::new(channel).connect(question).await?.into_inner();
     let offer = match reply.result.context("an empty answer")? {

@@ -144,6 +144,7 @@ async fn connect(channel: Channel, resource: String) -> anyhow::Result<Offer> {
         data_key: tunnel::keys::public_key(&key).0.to_vec(),
         pairings: Vec::new(),
         avoid_gateways: Vec::new(),
+        moves: String::new(),
     };
     let reply = DevicesClient::new(channel).connect(question).await?.into_inner();
     let permit = match reply.result.context("an empty answer")? {

@@ -1,4 +1,4 @@
-//! Do connections live on while keys below them are replaced again and again: the nodes' control keys and their certificates?
+//! Do connections live on while every key below them is replaced again and again: control keys, certificates, and the tunnels' own?
 
 use super::Tally;
 use crate::demo::download::Download;
@@ -7,6 +7,7 @@ use crate::lab::{Name, Options, World};
 use crate::perimeter::{Perimeter, Plan, admin_json};
 use crate::service::{Services, ZONE};
 use anyhow::Context as _;
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -62,6 +63,14 @@ fn control_keys(world: &World, kind: &str) -> anyhow::Result<u64> {
     Ok(u64::try_from(records.iter().filter(|one| one.to_string().contains(kind)).count())?)
 }
 
+/// The tunnels to gateways that the laptop has now.
+fn tunnels(world: &World) -> anyhow::Result<Vec<String>> {
+    let said = world.host(Name::Laptop).run(&["umbra", "status", "--json"], SOON)?;
+    let status: serde_json::Value = serde_json::from_str(&said.stdout).with_context(|| said.stderr.clone())?;
+    let pairings = status.get("pairings").and_then(|pairings| pairings.as_array()).context("no pairings")?;
+    Ok(pairings.iter().filter_map(|one| Some(one.get("id")?.as_str()?.to_owned())).collect())
+}
+
 /// Lets connections live on keys that do not.
 pub fn check(arguments: &Arguments) -> anyhow::Result<Tally> {
     let mut tally = Tally::new("rotate", &["broken", "stalls", "without new keys"]);
@@ -87,18 +96,20 @@ pub fn check(arguments: &Arguments) -> anyhow::Result<Tally> {
         flows.push(Flow { download, last: Instant::now(), gap: Duration::ZERO, runs: true });
     }
     let before = [control_keys(&world, "de-")?, control_keys(&world, "gw-")?];
-    let started = Instant::now();
+    let (started, mut seen) = (Instant::now(), BTreeSet::new());
     while started.elapsed() < Duration::from_secs(arguments.seconds) {
+        seen.extend(tunnels(&world)?);
         flows.iter_mut().for_each(Flow::look);
         thread::sleep(PAUSE);
     }
     let keys = [control_keys(&world, "de-")? - before[0], control_keys(&world, "gw-")? - before[1]];
+    let tunnels = u64::try_from(seen.len())?.saturating_sub(1);
     // Half of what there is time for, on a machine that is busy with itself.
     let least = arguments.seconds * 1_000 / u64::try_from(arguments.every.as_millis())?.max(1) / 2;
     let gap = flows.iter().map(|flow| flow.gap).max().unwrap_or_default();
     writeln!(
         io::stdout(),
-        "{} connections for {} s: {} and {} new control keys of laptop and gateway; longest gap {} ms",
+        "{} connections for {} s: {} and {} new control keys of laptop and gateway, {tunnels} new tunnels; longest gap {} ms",
         flows.len(),
         arguments.seconds,
         keys[0],
@@ -106,12 +117,12 @@ pub fn check(arguments: &Arguments) -> anyhow::Result<Tally> {
         gap.as_millis()
     )?;
     tally.tried("connections", u64::try_from(flows.len())?);
-    tally.tried("new keys", keys[0] + keys[1]);
+    tally.tried("new keys", keys[0] + keys[1] + tunnels);
     for flow in &flows {
         tally.wrong("broken", u64::from(!flow.runs));
         tally.wrong("stalls", u64::from(flow.gap > arguments.stall));
     }
-    let few = keys.into_iter().filter(|count| *count < least).count();
+    let few = [keys[0], keys[1], tunnels].into_iter().filter(|count| *count < least).count();
     tally.wrong("without new keys", u64::try_from(few)?);
     Ok(tally)
 }

@@ -292,6 +292,7 @@ fn word(message: &str, field: &str, family: u8) -> Vec<u8> {
         (_, "name") if message.starts_with("Add") => b"ada".to_vec(),
         (_, "resource") => text(ResourceId::from_bytes([3; 10]).to_string()),
         (_, "device") => text(DeviceId::from_bytes([5; 10]).to_string()),
+        ("ConnectRequest", "moves") => text(GrantId::from_bytes([1; 10]).to_string()),
         (_, "gateway" | "avoid_gateways") => text(GatewayId::from_bytes([6; 10]).to_string()),
         (_, "join_key") => text(JoinKeyId::from_bytes([7; 10]).to_string()),
         ("Prefix", "address") => address([10, 77, 0, 0]),

@@ -56,7 +56,7 @@ pub const TEXTS: &[(&str, Fate, &str)] = &[
     ("umbra.v1.GrantRenewed", Checked, "grant"),
     ("umbra.v1.Resource", Checked, "id name suffixes"),
     ("umbra.v1.ResourceAddress", Checked, "name"),
-    ("umbra.v1.ConnectRequest", Word, "resource pairings avoid_gateways"),
+    ("umbra.v1.ConnectRequest", Word, "resource pairings avoid_gateways moves"),
     ("umbra.v1.Permit", Checked, "grant pairing"),
     ("umbra.v1.Offer", Checked, "gateway"),
     ("umbra.v1.Deny", Prose, "reasons"),

@@ -122,6 +122,7 @@ fn as_a_hostile_device(world: &World, victim: &mut Talk) {
         data_key: vec![9; 32],
         pairings: vec![pairing.clone()],
         avoid_gateways: Vec::new(),
+        moves: String::new(),
     };
     let calls = [
         ("/umbra.v1.Devices/Disconnect".to_owned(), vec![disconnect]),

@@ -57,7 +57,7 @@ fn a_flood_of_handshakes_keeps_nobody_from_what_they_do() {
 }
 
 #[test]
-fn no_connection_breaks_while_control_keys_and_certificates_below_it_are_replaced() {
+fn no_connection_breaks_while_control_keys_certificates_and_tunnels_below_it_are_replaced() {
     // Stalls are for the long form: `umbra-lab check rotate`.
     let last = check(&["rotate", "--every=2s", "--seconds=12", "--flows=2", "--stall=10s"]);
     assert!(last.ends_with(" 0 broken, 0 stalls, 0 without new keys"), "{last}");

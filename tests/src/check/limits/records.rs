@@ -57,6 +57,7 @@ fn connect(stage: &Stage, resources: &[String], pairing: Option<&str>) -> anyhow
         data_key: vec![9; 32],
         pairings: pairing.map(str::to_owned).into_iter().collect(),
         avoid_gateways: Vec::new(),
+        moves: String::new(),
     };
     let answers = stage.attack("/umbra.v1.Devices/Connect", resources.iter().map(wish))?;
     let outcome = |bytes: Vec<u8>| v1::ConnectReply::decode(bytes.as_slice())?.result.context("an empty answer");

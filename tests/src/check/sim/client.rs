@@ -24,6 +24,8 @@ use tunnel::peers::Bounds;
 use tunnel::{Change, Config, Engine, Event, Out, Peer, PeerId, PeerKind, Role, RouteEntry, RouteState, Routes};
 
 const KEEPALIVE: Duration = Duration::from_secs(25);
+/// A run is short: tunnels are replaced by their age in it, too.
+const KEYS_LIVE: Duration = Duration::from_secs(20);
 /// After so long a silence the stream is taken for broken, and a call for failed.
 const SILENCE: Time = 8 * SECOND;
 const CALL_MAX: Time = 5 * SECOND;
@@ -125,7 +127,7 @@ impl Client {
         Self {
             clocks: Clocks::start(scene.now, None),
             engine: Engine::with(config, Arc::new(VirtualDoors), Bounds::default()),
-            book: Book::default(),
+            book: Book::new(KEYS_LIVE),
             catalogue: Catalogue::default(),
             rogue: false,
             rotates: false,
@@ -360,11 +362,11 @@ impl Client {
     }
 
     fn settle(&mut self, scene: &mut Scene<'_>, now: Instant) {
-        while let Some(Request { resource, held, avoid }) = self.book.request(now) {
+        while let Some(Request { resource, held, avoid, moves }) = self.book.request(now) {
             let key = Arc::new(PrivateKey::new(scene.dice.key()));
             let call = scene.dice.roll();
             let held = if std::mem::take(&mut self.rotates) { Vec::new() } else { held };
-            let wish = Wish { device: self.place.id, resource, data_key: public_of(&key), held, avoid };
+            let wish = Wish { device: self.place.id, resource, data_key: public_of(&key), held, avoid, moves };
             self.calls.insert(call, Call { resource, sent: now, at: scene.now, key });
             self.mail.push(Ask::Connect { call, wish });
         }

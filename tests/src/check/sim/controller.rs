@@ -592,8 +592,11 @@ impl Controller {
 
     /// Healthy gateways of the site: first where the device has a tunnel already.
     fn candidates(&self, directory: &Directory, wish: &Wish, site: model::ids::SiteId) -> VecDeque<GatewayId> {
-        let held: Vec<GatewayId> =
-            wish.held.iter().filter_map(|p| self.ledger.pairing(*p)).map(|(gateway, _)| gateway).collect();
+        let tunnels = wish.held.iter().filter_map(|p| self.ledger.pairing(*p)).map(|(gateway, _)| gateway);
+        let held: Vec<GatewayId> = match wish.moves.and_then(|id| self.ledger.live(id)) {
+            Some(live) => vec![live.gateway],
+            None => tunnels.collect(),
+        };
         let ready = |id: &GatewayId| self.lines.get(id).is_some_and(|l| l.as_of.is_some());
         let all = judge::gateways_of(directory, site).map(|g| g.record.id);
         let mut list: Vec<_> =
@@ -628,6 +631,7 @@ impl Controller {
                 device_v4: pool.device_v4(ground.asker.device().record.v4).unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
                 device_v6: ground.asker.device().record.address,
                 held: wish.held.clone(),
+                moves: wish.moves,
                 fresh_grant: GrantId::from_bytes(scene.dice.id()),
                 fresh_pairing: PairingId::from_bytes(scene.dice.id()),
                 fresh_psk: Psk::new(scene.dice.key()),
@@ -652,6 +656,9 @@ impl Controller {
         self.disk.grants.insert(granted.grant, granted.record.clone());
         if let (Some(record), Some(psk)) = (&granted.pairing_record, &granted.new_pairing) {
             self.disk.pairings.insert(record.id, (record.clone(), psk.clone()));
+        }
+        if let Some(left) = &granted.leaves {
+            self.disk.pairings.remove(left);
         }
         let revision = self.commit(Vec::new(), Vec::new());
         if self.ledger.commit(granted.grant, revision).is_ok()
