@@ -21,6 +21,7 @@ use model::ids::{
 use model::net::{HostName, Prefix};
 use model::pool::{NatPool, Pool};
 use model::revision::Revision;
+use model::spiffe::SpiffePath;
 use model::time::{Instant, WallMs};
 use node::svid::{SvidKey, read_leaf};
 use prost::Message;
@@ -117,6 +118,12 @@ const CONTROL: &[Row] = table!("umbra.v1", v1:
     AskPasskeyRequest => |m| devices::passkey_wish(&m).is_ok(),
     PasskeyQuestion => |m| client::rpc::read_question(m).is_ok(),
     PasskeyAnswer => |m| Created::read(&m.answer).is_some() | Asserted::read(&m.answer).is_some(),
+    ListIdentitiesRequest,
+    ListIdentitiesReply => |m| client::rpc::read_identities(m).is_ok(),
+    SignIdentityRequest => |m| devices::identity_wish(m).is_ok_and(|(_, csr)| ca::request_key(&csr).is_ok()),
+    SignIdentityReply => |m| client::rpc::read_chain(m).is_ok(),
+    SignTokenRequest => |m| devices::token_wish(m).is_ok(),
+    SignTokenReply => |m| client::rpc::read_token(m).is_ok(),
     GatewayUp => up,
     GatewayDown => down,
     EnrollRequest => |m| {
@@ -136,6 +143,8 @@ const ADMIN: &[Row] = table!("umbra.admin.v1", admin:
     ListIdpsRequest, ListIdpsReply, RemoveIdpRequest, SyncIdpsRequest, SyncIdpsReply,
     AddAccountRequest, AddAccountReply, ListAccountsRequest, ListAccountsReply, SetAccountEnabledRequest,
     SetAccountGroupRequest, RemoveAccountRequest, RemoveAccountReply,
+    AddRegistrationRequest => |m| m.path.parse::<SpiffePath>().is_ok(),
+    ListRegistrationsRequest, ListRegistrationsReply, RemoveRegistrationRequest,
     AddFederationRequest, ListFederationRequest, ListFederationReply, RemoveFederationRequest, MakeFederationFileRequest,
     MakeFederationFileReply, AddGroupRequest, ListGroupsRequest, ListGroupsReply,
     DeleteGroupRequest, SetMemberRequest, AddSiteRequest, ListSitesRequest, ListSitesReply, DeleteSiteRequest,
