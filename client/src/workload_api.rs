@@ -20,7 +20,7 @@ pub use keeper::{Parts, run};
 
 use crate::rpc::{self, Named};
 use callers::Caller;
-use model::limits::{ADMIN_CALL_MAX, WORKLOAD_STREAMS_MAX, WORKLOAD_TOKEN_MAX};
+use model::limits::{ADMIN_CALL_MAX, RPC_STREAMS_MAX, WORKLOAD_TOKEN_MAX};
 use model::time::Clock;
 use node::Link;
 use proto::spiffe as wire;
@@ -233,7 +233,7 @@ async fn serve(listener: host::local::LocalListener, api: Api) -> Result<(), ton
     let service = SpiffeWorkloadApiServer::new(api).max_decoding_message_size(MESSAGE_MAX);
     let service = tonic::service::interceptor::InterceptedService::new(service, check);
     let serving = tonic::transport::Server::builder()
-        .max_concurrent_streams(WORKLOAD_STREAMS_MAX)
+        .max_concurrent_streams(RPC_STREAMS_MAX)
         .http2_max_header_list_size(16 << 10)
         .timeout(ADMIN_CALL_MAX)
         .add_service(service)

@@ -753,8 +753,6 @@ pub const WORKLOAD_TOKEN_MAX: usize = 16 << 10;
 pub const WORKLOAD_CONNECTIONS_PER_UID_MAX: usize = 32;
 /// And of all users.
 pub const WORKLOAD_CONNECTIONS_MAX: usize = 256;
-/// Streams of one connection: a program watches X.509, its bundles and those of tokens.
-pub const WORKLOAD_STREAMS_MAX: u32 = 16;
 /// Certificates of a bundle, or of a chain.
 pub const WORKLOAD_BUNDLE_MAX: usize = 4;
 /// Bytes of the keys of programs' tokens.

@@ -1,7 +1,7 @@
 //! Who asks, and how many connections may one user have?
 
 use host::local::Peer;
-use model::limits::WORKLOAD_CONNECTIONS_PER_UID_MAX;
+use model::limits::{WORKLOAD_CONNECTIONS_MAX, WORKLOAD_CONNECTIONS_PER_UID_MAX};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -39,15 +39,15 @@ impl Drop for Place {
 }
 
 impl Callers {
-    /// Takes one more connection, unless this user has all that it may have.
+    /// Takes one more connection, unless this user, or all, have as many as they may have.
     pub fn admit(&self, peer: &Peer) -> Option<Caller> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(peer.uid).or_default();
-        if *count >= WORKLOAD_CONNECTIONS_PER_UID_MAX {
-            tracing::warn!(uid = peer.uid, "a program's connection was closed: its user has too many");
+        let (all, own) = (counts.values().sum::<usize>(), counts.get(&peer.uid).copied().unwrap_or_default());
+        if all >= WORKLOAD_CONNECTIONS_MAX || own >= WORKLOAD_CONNECTIONS_PER_UID_MAX {
+            tracing::debug!(uid = peer.uid, all, own, "a program's connection was closed: there are too many");
             return None;
         }
-        *count = count.saturating_add(1);
+        counts.insert(peer.uid, own.saturating_add(1));
         let place = Place { uid: peer.uid, counts: Arc::clone(&self.0) };
         Some(Caller { uid: peer.uid, gid: peer.gid, _place: Arc::new(place) })
     }
@@ -71,5 +71,16 @@ mod tests {
         drop(copy);
         assert!(callers.0.lock().unwrap().is_empty());
         assert!(callers.admit(&peer(1)).is_some());
+    }
+
+    #[test]
+    fn all_users_together_have_so_many() {
+        let callers = Callers::default();
+        let peer = |uid| Peer { uid, gid: 7, pid: None, groups: Vec::new() };
+        let uids = 0..u32::try_from(WORKLOAD_CONNECTIONS_MAX).unwrap();
+        let mut held: Vec<_> = uids.map(|uid| callers.admit(&peer(uid)).unwrap()).collect();
+        assert!(callers.admit(&peer(70_000)).is_none());
+        held.pop();
+        assert!(callers.admit(&peer(70_000)).is_some());
     }
 }

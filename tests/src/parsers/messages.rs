@@ -16,7 +16,8 @@ use grant::sync;
 use grant::table::Table;
 use grant::verified::Scope;
 use model::ids::{
-    DeviceId, FactorId, GatewayId, GrantId, IdpId, JoinKeyId, PairingId, ResourceId, SessionId, SignInId,
+    DeviceId, FactorId, GatewayId, GrantId, IdpId, JoinKeyId, PairingId, RegistrationId, ResourceId, SessionId,
+    SignInId,
 };
 use model::net::{HostName, Prefix};
 use model::pool::{NatPool, Pool};
@@ -302,6 +303,9 @@ fn word(message: &str, field: &str, family: u8) -> Vec<u8> {
         (_, "resource") => text(ResourceId::from_bytes([3; 10]).to_string()),
         (_, "device") => text(DeviceId::from_bytes([5; 10]).to_string()),
         (_, "gateway" | "avoid_gateways") => text(GatewayId::from_bytes([6; 10]).to_string()),
+        (_, "registration") => text(RegistrationId::from_bytes([8; 10]).to_string()),
+        (_, "spiffe_id") => b"spiffe://corp.example/workload/build/web".to_vec(),
+        (_, "trust_domain") => b"corp.example".to_vec(),
         (_, "join_key") => text(JoinKeyId::from_bytes([7; 10]).to_string()),
         ("Prefix", "address") => address([10, 77, 0, 0]),
         ("EnrollReply", "address") => vec![0xfd; 16],
