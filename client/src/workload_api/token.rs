@@ -89,10 +89,10 @@ pub fn validate(
     }
     let claims = part(claims)?;
     let seconds = now.0.div_euclid(1_000);
-    if !claims.get("exp").and_then(Value::as_i64).is_some_and(|end| end > seconds) {
+    if claims.get("exp").and_then(Value::as_i64).is_none_or(|end| end <= seconds) {
         return Err(TokenError::Ended);
     }
-    if claims.get("nbf").is_some_and(|begin| !begin.as_i64().is_some_and(|begin| begin <= seconds)) {
+    if claims.get("nbf").is_some_and(|begin| begin.as_i64().is_none_or(|begin| begin > seconds)) {
         return Err(TokenError::Early);
     }
     let is_for = match claims.get("aud") {
