@@ -40,7 +40,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tunnel::{Change, Event, PeerId};
 
 /// No wait is longer: the timer's clock stops in suspend, the lease clock does not, and a tunnel under traffic is suspected
@@ -75,6 +75,8 @@ pub struct Parts {
     pub takeover: Option<Takeover>,
     /// How long a tunnel's keys are used.
     pub key_life: Duration,
+    /// Where it is told whether this machine is a workload.
+    pub workload: watch::Sender<bool>,
 }
 
 /// What comes back from the task's own calls.
@@ -107,6 +109,7 @@ fn results() -> (mpsc::Sender<Inner>, mpsc::Receiver<Inner>) {
 
 /// The task.
 pub struct Agent {
+    workload: watch::Sender<bool>,
     runtime: Arc<Runtime>,
     link: Arc<Link>,
     overlay: Overlay,
@@ -154,7 +157,7 @@ pub struct Agent {
 impl Agent {
     /// An agent that holds nothing yet. Sets the machine's own overlay addresses and the routes to its resolver.
     pub async fn new(parts: Parts) -> Result<Self, node::overlay::OverlayError> {
-        let Parts { runtime, link, overlay, identity, seen, held, state, names, takeover, key_life } = parts;
+        let Parts { runtime, link, overlay, identity, seen, held, state, names, takeover, key_life, workload } = parts;
         let pool = identity.pool;
         let own: Vec<IpAddr> = identity.v4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(identity.v6)]).collect();
         dns::lead_in(&overlay, &identity).await?;
@@ -181,6 +184,7 @@ impl Agent {
             on_tunnel: None,
             names,
             takeover,
+            workload,
             dns_checked: Instant(0),
             catalogue: Catalogue::default(),
             book: Book::new(key_life),
@@ -360,6 +364,8 @@ impl Agent {
             }
         }
         self.departed.retain(|_, (resource, _, _)| !all.contains(resource));
+        let workload = self.catalogue.session().is_some_and(|s| s.workload);
+        self.workload.send_if_modified(|was| std::mem::replace(was, workload) != workload);
         if self.catalogue.session().map(|s| s.id) != session {
             self.book.forget_denials();
         }

@@ -11,6 +11,7 @@ use crate::guardian::{self, Guardian};
 use crate::held::Held;
 use crate::local::{self, Desk};
 use crate::names::{Names, Zone};
+use crate::workload_api;
 use anyhow::{Context as _, Result, bail};
 use host::netlink::{Holder, add_blackholes, remove_blackholes};
 use host::privilege::Left;
@@ -147,6 +148,7 @@ struct Running {
     guardian: Option<Guardian>,
     runtime: Arc<Runtime>,
     link: Arc<Link>,
+    identities: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
@@ -415,6 +417,8 @@ impl Daemon<'_> {
                 self.manager.farewell()();
             }
             self.front.send_replace(Front::Joining);
+            // The socket's file goes with it.
+            running.identities.abort();
             let _ = running.orders.send(Order::Stop).await;
             let _ = (&mut running.agent).await;
             running.stand_down().await;
@@ -516,6 +520,7 @@ async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Resul
     tokio::spawn(Arc::clone(&link).run());
     tokio::spawn(node::keep::keep(identity.clone(), keeping));
     let state = options.state.clone();
+    let (workload, is_workload) = watch::channel(false);
     let parts = Parts {
         runtime: Arc::clone(&runtime),
         link: Arc::clone(&link),
@@ -527,6 +532,7 @@ async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Resul
         names: Arc::clone(&names),
         takeover,
         key_life: options.key_life,
+        workload,
     };
     let agent = Agent::new(parts).await?;
     let writing = Arc::clone(&runtime);
@@ -537,5 +543,11 @@ async fn serve(options: &DaemonArgs, node: Node, answer: wire::UpReply) -> Resul
         }
     });
     let agent = tokio::spawn(agent.run(inbox.events, orders_in));
-    Ok(Running { orders, agent, answer, guardian, runtime, link })
+    let identities = tokio::spawn(workload_api::run(workload_api::Parts {
+        path: options.workload_socket.clone(),
+        link: Arc::clone(&link),
+        workload: is_workload,
+        clock: Arc::new(host::clock::SystemClock::new()),
+    }));
+    Ok(Running { orders, agent, answer, guardian, runtime, link, identities })
 }

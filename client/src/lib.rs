@@ -15,6 +15,7 @@ pub mod names;
 mod network;
 pub mod plan;
 pub mod rpc;
+pub mod workload_api;
 
 #[cfg(test)]
 mod testkit;

@@ -1,5 +1,11 @@
 //! What do client and controller say to each other? The only place of this program that knows the wire's types.
 
+mod identities;
+
+pub use identities::{
+    Identities, Named, list_identities, read_chain, read_identities, read_token, sign_identity, sign_token,
+};
+
 use crate::catalogue::{Delta, Session};
 use model::grant::{CatalogueAddress, CatalogueEntry, Ending, PairingOffer};
 use model::ids::{FactorId, GrantId, PairingId, ResourceId, SignInId};

@@ -106,6 +106,9 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
             "SetAccountEnabled",
             "SetAccountGroup",
             "RemoveAccount",
+            "AddRegistration",
+            "ListRegistrations",
+            "RemoveRegistration",
             "AddFederation",
             "ListFederation",
             "RemoveFederation",
@@ -160,6 +163,7 @@ pub const TABLE: &[(&str, &[&str], &[Role])] = &[
     ),
     ("umbra.v1.Devices", &["ListProviders", "BeginSignIn", "FinishSignIn", "BeginCodeSignIn", "PollSignIn"], &[Device]),
     ("umbra.v1.Devices", &["BeginPasskey", "ConfirmPasskey", "AskPasskey", "VerifyPasskey"], &[Device]),
+    ("umbra.v1.Devices", &["ListIdentities", "SignIdentity", "SignToken"], &[Device]),
     ("umbra.v1.Gateways", &["Watch"], &[Gateway]),
 ];
 

@@ -8,6 +8,7 @@ use model::ids::NodeId;
 use model::limits::{CA_LIFE, ENROL_BYTES_MAX};
 use model::net::HostName;
 use model::secret::Secret;
+use model::spiffe::SpiffeId;
 use model::time::WallMs;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -116,10 +117,19 @@ fn date(at: WallMs) -> time::OffsetDateTime {
 impl Ca {
     /// Makes a new one; answers it with its private key (PKCS #8, DER), to be sealed.
     pub fn create(trust_domain: &HostName, now: WallMs) -> Result<(Self, Secret<Vec<u8>>), CaError> {
+        Self::create_named(format!("Umbra CA of {trust_domain}"), trust_domain, now)
+    }
+
+    /// Makes one for programs instead of nodes, see [`crate::workload`].
+    pub fn create_for_programs(trust_domain: &HostName, now: WallMs) -> Result<(Self, Secret<Vec<u8>>), CaError> {
+        Self::create_named(format!("Umbra workload CA of {trust_domain}"), trust_domain, now)
+    }
+
+    fn create_named(name: String, trust_domain: &HostName, now: WallMs) -> Result<(Self, Secret<Vec<u8>>), CaError> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         let secret = Secret::new(key.serialize_der());
         let mut params = params(now, CA_LIFE)?;
-        params.distinguished_name.push(DnType::CommonName, format!("Umbra CA of {trust_domain}"));
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into()?)];
@@ -171,12 +181,39 @@ impl Ca {
         now: WallMs,
         life: Duration,
     ) -> Result<Svid, CaError> {
-        let mut params = params(now, life)?;
-        params.subject_alt_names = vec![SanType::URI(node.spiffe(&self.trust_domain).try_into()?)];
+        let mut names = vec![SanType::URI(node.spiffe(&self.trust_domain).try_into()?)];
         if node == NodeId::Controller {
-            params.subject_alt_names.push(SanType::DnsName(CONTROLLER_NAME.try_into()?));
+            names.push(SanType::DnsName(CONTROLLER_NAME.try_into()?));
         }
-        params.distinguished_name.push(DnType::CommonName, node.to_string());
+        self.sign_leaf((node.to_string(), names), key, key_hash, now, life)
+    }
+
+    /// A certificate for a program, over the request's key and nothing else of the request (X509-SVID, sections 2 to 4).
+    pub fn issue_to_program(
+        &self,
+        id: &SpiffeId,
+        request: &RequestKey,
+        now: WallMs,
+        life: Duration,
+    ) -> Result<Svid, CaError> {
+        if !id.is_workload_of(&self.trust_domain) {
+            return Err(CaError::Request("it is for no program of this trust domain"));
+        }
+        let names = vec![SanType::URI(id.as_str().try_into()?)];
+        self.sign_leaf(("workload".to_owned(), names), &usable_key(&request.spki)?, request.hash, now, life)
+    }
+
+    fn sign_leaf(
+        &self,
+        (name, names): (String, Vec<SanType>),
+        key: &impl PublicKeyData,
+        key_hash: [u8; 32],
+        now: WallMs,
+        life: Duration,
+    ) -> Result<Svid, CaError> {
+        let mut params = params(now, life)?;
+        params.subject_alt_names = names;
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];

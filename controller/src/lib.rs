@@ -36,6 +36,7 @@ pub mod token;
 pub mod totp;
 pub mod turnover;
 pub mod vanish;
+pub mod workload;
 
 #[cfg(test)]
 mod test_support;

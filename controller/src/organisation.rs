@@ -54,6 +54,8 @@ pub struct Organisation {
     pub timing: Timing,
     /// What became of flows.
     pub flows: Arc<FlowLog>,
+    /// What signs programs' identities, once it is needed.
+    pub workload_keys: Arc<tokio::sync::OnceCell<crate::workload::WorkloadKeys>>,
 }
 
 /// Why an organisation cannot be opened.
@@ -160,6 +162,7 @@ impl Organisation {
             refused: Arc::default(),
             timing: Timing::default(),
             flows,
+            workload_keys: Arc::default(),
         })
     }
 

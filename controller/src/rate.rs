@@ -4,7 +4,7 @@
 use model::ids::NodeId;
 use model::limits::{
     FACTOR_CALLS_PER_MINUTE, GATEWAY_STARTS_PER_MINUTE, KEY_CHANGES_PER_MINUTE, RATES_MAX, SIGN_INS_PER_MINUTE,
-    SUFFIX_NAMES_PER_MINUTE,
+    SUFFIX_NAMES_PER_MINUTE, WORKLOAD_SIGNINGS_PER_MINUTE,
 };
 use model::time::Instant;
 use std::collections::BTreeMap;
@@ -22,6 +22,8 @@ pub enum Act {
     Factor,
     /// A step of a sign-in at an identity provider.
     SignIn,
+    /// A certificate or token of a program.
+    Identity,
     /// A gateway's hello that changes what is known of it.
     Start,
 }
@@ -34,6 +36,7 @@ impl Act {
             Self::Key => KEY_CHANGES_PER_MINUTE,
             Self::Factor => FACTOR_CALLS_PER_MINUTE,
             Self::SignIn => SIGN_INS_PER_MINUTE,
+            Self::Identity => WORKLOAD_SIGNINGS_PER_MINUTE,
             Self::Start => GATEWAY_STARTS_PER_MINUTE,
         }
     }

@@ -154,6 +154,10 @@ id!(
     /// A service account: what a workload is.
     AccountId, "ac"
 );
+id!(
+    /// A registration: which programs on an account's machines get which SPIFFE id.
+    RegistrationId, "rg"
+);
 
 /// Who asks for access: a person, or a workload under its service account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -12,5 +12,6 @@ pub mod packet;
 pub mod pool;
 pub mod revision;
 pub mod secret;
+pub mod spiffe;
 pub mod text;
 pub mod time;

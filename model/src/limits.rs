@@ -725,3 +725,35 @@ pub const REFRESH_TOKEN_MAX: usize = 8_192;
 pub const DEVICE_CODE_LIFE_MAX: Duration = Duration::from_secs(1_800);
 /// Longest pause between two polls that a provider may ask for.
 pub const DEVICE_POLL_MAX: Duration = Duration::from_secs(60);
+
+// ---- identities of programs (SPIFFE) -----------------------------------------------------------------------------
+/// Bytes of a SPIFFE id (SPIFFE-ID, section 2.3: all programs take so many).
+pub const SPIFFE_ID_MAX: usize = 2_048;
+/// Bytes of the part of it that an administrator chooses: with trust domain and account it is far below the whole.
+pub const SPIFFE_PATH_MAX: usize = 1_024;
+/// Registrations of one service account: each of its machines keeps a certificate for each.
+pub const REGISTRATIONS_PER_ACCOUNT_MAX: usize = 32;
+/// Registrations of all accounts.
+pub const REGISTRATIONS_MAX: usize = 4_096;
+/// Longest life of a program's certificate.
+pub const WORKLOAD_SVID_LIFE: Duration = Duration::from_secs(3_600);
+/// Life of a program's token.
+pub const WORKLOAD_TOKEN_LIFE: Duration = Duration::from_secs(300);
+/// Audiences of one token.
+pub const WORKLOAD_AUDIENCES_MAX: usize = 8;
+/// Bytes of one audience.
+pub const WORKLOAD_AUDIENCE_MAX: usize = 255;
+/// Certificates and tokens of programs that one device may have signed within a minute: a start with every registration, and tokens.
+pub const WORKLOAD_SIGNINGS_PER_MINUTE: u32 = 120;
+/// How often a workload asks for registrations.
+pub const WORKLOAD_ASK_EVERY: Duration = Duration::from_secs(30);
+/// Bytes of one token that is shown for validation.
+pub const WORKLOAD_TOKEN_MAX: usize = 16 << 10;
+/// Connections of one user of the machine to the Workload API.
+pub const WORKLOAD_CONNECTIONS_PER_UID_MAX: usize = 32;
+/// And of all users.
+pub const WORKLOAD_CONNECTIONS_MAX: usize = 256;
+/// Certificates of a bundle, or of a chain.
+pub const WORKLOAD_BUNDLE_MAX: usize = 4;
+/// Bytes of the keys of programs' tokens.
+pub const WORKLOAD_TOKEN_BUNDLE_MAX: usize = 8 << 10;

@@ -25,7 +25,7 @@ pub fn bind(path: &Path) -> Result<LocalListener, LocalError> {
     LocalListener::bind(path, if group.is_some() { 0o660 } else { 0o600 }, group)
 }
 
-/// A connection with what was found of its other end; one place of [`ADMIN_CONNECTIONS_MAX`].
+/// A connection with what was found of its other end; and its place among those that there may be.
 pub struct Connection<Who> {
     stream: UnixStream,
     who: Who,
@@ -37,14 +37,23 @@ pub fn accept<Who: Send>(
     listener: LocalListener,
     identify: impl Fn(&Peer) -> Who + Send,
 ) -> (impl Future<Output = ()> + Send, ReceiverStream<io::Result<Connection<Who>>>) {
-    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+    accept_some(listener, ADMIN_CONNECTIONS_MAX, move |peer| Some(identify(peer)))
+}
+
+/// The same with so many places; whom `identify` does not take, the connection is closed.
+pub fn accept_some<Who: Send>(
+    listener: LocalListener,
+    places: usize,
+    identify: impl Fn(&Peer) -> Option<Who> + Send,
+) -> (impl Future<Output = ()> + Send, ReceiverStream<io::Result<Connection<Who>>>) {
+    let places = Arc::new(Semaphore::new(places));
     let (sender, incoming) = mpsc::channel(1);
     let accepting = async move {
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let who = identify(&peer);
+                    let Some(who) = identify(&peer) else { continue };
                     if sender.send(Ok(Connection { stream, who, _place: place })).await.is_err() {
                         return;
                     }

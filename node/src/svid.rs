@@ -82,6 +82,12 @@ pub fn signature_holds(public_key: &[u8], message: &[u8], signature: &[u8]) -> b
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public_key).verify(message, signature).is_ok()
 }
 
+/// The same for a signature in the form of JSON Web Signatures: `r` and `s`, 32 bytes each (RFC 7518, section 3.4).
+pub fn fixed_signature_holds(public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public_key).verify(message, signature).is_ok()
+}
+
 /// What an SVID says, after its chain was verified elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SvidFacts {

@@ -25,6 +25,13 @@ pub mod local {
     tonic::include_proto!("umbra.local.v1");
 }
 
+/// Generated messages and service of the SPIFFE Workload API: what a workload's programs ask the client on their machine.
+#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::indexing_slicing, clippy::unwrap_used)]
+pub mod spiffe {
+    tonic::include_proto!("_");
+    pub use prost_types::{ListValue, Struct, Value, value::Kind};
+}
+
 /// All services and messages as an encoded `google.protobuf.FileDescriptorSet`, so that a test can ask for every RPC.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/umbra.bin"));
 

@@ -1,6 +1,6 @@
 //! How do messages that carry a secret look in a log? Without it.
 
-use crate::{admin, local, v1};
+use crate::{admin, local, spiffe, v1};
 use std::fmt;
 
 macro_rules! redact {
@@ -39,6 +39,12 @@ redact!(v1::FinishSignInRequest, "FinishSignInRequest", id);
 redact!(local::BeginSignInReply, "BeginSignInReply", id);
 redact!(local::FinishSignInRequest, "FinishSignInRequest", id);
 redact!(admin::AddIdpRequest, "AddIdpRequest", name, issuer, client_id);
+redact!(v1::SignTokenReply, "SignTokenReply", ends_in_ms);
+redact!(spiffe::X509svid, "X509SVID", spiffe_id, hint);
+redact!(spiffe::X509svidResponse, "X509SVIDResponse", svids);
+redact!(spiffe::Jwtsvid, "JWTSVID", spiffe_id, hint);
+redact!(spiffe::JwtsvidResponse, "JWTSVIDResponse", svids);
+redact!(spiffe::ValidateJwtsvidRequest, "ValidateJWTSVIDRequest", audience);
 
 #[cfg(test)]
 mod tests {

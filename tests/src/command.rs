@@ -3,7 +3,7 @@
 use crate::check::{self, kill, power};
 use crate::lab::topology::Name;
 use crate::lab::{fabric, holder, standing};
-use crate::{attacker, bench, demo, interop, measure, person, probe, provider, service};
+use crate::{attacker, bench, demo, interop, measure, person, probe, program, provider, service};
 use clap::{Parser, Subcommand};
 use host::namespace;
 use std::ffi::OsString;
@@ -49,6 +49,8 @@ enum What {
     },
     /// A client for the lab's services, where the machine has none
     Probe(probe::Arguments),
+    /// A program that asks the client who it is (SPIFFE Workload API)
+    Program(program::Arguments),
     /// Take a figure of the whole system, in a network of its own
     Measure(measure::Arguments),
     /// Measure how fast Umbra is beside other programs
@@ -118,6 +120,7 @@ fn run(what: What) -> anyhow::Result<ExitCode> {
         What::Down => standing::down()?,
         What::Hosts { json } => standing::hosts(json)?,
         What::Probe(arguments) => return probe::run(&arguments),
+        What::Program(arguments) => return program::run(&arguments),
         What::Fabric(arguments) => fabric::run(&arguments)?,
         What::Host { name, folder } => {
             if let Err(error) = holder::hold(name, &folder) {

@@ -99,6 +99,9 @@ pub struct DaemonArgs {
     /// The local socket for all other commands.
     #[arg(from_global)]
     pub socket: PathBuf,
+    /// Where programs ask for their identities (SPIFFE Workload API) while this machine is a workload.
+    #[arg(long, env = "UMBRA_WORKLOAD_SOCKET", default_value = "/run/umbra/workload.sock", value_name = "PATH")]
+    pub workload_socket: PathBuf,
     /// The TUN device's name.
     #[arg(long, default_value = DEVICE)]
     pub device: String,

@@ -9,8 +9,8 @@ use crate::arrange::heads::Lost;
 use crate::arrange::state::{StoredBoot, StoredGrant, StoredPairing, StoredReach, StoredTombstone};
 use crate::directory::{
     Account, Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, Idp, IdpSecret, IdpSession, JoinKey,
-    NodeState, Org, OwnerToken, PastPolicy, PolicyRevision, Recovery, Resource, SealedSecret, Session, Site,
-    SpentToken, SuffixName, Trust, TrustSecret, Unique, User, Vanished,
+    NodeState, Org, OwnerToken, PastPolicy, PolicyRevision, Recovery, Registration, Resource, SealedSecret, Session,
+    Site, SpentToken, SuffixName, Trust, TrustSecret, Unique, User, Vanished,
 };
 use crate::front::LastEndpoint;
 use crate::seal::{SealError, Sealer};
@@ -92,7 +92,7 @@ pub enum Fate {
 }
 
 /// THE table of what a backup holds; a set that is not in it is in no backup.
-pub const FATES: [(&str, Fate); 47] = [
+pub const FATES: [(&str, Fate); 48] = [
     (Org::KIND, Fate::Kept),
     (Group::KIND, Fate::Kept),
     (Site::KIND, Fate::Kept),
@@ -106,6 +106,8 @@ pub const FATES: [(&str, Fate); 47] = [
     (LastEndpoint::KIND, Fate::Kept),
     // Of before the backup: none of them lets a second machine in.
     (SpentToken::KIND, Fate::Kept),
+    // Of accounts and machines, which have to be confirmed.
+    (Registration::KIND, Fate::Kept),
     (Unique::UserName.set(), Fate::Kept),
     (Unique::SiteName.set(), Fate::Kept),
     (Unique::GatewayName.set(), Fate::Kept),

@@ -2,7 +2,7 @@
 
 mod account;
 mod federation;
-pub(super) use account::{AccountCommand, AccountGroupCommand};
+pub(super) use account::{AccountCommand, AccountGroupCommand, AccountIdentityCommand};
 pub(super) use federation::{FederationArgs, FederationCommand};
 
 use crate::config;

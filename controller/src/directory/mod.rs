@@ -19,6 +19,7 @@ pub mod org;
 pub mod policy;
 pub mod reader;
 pub mod recovery;
+pub mod registration;
 pub mod resource;
 pub mod session;
 pub mod site;
@@ -43,6 +44,7 @@ pub use org::{Org, OwnerToken, SealedSecret, Succession};
 pub use policy::{Compiler, PastPolicy, PastPolicyHead, PolicyChanges, PolicyFile, PolicyRevision};
 pub use reader::{Reader, StartError};
 pub use recovery::Recovery;
+pub use registration::Registration;
 pub use resource::{Resource, SuffixName};
 pub use session::{Proved, Session};
 pub use site::Site;
@@ -55,7 +57,8 @@ pub use vanished::Vanished;
 
 use crate::store::{Change, Item, Key, ReadError, Record};
 use model::ids::{
-    AccountId, DeviceId, FactorId, GatewayId, IdpId, JoinKeyId, NodeId, ResourceId, SessionId, SiteId, UserId,
+    AccountId, DeviceId, FactorId, GatewayId, IdpId, JoinKeyId, NodeId, RegistrationId, ResourceId, SessionId, SiteId,
+    UserId,
 };
 use model::key::PublicKey;
 use model::revision::Revision;
@@ -126,6 +129,8 @@ pub struct Directory {
     pub spent_tokens: Table<String, SpentToken>,
     /// Ephemeral devices that are silent.
     pub vanished: Table<DeviceId, Vanished>,
+    /// Which programs get identities.
+    pub registrations: Table<RegistrationId, Registration>,
     /// Counters.
     pub counters: Table<String, Counter>,
     /// The token of `init`.
@@ -135,7 +140,7 @@ pub struct Directory {
 }
 
 /// Sets that a directory holds, in the order in which they are read.
-pub(crate) const SETS: [&str; 38] = [
+pub(crate) const SETS: [&str; 39] = [
     Org::KIND,
     User::KIND,
     Group::KIND,
@@ -174,6 +179,7 @@ pub(crate) const SETS: [&str; 38] = [
     Trust::KIND,
     TrustSecret::KIND,
     SpentToken::KIND,
+    Registration::KIND,
 ];
 
 impl Directory {
@@ -264,6 +270,7 @@ impl Directory {
             Trust::KIND => self.trusts.put(key, item)?,
             TrustSecret::KIND => self.trust_secrets.put(key, item)?,
             SpentToken::KIND => self.spent_tokens.put(key, item)?,
+            Registration::KIND => self.registrations.put(key, item)?,
             OwnerToken::KIND => self.owner_token = newer(self.owner_token.take(), key, item)?,
             set if is_unique(set) => {
                 Arc::make_mut(&mut self.taken).insert(key.clone(), item.revision);
@@ -299,6 +306,7 @@ impl Directory {
             Trust::KIND => self.trusts.delete(key, revision),
             TrustSecret::KIND => self.trust_secrets.delete(key, revision),
             SpentToken::KIND => self.spent_tokens.delete(key, revision),
+            Registration::KIND => self.registrations.delete(key, revision),
             PolicyRevision::KIND => {
                 self.policy = self.policy.take().filter(|fact| fact.revision > revision);
                 self.compiled = self.policy.as_ref().and_then(|fact| compile(&self.compiler, &fact.record));

@@ -110,6 +110,12 @@ impl SealedSecret {
     pub const OTHER_CA_KEY: &'static str = "other-ca-key";
     /// The controller's WireGuard key that follows, or the one before.
     pub const OTHER_CONTROL_KEY: &'static str = "other-control-key";
+    /// The certificate (DER) of the CA of programs, see `crate::workload`.
+    pub const WORKLOAD_CA: &'static str = "workload-ca";
+    /// Its private key (PKCS #8, DER).
+    pub const WORKLOAD_CA_KEY: &'static str = "workload-ca-key";
+    /// The key that signs programs' tokens (PKCS #8, DER).
+    pub const WORKLOAD_TOKEN_KEY: &'static str = "workload-token-key";
     /// The place to which a secret is bound: its key in the store.
     pub fn place(id: &str) -> String {
         format!("{}/{id}", Self::KIND)

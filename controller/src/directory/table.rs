@@ -3,7 +3,7 @@
 use super::name::Name;
 use super::{
     Account, Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, Idp, IdpSecret, IdpSession, JoinKey,
-    Recovery, Resource, Session, Site, SpentToken, SuffixName, Trust, TrustSecret, User, Vanished,
+    Recovery, Registration, Resource, Session, Site, SpentToken, SuffixName, Trust, TrustSecret, User, Vanished,
 };
 use crate::store::{Item, Key, ReadError, Record, Versioned};
 use std::collections::BTreeMap;
@@ -38,6 +38,7 @@ impl Named for IdpSession {}
 impl Named for Vanished {}
 impl Named for TrustSecret {}
 impl Named for SpentToken {}
+impl Named for Registration {}
 
 /// Decodes a record.
 pub(super) fn decode<R: Record>(key: &Key, item: &Item) -> Result<Fact<R>, ReadError> {

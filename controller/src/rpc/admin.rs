@@ -15,6 +15,7 @@ pub mod idp;
 mod join_key;
 mod keys;
 mod policy;
+mod registration;
 pub mod resource;
 mod session;
 mod site;
@@ -170,6 +171,9 @@ calls! {
     set_account_enabled(SetAccountEnabledRequest) -> Changed,
     set_account_group(SetAccountGroupRequest) -> Changed,
     remove_account(RemoveAccountRequest) -> RemoveAccountReply,
+    add_registration(AddRegistrationRequest) -> Changed,
+    list_registrations(ListRegistrationsRequest) -> ListRegistrationsReply,
+    remove_registration(RemoveRegistrationRequest) -> Changed,
     add_federation(AddFederationRequest) -> Changed,
     list_federation(ListFederationRequest) -> ListFederationReply,
     remove_federation(RemoveFederationRequest) -> Changed,

@@ -1,5 +1,9 @@
 //! The service of devices: log-in, catalogue, access.
 
+mod identities;
+
+pub use identities::{identity_wish, token_wish};
+
 use crate::arrange::connect::{Reply, Wish};
 use crate::arrange::lines::DeviceNews;
 use crate::arrange::{Arrangements, Arranger as _};
@@ -619,6 +623,26 @@ impl Devices for DevicesRpc {
         let answer = request.into_inner().answer;
         let (_, proof) = self.organisation.verify_passkey(device, &answer).await.map_err(refused)?;
         Ok(Response::new(v1::VerifyFactorReply { method: proof.method.to_string() }))
+    }
+
+    async fn list_identities(
+        &self,
+        request: Request<v1::ListIdentitiesRequest>,
+    ) -> Result<Response<v1::ListIdentitiesReply>, Status> {
+        self.tell_identities(device_of(&request)?).await.map(Response::new)
+    }
+
+    async fn sign_identity(
+        &self,
+        request: Request<v1::SignIdentityRequest>,
+    ) -> Result<Response<v1::SignIdentityReply>, Status> {
+        let device = device_of(&request)?;
+        self.make_identity(device, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn sign_token(&self, request: Request<v1::SignTokenRequest>) -> Result<Response<v1::SignTokenReply>, Status> {
+        let device = device_of(&request)?;
+        self.make_token(device, request.into_inner()).await.map(Response::new)
     }
 }
 

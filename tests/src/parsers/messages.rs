@@ -16,11 +16,13 @@ use grant::sync;
 use grant::table::Table;
 use grant::verified::Scope;
 use model::ids::{
-    DeviceId, FactorId, GatewayId, GrantId, IdpId, JoinKeyId, PairingId, ResourceId, SessionId, SignInId,
+    DeviceId, FactorId, GatewayId, GrantId, IdpId, JoinKeyId, PairingId, RegistrationId, ResourceId, SessionId,
+    SignInId,
 };
 use model::net::{HostName, Prefix};
 use model::pool::{NatPool, Pool};
 use model::revision::Revision;
+use model::spiffe::SpiffePath;
 use model::time::{Instant, WallMs};
 use node::svid::{SvidKey, read_leaf};
 use prost::Message;
@@ -117,6 +119,12 @@ const CONTROL: &[Row] = table!("umbra.v1", v1:
     AskPasskeyRequest => |m| devices::passkey_wish(&m).is_ok(),
     PasskeyQuestion => |m| client::rpc::read_question(m).is_ok(),
     PasskeyAnswer => |m| Created::read(&m.answer).is_some() | Asserted::read(&m.answer).is_some(),
+    ListIdentitiesRequest,
+    ListIdentitiesReply => |m| client::rpc::read_identities(m).is_ok(),
+    SignIdentityRequest => |m| devices::identity_wish(m).is_ok_and(|(_, csr)| ca::request_key(&csr).is_ok()),
+    SignIdentityReply => |m| client::rpc::read_chain(m).is_ok(),
+    SignTokenRequest => |m| devices::token_wish(m).is_ok(),
+    SignTokenReply => |m| client::rpc::read_token(m).is_ok(),
     GatewayUp => up,
     GatewayDown => down,
     EnrollRequest => |m| {
@@ -136,6 +144,8 @@ const ADMIN: &[Row] = table!("umbra.admin.v1", admin:
     ListIdpsRequest, ListIdpsReply, RemoveIdpRequest, SyncIdpsRequest, SyncIdpsReply,
     AddAccountRequest, AddAccountReply, ListAccountsRequest, ListAccountsReply, SetAccountEnabledRequest,
     SetAccountGroupRequest, RemoveAccountRequest, RemoveAccountReply,
+    AddRegistrationRequest => |m| m.path.parse::<SpiffePath>().is_ok(),
+    ListRegistrationsRequest, ListRegistrationsReply, RemoveRegistrationRequest,
     AddFederationRequest, ListFederationRequest, ListFederationReply, RemoveFederationRequest, MakeFederationFileRequest,
     MakeFederationFileReply, AddGroupRequest, ListGroupsRequest, ListGroupsReply,
     DeleteGroupRequest, SetMemberRequest, AddSiteRequest, ListSitesRequest, ListSitesReply, DeleteSiteRequest,
@@ -294,6 +304,9 @@ fn word(message: &str, field: &str, family: u8) -> Vec<u8> {
         (_, "device") => text(DeviceId::from_bytes([5; 10]).to_string()),
         ("ConnectRequest", "moves") => text(GrantId::from_bytes([1; 10]).to_string()),
         (_, "gateway" | "avoid_gateways") => text(GatewayId::from_bytes([6; 10]).to_string()),
+        (_, "registration") => text(RegistrationId::from_bytes([8; 10]).to_string()),
+        (_, "spiffe_id") => b"spiffe://corp.example/workload/build/web".to_vec(),
+        (_, "trust_domain") => b"corp.example".to_vec(),
         (_, "join_key") => text(JoinKeyId::from_bytes([7; 10]).to_string()),
         ("Prefix", "address") => address([10, 77, 0, 0]),
         ("EnrollReply", "address") => vec![0xfd; 16],

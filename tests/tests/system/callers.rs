@@ -30,7 +30,8 @@ const ROWS: &[(&str, &str, &[Who])] = &[
     (
         "/umbra.admin.v1.Admin/",
         "Status ClaimOwner AddUser ListUsers SetPassword SetUserEnabled DeleteUser OffboardUser ListFactors ResetFactors AddIdp ListIdps RemoveIdp SyncIdps \
-         AddAccount ListAccounts SetAccountEnabled SetAccountGroup RemoveAccount AddFederation ListFederation \
+         AddAccount ListAccounts SetAccountEnabled SetAccountGroup RemoveAccount AddRegistration ListRegistrations \
+         RemoveRegistration AddFederation ListFederation \
          RemoveFederation MakeFederationFile AddGroup ListGroups DeleteGroup SetMember \
          AddSite ListSites DeleteSite ListGateways ConfirmGateway RevokeGateway AddResource ListResources DeleteResource \
          CheckPolicy ApplyPolicy ShowPolicy ListPolicyRevisions RollbackPolicy ListAccess CreateJoinKey ListJoinKeys \
@@ -47,6 +48,7 @@ const ROWS: &[(&str, &str, &[Who])] = &[
         &[Device],
     ),
     ("/umbra.v1.Devices/", "BeginPasskey ConfirmPasskey AskPasskey VerifyPasskey", &[Device]),
+    ("/umbra.v1.Devices/", "ListIdentities SignIdentity SignToken", &[Device]),
     ("/umbra.v1.Gateways/", "Watch", &[Gateway]),
 ];
 

@@ -47,6 +47,7 @@ mod roaming;
 mod service;
 mod sign_in;
 mod silence;
+mod spiffe;
 mod support;
 mod talk;
 mod turnover;

@@ -1,7 +1,7 @@
 //! What do the commands about service accounts ask, and how is the answer shown?
 
 use super::{Client, done, wall};
-use crate::cli::args::{AccountCommand, AccountGroupCommand};
+use crate::cli::args::{AccountCommand, AccountGroupCommand, AccountIdentityCommand};
 use node::cli::output::moment;
 use node::cli::{Failure, Output};
 use proto::admin as wire;
@@ -38,6 +38,7 @@ pub(super) async fn run(client: &mut Client, command: AccountCommand, output: &m
             let reply = client.remove_account(wire::RemoveAccountRequest { account }).await?.into_inner();
             return removed(&reply, output);
         }
+        AccountCommand::Identity(command) => return identity(client, command, output).await,
         AccountCommand::Group(AccountGroupCommand::Add { account, group }) => (account, group, true),
         AccountCommand::Group(AccountGroupCommand::Remove { account, group }) => (account, group, false),
     };
@@ -45,6 +46,37 @@ pub(super) async fn run(client: &mut Client, command: AccountCommand, output: &m
     let what = format!("service account `{account}` {way} group");
     let reply = client.set_account_group(wire::SetAccountGroupRequest { account, group, member }).await?.into_inner();
     done(&reply, output, &what)
+}
+
+async fn identity(client: &mut Client, command: AccountIdentityCommand, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        AccountIdentityCommand::Add { account, path, uid, gid } => {
+            let request = wire::AddRegistrationRequest { account, path, uid, gid };
+            done(&client.add_registration(request).await?.into_inner(), output, "identity made:")
+        }
+        AccountIdentityCommand::List => {
+            identities(&client.list_registrations(wire::ListRegistrationsRequest {}).await?.into_inner(), output)
+        }
+        AccountIdentityCommand::Remove { identity } => {
+            let request = wire::RemoveRegistrationRequest { registration: identity };
+            done(&client.remove_registration(request).await?.into_inner(), output, "identity removed:")?;
+            output.note("what programs hold of it ends by itself, within the hour; they get no other");
+            Ok(())
+        }
+    }
+}
+
+fn identities(reply: &wire::ListRegistrationsReply, output: &mut Output) -> Result<(), Failure> {
+    if output.json(reply)? {
+        return Ok(());
+    }
+    let shown = |part: Option<u32>| part.map_or_else(|| "any".to_owned(), |number| number.to_string());
+    let row = |one: &wire::Registration| {
+        [one.spiffe_id.clone(), one.account.clone(), shown(one.uid), shown(one.gid), one.id.clone()]
+    };
+    let rows = reply.registrations.iter().map(row).collect();
+    let empty = "no identities of programs yet: `umbra-controller account identity add ACCOUNT PATH --uid NUMBER`";
+    output.table(["SPIFFE ID", "ACCOUNT", "UID", "GID", "ID"], rows, empty)
 }
 
 fn listed(items: &[String]) -> String {

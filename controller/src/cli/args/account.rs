@@ -24,9 +24,31 @@ pub(in crate::cli) enum AccountCommand {
     Enable { account: String },
     /// Remove it: revoke its machines, and every way to join as it.
     Remove { account: String },
+    /// Identities of the programs on its machines.
+    #[command(subcommand)]
+    Identity(AccountIdentityCommand),
     /// Its groups.
     #[command(subcommand)]
     Group(AccountGroupCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum AccountIdentityCommand {
+    /// Programs of this user or group get the SPIFFE id spiffe://TRUST_DOMAIN/workload/ACCOUNT/PATH.
+    Add {
+        account: String,
+        path: String,
+        /// The number of the user that they run as.
+        #[arg(long, value_name = "NUMBER", required_unless_present = "gid")]
+        uid: Option<u32>,
+        /// The number of the group that they run as.
+        #[arg(long, value_name = "NUMBER")]
+        gid: Option<u32>,
+    },
+    /// List them, of all service accounts.
+    List,
+    /// Remove one, by its SPIFFE id or its id: what it gave ends by itself within the hour.
+    Remove { identity: String },
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,7 +4,8 @@ use super::user::stand_on_groups;
 use super::{AdminRpc, changed, name, parse_all, random};
 use crate::authz::Caller;
 use crate::directory::{
-    Account, Device, Directory, Draft, Fact, JoinKey, JoinKeyState, Name, NodeState, Refusal, Trust, Unique,
+    Account, Device, Directory, Draft, Fact, JoinKey, JoinKeyState, Name, NodeState, Refusal, Registration, Trust,
+    Unique,
 };
 use crate::store::Record as _;
 use model::ids::AccountId;
@@ -154,7 +155,7 @@ impl AdminRpc {
         let make = |directory: &Directory, draft: &mut Draft| {
             let fact = find(directory, &message.account)?;
             let account = fact.record.clone();
-            for set in [Device::KIND, JoinKey::KIND, Trust::KIND] {
+            for set in [Device::KIND, JoinKey::KIND, Trust::KIND, Registration::KIND] {
                 draft.stands_on_all(directory, set)?;
             }
             let mut ended = Ended::default();
@@ -171,6 +172,9 @@ impl AdminRpc {
             for trust in trusts(directory, account.id) {
                 super::federation::remove(draft, trust)?;
                 ended.federation.push(trust.record.name.to_string());
+            }
+            for one in directory.registrations.values().filter(|one| one.record.account == account.id) {
+                draft.remove(one);
             }
             if draft.is_full() {
                 return Err(Refusal::InUse(format!(
