@@ -19,7 +19,7 @@ use model::revision::Revision;
 use model::secret::Secret;
 use model::time::Instant;
 use node::channel::MESSAGE_MAX;
-use proto::convert::{WireError, array, bounded, display_name, ending, id, required, wrong};
+use proto::convert::{WireError, array, bounded, display_name, ending, id, public_key, required, wrong};
 use proto::local;
 use proto::v1;
 use proto::v1::connect_reply::Result as Outcome;
@@ -515,7 +515,7 @@ fn read_offer(offer: v1::Offer, pairing: PairingId) -> Result<PairingOffer, Wire
     Ok(PairingOffer {
         id: pairing,
         gateway: id("offer.gateway", &offer.gateway)?,
-        gateway_key: PublicKey(array("offer.gateway_key", &offer.gateway_key)?),
+        gateway_key: public_key("offer.gateway_key", &offer.gateway_key)?,
         endpoints,
         psk: Psk::new(psk),
     })

@@ -37,7 +37,7 @@ pub(crate) async fn probe(
 }
 
 fn announcement(said: v1::Announcement) -> Result<Announcement, convert::WireError> {
-    let next = Authority { key: PublicKey(convert::array("key", &said.key)?), ca: said.ca };
+    let next = Authority { key: convert::public_key("key", &said.key)?, ca: said.ca };
     let (announced, switches, ends) = (WallMs(said.announced_ms), WallMs(said.switches_ms), WallMs(said.ends_ms));
     Ok(Announcement { next, announced, switches, ends, signature: said.signature })
 }

@@ -45,6 +45,16 @@ pub fn array<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N
     bytes.try_into().map_err(|_| wrong(field, format!("must be {N} bytes, is {}", bytes.len())))
 }
 
+/// An X25519 public key in its one form ([`PublicKey::is_canonical`]).
+pub fn public_key(field: &'static str, bytes: &[u8]) -> Result<PublicKey, WireError> {
+    let key = PublicKey(array(field, bytes)?);
+    if key.is_canonical() {
+        Ok(key)
+    } else {
+        Err(wrong(field, "is another form of a key; send the key as it was made"))
+    }
+}
+
 /// A list that is not longer than `max`.
 pub fn bounded<T>(field: &'static str, list: Vec<T>, max: usize) -> Result<Vec<T>, WireError> {
     if list.len() > max {
@@ -274,7 +284,7 @@ impl TryFrom<v1::Pairing> for Pairing {
         Ok(Self {
             id: id("pairing.id", &p.id)?,
             device: id("pairing.device", &p.device)?,
-            client_key: PublicKey(array("pairing.client_key", &p.client_key)?),
+            client_key: public_key("pairing.client_key", &p.client_key)?,
             psk: Psk::new(psk),
             device_v4: Ipv4Addr::from(array::<4>("pairing.device_v4", &p.device_v4)?),
             device_v6: Ipv6Addr::from(array::<16>("pairing.device_v6", &p.device_v6)?),
@@ -389,6 +399,17 @@ pub fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_taken_in_its_one_form() {
+        assert_eq!(public_key("key", &[9; 32]), Ok(PublicKey([9; 32])));
+        for (bytes, why) in
+            [(vec![0x89; 32], "another form"), (vec![0xff; 32], "another form"), (vec![9; 31], "32 bytes")]
+        {
+            let refused = public_key("key", &bytes).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
 
     #[test]
     fn a_list_and_a_signature_are_taken_up_to_their_bounds() {

@@ -299,7 +299,13 @@ impl Knocks {
                 && let Some((time, public)) = body.split_first_chunk::<8>()
                 && let Ok(public) = <[u8; 32]>::try_from(public)
             {
-                return Ok((*id, i64::from_le_bytes(*time), PublicKey(public)));
+                let public = PublicKey(public);
+                // A second form of a key that is revoked is no other key.
+                return if public.is_canonical() {
+                    Ok((*id, i64::from_le_bytes(*time), public))
+                } else {
+                    Err(KnockError::Shape)
+                };
             }
             error = KnockError::Forged;
         }
@@ -376,6 +382,16 @@ mod tests {
         // The repeat is ignored, a second try is not.
         assert_eq!(knocks.open(Instant(0), WALL, &bytes), Err(KnockError::Seen));
         assert_eq!(knocks.open(Instant(0), WALL, &knock(2, WALL, 1)), Ok((id(2), NEW)));
+    }
+
+    #[test]
+    fn a_key_in_another_form_is_not_admitted() {
+        let mut knocks = knocks();
+        let mut other = NEW;
+        other.0[31] |= 0x80;
+        let bytes = build(&secret(2), &CONTROLLER, WALL, &other, [0; NONCE_LEN]);
+        assert_eq!(knocks.open(Instant(0), WALL, &bytes), Err(KnockError::Shape));
+        assert_eq!(knocks.open(Instant(0), WALL, &knock(2, WALL, 0)), Ok((id(2), NEW)));
     }
 
     #[test]

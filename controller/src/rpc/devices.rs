@@ -22,14 +22,13 @@ use crate::rpc::nodes::caller_of;
 use crate::signin::{NotIn, Polled};
 use model::grant::CatalogueEntry;
 use model::ids::{DeviceId, NodeId, ResourceId, SessionId};
-use model::key::PublicKey;
 use model::limits::{DATA_KEYS_MAX, LIST_MAX, NAME_MAX, STREAM_QUEUE_MAX, SUFFIX_NAMES_PER_DEVICE_MAX};
 use model::net::HostName;
 use model::revision::Revision;
 use model::secret::Secret;
 use model::text::excerpt;
 use model::time::WallMs;
-use proto::convert::{WireError, array, bounded, id, millis, wrong};
+use proto::convert::{WireError, bounded, id, millis, public_key, wrong};
 use proto::v1;
 use proto::v1::connect_reply::Result as Outcomes;
 use proto::v1::device_update::What;
@@ -689,7 +688,7 @@ pub fn wish(device: DeviceId, request: v1::ConnectRequest) -> Result<Wish, WireE
     Ok(Wish {
         device,
         resource: id("resource", &request.resource)?,
-        data_key: PublicKey(array("data_key", &request.data_key)?),
+        data_key: public_key("data_key", &request.data_key)?,
         held: held.iter().map(|p| id("pairings", p)).collect::<Result<_, _>>()?,
         avoid: avoid.iter().map(|g| id("avoid_gateways", g)).collect::<Result<_, _>>()?,
         moves: Some(request.moves).filter(|grant| !grant.is_empty()).map(|grant| id("moves", &grant)).transpose()?,

@@ -9,7 +9,6 @@ use crate::organisation::Organisation;
 use crate::refused::Reason;
 use grant::sync::Update;
 use model::ids::{GatewayId, NodeId};
-use model::key::PublicKey;
 use model::limits::{
     ENDPOINTS_MAX, FLOW_REPORT_MAX, FLOW_REPORTS_WAITING_MAX, GRANTS_PER_GATEWAY_MAX, LIST_MAX, STREAM_QUEUE_MAX,
     TLS_HANDSHAKE_MAX,
@@ -19,7 +18,9 @@ use model::pool::NatPool;
 use model::revision::{Digest, Revision};
 use model::time::{Clock, WallMs};
 use node::Runtime;
-use proto::convert::{WireError, address, array, bounded, display_name, id, millis, protocol, required, wrong};
+use proto::convert::{
+    WireError, address, array, bounded, display_name, id, millis, protocol, public_key, required, wrong,
+};
 use proto::v1;
 use proto::v1::gateway_down::What as DownWhat;
 use proto::v1::gateway_up::What as UpWhat;
@@ -179,7 +180,7 @@ pub fn read_hello(hello: v1::GatewayHello, from: Option<SocketAddr>) -> Result<H
     endpoints.truncate(ENDPOINTS_MAX);
     let version = hello.version.chars().filter(|c| c.is_ascii_graphic()).take(32).collect();
     let seen = hello.seen.map(Into::into).unwrap_or_default();
-    let pairing_key = PublicKey(array("pairing_key", &hello.pairing_key)?);
+    let pairing_key = public_key("pairing_key", &hello.pairing_key)?;
     let witness = hello.witness.map(TryInto::try_into).transpose()?;
     Ok(Hello { seen, nat, endpoints, version, boot: hello.boot, pairing_key, witness })
 }

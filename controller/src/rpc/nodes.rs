@@ -7,7 +7,6 @@ use crate::organisation::Organisation;
 use crate::runs::RunId;
 use crate::turnover;
 use model::ids::NodeId;
-use model::key::PublicKey;
 use node::successor::Announcement;
 use proto::v1;
 use proto::v1::nodes_server::Nodes;
@@ -102,8 +101,8 @@ impl Nodes for NodesRpc {
 
     async fn rotate_key(&self, request: Request<v1::RotateKeyRequest>) -> Result<Response<v1::RotateKeyReply>, Status> {
         let node = self.enrolled(&caller_of(&request)?)?;
-        let key = proto::convert::array("key", &request.into_inner().key);
-        let key = PublicKey(key.map_err(|e| Status::invalid_argument(e.to_string()))?);
+        let key = proto::convert::public_key("key", &request.into_inner().key);
+        let key = key.map_err(|e| Status::invalid_argument(e.to_string()))?;
         turnover::announce(&self.organisation, node, key).await?;
         Ok(Response::new(v1::RotateKeyReply {}))
     }
