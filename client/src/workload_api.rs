@@ -3,6 +3,7 @@
 //!
 //! | file | question |
 //! |---|---|
+//! | `authority` | how is this socket called? |
 //! | `callers` | who asks, and how many connections may one user have? |
 //! | `keeper` | when is the controller asked, and when are certificates made anew? |
 //! | `shelf` | which certificates are held, and which are to be made? |
@@ -11,6 +12,7 @@
 //! The socket is there only while this machine is up and a workload. Nobody proves anything to it: the kernel names the
 //! program's user and group. Private keys are in memory alone.
 
+mod authority;
 mod callers;
 mod keeper;
 mod shelf;
@@ -29,6 +31,7 @@ use shelf::Shown;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -230,6 +233,7 @@ async fn serve(listener: host::local::LocalListener, api: Api) -> Result<(), ton
     let callers = Arc::new(callers::Callers::default());
     let places = model::limits::WORKLOAD_CONNECTIONS_MAX;
     let (accepting, incoming) = node::local::accept_some(listener, places, move |peer| callers.admit(peer));
+    let incoming = incoming.map(|one| one.map(authority::Called::new));
     let service = SpiffeWorkloadApiServer::new(api).max_decoding_message_size(MESSAGE_MAX);
     let service = tonic::service::interceptor::InterceptedService::new(service, check);
     let serving = tonic::transport::Server::builder()

@@ -116,15 +116,15 @@ mod tests {
     #[test]
     fn a_certificate_is_made_once_and_again_at_half_of_its_life() {
         let mut shelf = Shelf::default();
-        let web = named(1, "web");
-        assert_eq!(shelf.told(at(0), told(&[web.clone()])), [web.clone()]);
+        let web = [named(1, "web")];
+        assert_eq!(shelf.told(at(0), told(&web)), web);
         make(&mut shelf, 1, 0);
-        assert!(shelf.told(at(49), told(&[web.clone()])).is_empty());
+        assert!(shelf.told(at(49), told(&web)).is_empty());
         assert_eq!(shelf.wait(at(49)), Duration::from_secs(1));
-        assert_eq!(shelf.told(at(50), told(&[web.clone()])), [web.clone()]);
+        assert_eq!(shelf.told(at(50), told(&web)), web);
         assert_eq!(shelf.shown().svids.len(), 1, "the old one serves until there is another");
         make(&mut shelf, 1, 50);
-        assert!(shelf.told(at(99), told(&[web])).is_empty());
+        assert!(shelf.told(at(99), told(&web)).is_empty());
         assert_eq!(shelf.wait(at(51)), WORKLOAD_ASK_EVERY, "registrations are asked for all the same");
     }
 
@@ -142,8 +142,8 @@ mod tests {
         shelf.expire(at(100));
         assert!(shelf.shown().svids.is_empty());
         make(&mut shelf, 1, 100);
-        let renamed = named(1, "shop");
-        assert_eq!(shelf.told(at(101), told(&[renamed.clone()])), [renamed], "another name, another certificate");
+        let renamed = [named(1, "shop")];
+        assert_eq!(shelf.told(at(101), told(&renamed)), renamed, "another name, another certificate");
         assert!(shelf.shown().svids.is_empty());
     }
 

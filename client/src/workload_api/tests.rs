@@ -7,7 +7,6 @@ use model::secret::Secret;
 use model::time::Instant;
 use shelf::Shelf;
 use std::time::Duration;
-use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 fn program(uid: u32, gid: u32) -> Caller {

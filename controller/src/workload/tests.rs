@@ -113,7 +113,7 @@ fn a_token_is_for_so_many_audiences_that_can_be_seen() {
 
 /// Of the test world: account 1 on device 3, account 2 on device 4, and a registration of each.
 async fn world() -> crate::test_support::World {
-    use crate::store::{Commit, Store as _};
+    use crate::store::Commit;
     use model::ids::AccountId;
     use model::key::PublicKey;
     let world = crate::test_support::World::new().await;
