@@ -3,7 +3,7 @@
 use prost::Message as _;
 
 /// Messages that carry a secret: they get a `Debug` that does not show it, in `src/redact.rs`.
-const SECRET: [&str; 26] = [
+const SECRET: [&str; 28] = [
     ".umbra.v1.LoginRequest",
     ".umbra.v1.EnrollRequest",
     ".umbra.v1.RecoverRequest",
@@ -30,6 +30,8 @@ const SECRET: [&str; 26] = [
     ".umbra.local.v1.BeginSignInReply",
     ".umbra.local.v1.FinishSignInRequest",
     ".umbra.admin.v1.AddIdpRequest",
+    ".umbra.admin.v1.BreakGlassRequest",
+    ".umbra.admin.v1.BreakGlassReply",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -3,8 +3,8 @@
 
 use model::ids::NodeId;
 use model::limits::{
-    FACTOR_CALLS_PER_MINUTE, GATEWAY_STARTS_PER_MINUTE, KEY_CHANGES_PER_MINUTE, RATES_MAX, SIGN_INS_PER_MINUTE,
-    SUFFIX_NAMES_PER_MINUTE,
+    ADMIN_CHANGES_PER_MINUTE, ADMIN_READS_PER_MINUTE, BREAK_GLASS_PER_MINUTE, FACTOR_CALLS_PER_MINUTE,
+    GATEWAY_STARTS_PER_MINUTE, KEY_CHANGES_PER_MINUTE, RATES_MAX, SIGN_INS_PER_MINUTE, SUFFIX_NAMES_PER_MINUTE,
 };
 use model::time::Instant;
 use std::collections::BTreeMap;
@@ -22,6 +22,12 @@ pub enum Act {
     Factor,
     /// A step of a sign-in at an identity provider.
     SignIn,
+    /// A change by an administrator at a device.
+    AdminChange,
+    /// A question of one.
+    AdminRead,
+    /// A try of a key of the last resort.
+    BreakGlass,
     /// A gateway's hello that changes what is known of it.
     Start,
 }
@@ -34,6 +40,9 @@ impl Act {
             Self::Key => KEY_CHANGES_PER_MINUTE,
             Self::Factor => FACTOR_CALLS_PER_MINUTE,
             Self::SignIn => SIGN_INS_PER_MINUTE,
+            Self::AdminChange => ADMIN_CHANGES_PER_MINUTE,
+            Self::AdminRead => ADMIN_READS_PER_MINUTE,
+            Self::BreakGlass => BREAK_GLASS_PER_MINUTE,
             Self::Start => GATEWAY_STARTS_PER_MINUTE,
         }
     }

@@ -39,6 +39,8 @@ redact!(v1::FinishSignInRequest, "FinishSignInRequest", id);
 redact!(local::BeginSignInReply, "BeginSignInReply", id);
 redact!(local::FinishSignInRequest, "FinishSignInRequest", id);
 redact!(admin::AddIdpRequest, "AddIdpRequest", name, issuer, client_id);
+redact!(admin::BreakGlassRequest, "BreakGlassRequest", user);
+redact!(admin::BreakGlassReply, "BreakGlassReply", changed);
 
 #[cfg(test)]
 mod tests {
@@ -61,6 +63,8 @@ mod tests {
                 v1::Permit { offer: Some(v1::Offer { psk: bytes(), ..Default::default() }), ..Default::default() }
             ),
             format!("{:?}", admin::ClaimOwnerRequest { token: canary(), name: "clerk".into(), password: canary() }),
+            format!("{:?}", admin::BreakGlassRequest { key: canary(), user: "clerk".into() }),
+            format!("{:?}", admin::BreakGlassReply { key: canary(), ..Default::default() }),
             format!("{:?}", admin::AddUserRequest { password: canary(), ..Default::default() }),
             format!("{:?}", admin::SetPasswordRequest { user: "clerk".into(), password: canary() }),
             format!("{:?}", admin::CreateJoinKeyReply { join_file: bytes(), ..Default::default() }),

@@ -5,6 +5,7 @@
 //! else. One noun a file; [`change`] is the one way in which facts change.
 
 pub mod account;
+pub mod break_glass;
 pub mod change;
 pub mod device;
 pub mod encode;
@@ -20,6 +21,7 @@ pub mod policy;
 pub mod reader;
 pub mod recovery;
 pub mod resource;
+pub mod role;
 pub mod session;
 pub mod site;
 pub mod spent;
@@ -30,6 +32,7 @@ pub mod user;
 pub mod vanished;
 
 pub use account::Account;
+pub use break_glass::{BreakGlass, BreakGlassUse};
 pub use change::{Draft, Refusal};
 pub use device::{Device, NodeState};
 pub use factor::{Confirmed, FactorSecret, Factors, Method, Passkey, Proof, Totp};
@@ -44,6 +47,7 @@ pub use policy::{Compiler, PastPolicy, PastPolicyHead, PolicyChanges, PolicyFile
 pub use reader::{Reader, StartError};
 pub use recovery::Recovery;
 pub use resource::{Resource, SuffixName};
+pub use role::{AdminRole, NoSuchRole};
 pub use session::{Proved, Session};
 pub use site::Site;
 pub use spent::SpentToken;
@@ -130,12 +134,14 @@ pub struct Directory {
     pub counters: Table<String, Counter>,
     /// The token of `init`.
     pub owner_token: Option<Fact<OwnerToken>>,
+    /// The key of the last resort.
+    pub break_glass: Option<Fact<BreakGlass>>,
     heads: BTreeMap<String, u64>,
     taken: Arc<BTreeMap<Key, u64>>,
 }
 
 /// Sets that a directory holds, in the order in which they are read.
-pub(crate) const SETS: [&str; 38] = [
+pub(crate) const SETS: [&str; 39] = [
     Org::KIND,
     User::KIND,
     Group::KIND,
@@ -174,6 +180,7 @@ pub(crate) const SETS: [&str; 38] = [
     Trust::KIND,
     TrustSecret::KIND,
     SpentToken::KIND,
+    BreakGlass::KIND,
 ];
 
 impl Directory {
@@ -265,6 +272,7 @@ impl Directory {
             TrustSecret::KIND => self.trust_secrets.put(key, item)?,
             SpentToken::KIND => self.spent_tokens.put(key, item)?,
             OwnerToken::KIND => self.owner_token = newer(self.owner_token.take(), key, item)?,
+            BreakGlass::KIND => self.break_glass = newer(self.break_glass.take(), key, item)?,
             set if is_unique(set) => {
                 Arc::make_mut(&mut self.taken).insert(key.clone(), item.revision);
             }
@@ -304,6 +312,7 @@ impl Directory {
                 self.compiled = self.policy.as_ref().and_then(|fact| compile(&self.compiler, &fact.record));
             }
             OwnerToken::KIND => self.owner_token = self.owner_token.take().filter(|fact| fact.revision > revision),
+            BreakGlass::KIND => self.break_glass = self.break_glass.take().filter(|fact| fact.revision > revision),
             set if is_unique(set) && self.taken.get(key).is_some_and(|held| *held <= revision) => {
                 Arc::make_mut(&mut self.taken).remove(key);
             }
