@@ -3,7 +3,7 @@
 use prost::Message as _;
 
 /// Messages that carry a secret: they get a `Debug` that does not show it, in `src/redact.rs`.
-const SECRET: [&str; 27] = [
+const SECRET: [&str; 29] = [
     ".umbra.v1.LoginRequest",
     ".umbra.v1.EnrollRequest",
     ".umbra.v1.RecoverRequest",
@@ -31,6 +31,8 @@ const SECRET: [&str; 27] = [
     ".umbra.local.v1.FinishSignInRequest",
     ".umbra.admin.v1.AddIdpRequest",
     ".umbra.v1.SignTokenReply",
+    ".umbra.admin.v1.BreakGlassRequest",
+    ".umbra.admin.v1.BreakGlassReply",
 ];
 
 /// The same in the SPIFFE Workload API.

@@ -14,6 +14,7 @@ pub mod loopback;
 pub mod names;
 mod network;
 pub mod plan;
+mod relay;
 pub mod rpc;
 pub mod workload_api;
 

@@ -3,6 +3,7 @@
 
 use crate::agent::{FactorOrder, Order, Reply, SignInOrder};
 use crate::daemon::{Command, Front};
+use crate::relay::Relay;
 use host::local::{LocalListener, may_administer};
 use model::limits::{ADMIN_CALL_MAX, IDENTITY_TOKEN_MAX, JOIN_BYTES_MAX, RPC_STREAMS_MAX};
 use model::secret::Secret;
@@ -22,6 +23,7 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
     let (accepting, incoming) = node::local::accept(listener, |peer| Allowed(may_administer(peer, ADMIN_GROUP)));
+    let relay = Relay::new(desk.front.clone(), |extensions| matches!(extensions.get(), Some(Allowed(true))));
     let service = LocalServer::new(desk).max_decoding_message_size(MESSAGE_MAX);
     let service = tonic::service::interceptor::InterceptedService::new(service, check);
     let serving = tonic::transport::Server::builder()
@@ -30,6 +32,7 @@ pub async fn serve(
         .http2_max_header_list_size(16 << 10)
         .timeout(ADMIN_CALL_MAX)
         .add_service(service)
+        .add_service(relay)
         .serve_with_incoming_shutdown(incoming, stop);
     tokio::select! {
         () = accepting => Ok(()),
@@ -37,12 +40,17 @@ pub async fn serve(
     }
 }
 
+/// Said to everybody else.
+pub fn denied() -> Status {
+    Status::permission_denied("this is for root and members of the group `umbra`")
+}
+
 /// Is the connection's other end allowed? What does not say so is not.
 #[allow(clippy::result_large_err)] // tonic's own shape
 fn check(request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Allowed>() {
         Some(Allowed(true)) => Ok(request),
-        _ => Err(Status::permission_denied("this is for root and members of the group `umbra`")),
+        _ => Err(denied()),
     }
 }
 

@@ -5,8 +5,10 @@
 //! the audit trail and join files are its from now on, and nodes move on to it), *retired* (the one before is destroyed). A step
 //! that was missed is made up for: whatever is due follows from what is stored and the clock.
 
+use crate::administrator;
 use crate::audit::offline::ANNOUNCED;
 use crate::audit::{Entry, Outcome};
+use crate::authz::Caller;
 use crate::ca::Ca;
 use crate::directory::{Directory, Draft, Fact, NodeState, Org, Refusal, SealedSecret, Succession};
 use crate::organisation::{LoadError, Organisation, secret};
@@ -176,7 +178,11 @@ pub fn check_timing(organisation: &Organisation) -> Result<(), Refusal> {
 }
 
 /// Makes the next authority and announces it: both are good for `overlap`, and in the middle of it they change places.
-pub async fn announce(organisation: &Organisation, actor: &str, overlap: Duration) -> Result<Announcement, Refusal> {
+pub async fn announce(
+    organisation: &Organisation,
+    caller: &Caller,
+    overlap: Duration,
+) -> Result<Announcement, Refusal> {
     check_overlap(organisation, overlap)?;
     let keyring = &organisation.keyring;
     let _one = keyring.turning.lock().await;
@@ -190,6 +196,7 @@ pub async fn announce(organisation: &Organisation, actor: &str, overlap: Duratio
     let text = announcement.text(domain.as_str(), &held.used.public);
     announcement.signature = held.used.ca.sign_text(&text).map_err(failed)?;
     let make = |directory: &Directory, draft: &mut Draft| {
+        administrator::stand(organisation, directory, draft, caller)?;
         let fact = org(directory)?;
         if let Some(under_way) = &fact.record.succession {
             let until = crate::audit::utc(under_way.retires(fact.record.since()).max(under_way.announcement.ends));
@@ -200,7 +207,8 @@ pub async fn announce(organisation: &Organisation, actor: &str, overlap: Duratio
         let succession = Some(Succession { before, announcement: announcement.clone(), switched: false });
         draft.update(fact, &Org { succession, ..fact.record.clone() })?;
         place(organisation, draft, OTHER, (ca_key.expose(), key.expose()))?;
-        Ok(((), told(Entry::new(announced, actor, ANNOUNCED, "org/self", Outcome::Done), fact, &announcement)))
+        let entry = Entry { at: announced, ..organisation.entry(caller, ANNOUNCED, "org/self") };
+        Ok(((), told(entry, fact, &announcement)))
     };
     organisation.change(make).await?;
     let other = Some(Pair { public: next, key: Arc::new(key), ca: Arc::new(ca) });
@@ -294,7 +302,11 @@ pub async fn step(organisation: &Organisation) -> Result<bool, Refusal> {
         return Ok(false);
     }
     match due {
-        Due::Announce => announce(organisation, "controller", timing.overlap).await.map(drop)?,
+        Due::Announce => {
+            // Nobody asked: the trail names the program.
+            let itself = Caller::Admin { actor: "controller".to_owned() };
+            announce(organisation, &itself, timing.overlap).await.map(drop)?;
+        }
         Due::Switch => switch(organisation).await?,
         Due::Retire => retire(organisation).await?,
     }

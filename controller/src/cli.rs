@@ -59,7 +59,22 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Runs a command from a laptop.
+async fn run_remotely(args: Args, output: &mut Output) -> Result<(), Failure> {
+    let Command::Admin(command) = args.command else {
+        return Err(Failure::usage("this command is for the controller's own machine: leave --remote out"));
+    };
+    if let Some(why) = admin::local_only(&command) {
+        return Err(Failure::usage(format!("{why}: run it there, without --remote")));
+    }
+    let mut client = admin::connect_remote(&args.client_socket).await?;
+    admin::run(&mut client, command, output).await
+}
+
 async fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
+    if args.remote && !is_on_files(&args.command) {
+        return run_remotely(args, output).await;
+    }
     match args.command {
         Command::Init(init) => start::init(&args.state, init, output).await,
         Command::Restore(restore) => backup::restore(&args.state, restore, output).await,
@@ -75,5 +90,14 @@ async fn run(args: Args, output: &mut Output) -> Result<(), Failure> {
             let mut client = admin::connect(&args.socket).await?;
             admin::run(&mut client, command, output).await
         }
+    }
+}
+
+/// Does it need no controller at all?
+fn is_on_files(command: &Command) -> bool {
+    match command {
+        Command::Admin(AdminCommand::Audit(AuditCommand::Verify(verify))) => !verify.offline.is_empty(),
+        Command::Admin(AdminCommand::Backup(BackupCommand::Keygen { .. })) => true,
+        _ => false,
     }
 }

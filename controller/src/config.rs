@@ -71,6 +71,10 @@ impl StatePaths {
     pub fn owner_token(&self) -> PathBuf {
         self.root.join("owner-token")
     }
+    /// The break-glass key, where `init` could not show it on a terminal.
+    pub fn break_glass(&self) -> PathBuf {
+        self.root.join("break-glass")
+    }
     pub(crate) fn store_in(org: &Path) -> PathBuf {
         org.join("store")
     }

@@ -1,6 +1,7 @@
 //! The controller's side of the network: its one UDP port, the peers it admits, knocks, and the two gRPC listeners
 //! inside the overlay.
 
+use crate::administrator::People;
 use crate::arrange::Arrangements;
 use crate::authority::Pair;
 use crate::directory::encode;
@@ -11,6 +12,7 @@ use crate::guise::Guises;
 use crate::organisation::Organisation;
 use crate::refused::{Reason, Refused};
 use crate::rpc::accept::{self, Connections};
+use crate::rpc::admin::AdminRpc;
 use crate::rpc::devices::DevicesRpc;
 use crate::rpc::enroll::EnrolmentRpc;
 use crate::rpc::gateways::GatewaysRpc;
@@ -28,6 +30,7 @@ use model::time::{Instant, WallMs};
 use node::dark::Wish;
 use node::overlay::{Overlay, OverlayError};
 use node::runtime::{Inbox, Runtime};
+use proto::admin::admin_server::AdminServer;
 use proto::v1::devices_server::DevicesServer;
 use proto::v1::enrolment_server::EnrolmentServer;
 use proto::v1::gateways_server::GatewaysServer;
@@ -260,6 +263,7 @@ impl Front {
         inbox: Inbox,
         arrangements: Arc<Arrangements>,
         connections: Arc<Connections>,
+        admin: AdminRpc,
     ) -> Result<(), FrontError> {
         let Self { organisation, runtime, newcomers, overlay, pool, domain } = self;
         let guises = Guises::new(&organisation, Arc::clone(&runtime.engine));
@@ -278,9 +282,14 @@ impl Front {
         let federation = Federation::new(Arc::new(SystemResolver));
         let enrolment = EnrolmentRpc::new(organisation.clone(), Arc::clone(&newcomers), denies, federation);
         let enrolment = EnrolmentServer::new(enrolment).max_decoding_message_size(model::limits::ENROL_BYTES_MAX);
-        let routes = Routes::new(devices).add_service(gateways).add_service(nodes).prepare();
+        // For persons with a role; whoever has none gets no message of theirs read.
+        let admin = AdminServer::new(admin)
+            .max_decoding_message_size(RPC_MESSAGE_MAX)
+            .max_encoding_message_size(RPC_MESSAGE_MAX);
+        let routes = Routes::new(devices).add_service(gateways).add_service(nodes).add_service(admin).prepare();
+        let served = (routes, People::new(organisation.clone()));
         let refused = Arc::clone(&connections.refused);
-        tokio::spawn(accept::serve_control(control, Arc::clone(&guises), domain, pool, connections, routes));
+        tokio::spawn(accept::serve_control(control, Arc::clone(&guises), domain, pool, connections, served));
         let enrolment = Routes::new(enrolment).prepare();
         tokio::spawn(accept::serve_enrolment(enrol, Arc::clone(&guises), Arc::clone(&newcomers), refused, enrolment));
         tokio::spawn(guises.keep_forever(organisation.clone()));

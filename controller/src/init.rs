@@ -2,9 +2,10 @@
 //! there is a whole organisation or none, and of any number of parallel inits one wins.
 
 use crate::audit::{Entry, Outcome};
+use crate::break_glass;
 use crate::ca::{Ca, CaError};
 use crate::config::StatePaths;
-use crate::directory::{Draft, Group, NameError, Org, OwnerToken, Refusal, SealedSecret};
+use crate::directory::{BreakGlass, Draft, Group, NameError, Org, OwnerToken, Refusal, SealedSecret};
 use crate::owner::{self, BothClocks};
 use crate::seal::{SealError, Sealer};
 use crate::store::{CommitError, OpenError, Options, SledStore, Store};
@@ -45,6 +46,8 @@ pub struct Made {
     pub org: Org,
     /// The one-time token.
     pub owner_token: Secret<String>,
+    /// The key of the last resort.
+    pub break_glass: Secret<String>,
 }
 
 /// Why nothing was made. Nothing is left behind.
@@ -178,6 +181,7 @@ pub async fn init(paths: &StatePaths, wish: Wish, options: Options, now: &BothCl
         succession: None,
     };
     let (owner_token, token_record) = owner::make(now)?;
+    let (break_glass, break_glass_record) = break_glass::make(now.wall)?;
 
     let sealer = Sealer::new(&seal_key)?;
     let mut draft = Draft::default();
@@ -188,6 +192,7 @@ pub async fn init(paths: &StatePaths, wish: Wish, options: Options, now: &BothCl
         draft.create(id, &SealedSecret { sealed: sealer.seal(&SealedSecret::place(id), secret)? })?;
     }
     draft.create(OwnerToken::ID, &token_record)?;
+    draft.create(BreakGlass::ID, &break_glass_record)?;
     let owners: crate::directory::Name = Group::OWNERS.parse()?;
     draft.create(&owners, &Group { name: owners.clone(), created: now.wall })?;
     let entry = Entry::new(now.wall, "local:init", "org.init", "org/self", Outcome::Done)
@@ -200,7 +205,7 @@ pub async fn init(paths: &StatePaths, wish: Wish, options: Options, now: &BothCl
     // Let go of the files before they move.
     drop(store);
     scaffold.put_in_place(&paths.org())?;
-    Ok(Made { org, owner_token })
+    Ok(Made { org, owner_token, break_glass })
 }
 
 /// The public key of an X25519 private key.

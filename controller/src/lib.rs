@@ -1,11 +1,13 @@
 //! The controller: authenticates people, devices and workloads, decides, and arranges.
 
+pub mod administrator;
 pub mod arrange;
 pub mod audit;
 pub mod authn;
 pub mod authority;
 pub mod authz;
 pub mod backup;
+pub mod break_glass;
 pub mod ca;
 mod cli;
 pub mod config;

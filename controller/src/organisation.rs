@@ -188,7 +188,11 @@ impl Organisation {
     }
     /// An audit entry for a change by this caller.
     pub fn entry(&self, caller: &Caller, action: &str, object: impl std::fmt::Display) -> Entry {
-        Entry::new(self.wall(), caller.to_string(), action, object.to_string(), Outcome::Done)
+        let entry = Entry::new(self.wall(), caller.to_string(), action, object.to_string(), Outcome::Done);
+        match caller {
+            Caller::Person(person) => entry.with("from", person.device.to_string()),
+            _ => entry,
+        }
     }
     /// Takes one of the changes of this kind that a node may make within a minute.
     pub fn take_turn(&self, act: Act, node: NodeId) -> Result<(), Refusal> {

@@ -2,7 +2,7 @@
 
 use crate::authn;
 use crate::authz::Caller;
-use crate::directory::{Group, OwnerToken, Refusal, Unique, User, sha256};
+use crate::directory::{AdminRole, Group, OwnerToken, Refusal, Unique, User, sha256};
 use crate::organisation::Organisation;
 use host::entropy::{self, EntropyError};
 use model::ids::UserId;
@@ -60,7 +60,7 @@ fn is_good(token: &OwnerToken, given: &Secret<String>, now: &BothClocks) -> bool
     in_time && fits
 }
 
-/// Spends the token: makes a user in the group of owners. One of any number of parallel calls succeeds.
+/// Spends the token: makes a user with the role of an owner, in the group of owners. One of any number of parallel calls succeeds.
 pub async fn claim(
     organisation: &Organisation,
     caller: &Caller,
@@ -105,6 +105,7 @@ async fn claim_at(
                 password: Some(password.clone()),
                 identity: None,
                 groups: [owners.clone()].into(),
+                roles: [AdminRole::Owner].into(),
                 disabled: false,
                 restored: false,
                 created: now.wall,
@@ -177,6 +178,7 @@ mod tests {
         let now = organisation.now();
         assert_eq!(now.users.len(), 1);
         assert!(now.owner_token.is_none());
-        assert!(now.user(owners[0].as_str()).unwrap().record.groups.contains(Group::OWNERS));
+        let owner = &now.user(owners[0].as_str()).unwrap().record;
+        assert!(owner.groups.contains(Group::OWNERS) && owner.roles.contains(&AdminRole::Owner));
     }
 }

@@ -3,8 +3,9 @@
 
 use model::ids::NodeId;
 use model::limits::{
-    FACTOR_CALLS_PER_MINUTE, GATEWAY_STARTS_PER_MINUTE, KEY_CHANGES_PER_MINUTE, RATES_MAX, SIGN_INS_PER_MINUTE,
-    SUFFIX_NAMES_PER_MINUTE, WORKLOAD_SIGNINGS_PER_MINUTE,
+    ADMIN_CHANGES_PER_MINUTE, ADMIN_READS_PER_MINUTE, BREAK_GLASS_PER_MINUTE, FACTOR_CALLS_PER_MINUTE,
+    GATEWAY_STARTS_PER_MINUTE, KEY_CHANGES_PER_MINUTE, RATES_MAX, SIGN_INS_PER_MINUTE, SUFFIX_NAMES_PER_MINUTE,
+    WORKLOAD_SIGNINGS_PER_MINUTE,
 };
 use model::time::Instant;
 use std::collections::BTreeMap;
@@ -24,6 +25,12 @@ pub enum Act {
     SignIn,
     /// A certificate or token of a program.
     Identity,
+    /// A change by an administrator at a device.
+    AdminChange,
+    /// A question of one.
+    AdminRead,
+    /// A try of a key of the last resort.
+    BreakGlass,
     /// A gateway's hello that changes what is known of it.
     Start,
 }
@@ -37,6 +44,9 @@ impl Act {
             Self::Factor => FACTOR_CALLS_PER_MINUTE,
             Self::SignIn => SIGN_INS_PER_MINUTE,
             Self::Identity => WORKLOAD_SIGNINGS_PER_MINUTE,
+            Self::AdminChange => ADMIN_CHANGES_PER_MINUTE,
+            Self::AdminRead => ADMIN_READS_PER_MINUTE,
+            Self::BreakGlass => BREAK_GLASS_PER_MINUTE,
             Self::Start => GATEWAY_STARTS_PER_MINUTE,
         }
     }

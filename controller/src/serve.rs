@@ -13,8 +13,10 @@ use crate::rpc::accept::Connections;
 use crate::rpc::admin::AdminRpc;
 use crate::store::{Key, Options, Record as _, Store};
 use host::clock::SystemClock;
+use host::keyfile;
 use host::local::LocalError;
 use host::privilege::{Left, PrivilegeError};
+use model::secret::Secret;
 use node::{Manager, Runtime};
 use std::path::Path;
 use std::sync::Arc;
@@ -41,6 +43,9 @@ pub enum ServeError {
     /// The network side does not start.
     #[error(transparent)]
     Front(#[from] FrontError),
+    /// What an older version made cannot be brought up to date.
+    #[error("the administrators' roles could not be made: {0}")]
+    Roles(crate::directory::Refusal),
     /// Its keys would turn over too fast.
     #[error("--controller-key-life and --controller-key-overlap: {0}")]
     Keys(#[from] crate::directory::Refusal),
@@ -64,6 +69,15 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
         overlap: args.controller_key_overlap,
     };
     crate::authority::check_timing(&organisation)?;
+    let key = paths.break_glass();
+    let keep = |secret: &Secret<String>| keyfile::replace(&key, format!("{}\n", secret.expose()).as_bytes());
+    if let Some(owners) = crate::administrator::upgrade(&organisation, keep).await.map_err(ServeError::Roles)? {
+        let owners: Vec<_> = owners.iter().map(|name| name.as_str()).collect();
+        tracing::warn!(
+            key = %key.display(), owners = owners.join(", "),
+            "the members of the group `owners` have the role of an owner now; a break-glass key was made: move it away from this machine"
+        );
+    }
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let farewell = manager.farewell();
     let stop = async move {
@@ -75,11 +89,11 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
     };
     let listener = node::local::bind(socket)?;
     let refused = Arc::clone(&organisation.refused);
-    let (arranger, runtime): (Arc<dyn Arranger>, _) = match args.local_only {
-        true => (Arc::new(NoGateways), None),
+    let (arranger, admin, runtime): (Arc<dyn Arranger>, _, _) = match args.local_only {
+        true => (Arc::new(NoGateways), administrators(&organisation, Arc::new(NoGateways), None), None),
         false => {
-            let (arranger, runtime) = serve_network(&organisation, args).await?;
-            (arranger, Some(runtime))
+            let (arranger, admin, runtime) = serve_network(&organisation, args).await?;
+            (arranger, admin, Some(runtime))
         }
     };
     // All that takes more is open. The listeners inside the overlay have ports that anybody may open.
@@ -88,14 +102,7 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
     tokio::spawn(crate::authority::keep_forever(organisation.clone()));
     tokio::spawn(crate::signin::check_forever(organisation.clone(), Arc::clone(&arranger)));
     let store = Arc::clone(&organisation.store);
-    let counted = runtime.clone();
-    let of_calls = Arc::clone(&refused);
-    let counters = move || {
-        let of_packets = counted.as_ref().map(|runtime| runtime.engine.drops()).unwrap_or_default();
-        of_packets.into_iter().chain(of_calls.counters()).collect()
-    };
     manager.ready("serving", move || is_alive(Arc::clone(&store), runtime.clone()));
-    let admin = AdminRpc::new(organisation, Arc::clone(&arranger)).counting(Arc::new(counters));
     local::serve(listener, admin, refused, stop).await?;
     arranger.ending().await;
     if !args.local_only
@@ -111,7 +118,7 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
 async fn serve_network(
     organisation: &Organisation,
     args: &ServeArgs,
-) -> Result<(Arc<dyn Arranger>, Arc<Runtime>), ServeError> {
+) -> Result<(Arc<dyn Arranger>, AdminRpc, Arc<Runtime>), ServeError> {
     let connections = Arc::new(Connections::counting(Arc::clone(&organisation.refused)));
     let arrangements = Arrangements::restore(
         Arc::clone(&organisation.store),
@@ -135,13 +142,25 @@ async fn serve_network(
     tokio::spawn(Arc::clone(&arrangements).review_forever(organisation.timing.review));
     tokio::spawn(crate::vanish::Watch::new(organisation.clone()).keep_forever());
     tokio::spawn(Arc::clone(&arrangements).sign_heads_forever(Arc::clone(&organisation.keyring)));
-    let served = Arc::clone(&arrangements);
+    let admin =
+        administrators(organisation, Arc::clone(&arrangements) as Arc<dyn Arranger>, Some(Arc::clone(&runtime)));
+    let (served, remote) = (Arc::clone(&arrangements), admin.clone());
     tokio::spawn(async move {
-        if let Err(error) = front.serve(inbox, served, connections).await {
+        if let Err(error) = front.serve(inbox, served, connections, remote).await {
             tracing::error!(%error, "the network side of the controller ended");
         }
     });
-    Ok((arrangements, runtime))
+    Ok((arrangements, admin, runtime))
+}
+
+/// Who answers administrators, at the local socket and inside the overlay.
+fn administrators(organisation: &Organisation, arranger: Arc<dyn Arranger>, runtime: Option<Arc<Runtime>>) -> AdminRpc {
+    let of_calls = Arc::clone(&organisation.refused);
+    let counters = move || {
+        let of_packets = runtime.as_ref().map(|runtime| runtime.engine.drops()).unwrap_or_default();
+        of_packets.into_iter().chain(of_calls.counters()).collect()
+    };
+    AdminRpc::new(organisation.clone(), arranger).counting(Arc::new(counters))
 }
 
 /// Whether the packet threads get on, and the store answers at all: one that refuses is for people, not for a restart.

@@ -118,6 +118,7 @@ fn people(mut commit: Commit) -> Commit {
             password: Some(password),
             identity: None,
             groups,
+            roles: [].into(),
             disabled: false,
             restored: false,
             created,

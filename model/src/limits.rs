@@ -325,6 +325,17 @@ pub const CODE_FAILURES_MAX: u32 = 10;
 pub const CODE_WAIT: Duration = Duration::from_secs(900);
 /// The longest such wait. Whoever holds a password and guesses codes has one chance in 33,000 a day.
 pub const CODE_WAIT_MAX: Duration = Duration::from_secs(86_400);
+/// How old the second factor may be with which a person changes something of the organisation from afar.
+pub const ADMIN_FACTOR_AGE: Duration = Duration::from_secs(600);
+/// Changes that people with a role may make from one device in a minute: a person types some, a script of theirs waits.
+pub const ADMIN_CHANGES_PER_MINUTE: u32 = 60;
+/// Questions of theirs in a minute. An export of the trail takes one for every 16 records.
+pub const ADMIN_READS_PER_MINUTE: u32 = 600;
+/// Tries of the key of the last resort in a minute, wrong ones too: each is written down. Nobody guesses 256 bits, but a person
+/// may mistype.
+pub const BREAK_GLASS_PER_MINUTE: u32 = 5;
+/// Calls to administer that one client's daemon hands on at once; each may hold two messages of [`RPC_MESSAGE_MAX`].
+pub const ADMIN_RELAYS_MAX: usize = 4;
 /// How old a log-in, or a second factor where there is one already, may be for changes of the second factors.
 pub const FACTOR_CHANGE_AGE: Duration = Duration::from_secs(600);
 /// How long a second factor that was begun waits for its first code.

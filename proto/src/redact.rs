@@ -45,6 +45,8 @@ redact!(spiffe::X509svidResponse, "X509SVIDResponse", svids);
 redact!(spiffe::Jwtsvid, "JWTSVID", spiffe_id, hint);
 redact!(spiffe::JwtsvidResponse, "JWTSVIDResponse", svids);
 redact!(spiffe::ValidateJwtsvidRequest, "ValidateJWTSVIDRequest", audience);
+redact!(admin::BreakGlassRequest, "BreakGlassRequest", user);
+redact!(admin::BreakGlassReply, "BreakGlassReply", changed);
 
 #[cfg(test)]
 mod tests {
@@ -67,6 +69,8 @@ mod tests {
                 v1::Permit { offer: Some(v1::Offer { psk: bytes(), ..Default::default() }), ..Default::default() }
             ),
             format!("{:?}", admin::ClaimOwnerRequest { token: canary(), name: "clerk".into(), password: canary() }),
+            format!("{:?}", admin::BreakGlassRequest { key: canary(), user: "clerk".into() }),
+            format!("{:?}", admin::BreakGlassReply { key: canary(), ..Default::default() }),
             format!("{:?}", admin::AddUserRequest { password: canary(), ..Default::default() }),
             format!("{:?}", admin::SetPasswordRequest { user: "clerk".into(), password: canary() }),
             format!("{:?}", admin::CreateJoinKeyReply { join_file: bytes(), ..Default::default() }),

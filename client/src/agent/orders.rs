@@ -15,6 +15,7 @@ use proto::local;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tonic::Status;
+use tonic::transport::Channel;
 
 /// How long a person waits for a resource to be reached.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
@@ -62,6 +63,8 @@ pub enum Order {
     Status(Reply<local::StatusReply>),
     /// The address of a name below a suffix, its route set.
     Address(HostName, oneshot::Sender<Option<CatalogueAddress>>),
+    /// The connection to the controller, for calls that are handed on as they are.
+    Channel(Reply<Channel>),
     /// Undo everything and end.
     Stop,
 }
@@ -187,6 +190,7 @@ impl Agent {
             }
             Order::Status(reply) => drop(reply.send(Ok(self.status()))),
             Order::Address(name, reply) => self.look_up(name, reply),
+            Order::Channel(reply) => drop(reply.send(self.link.channel().map_err(unreachable))),
             Order::Stop => {}
         }
     }

@@ -50,10 +50,10 @@ fn each_step_is_whole_after_a_restart_and_nothing_of_the_old_authority_is_left_a
         let (organisation, _) = made(&folder).await;
         let (first, none, _) = shown(&organisation);
         assert_eq!(none, None);
-        let said = announce(&organisation, "local:test", OVERLAP).await.unwrap();
+        let said = announce(&organisation, &tester(), OVERLAP).await.unwrap();
         assert_eq!(said.check("corp.example", &first), Ok(()));
         assert_eq!((said.switches.0 - said.announced.0, said.ends.0 - said.announced.0), (3_600_000, 7_200_000));
-        let again = announce(&organisation, "local:test", OVERLAP).await.unwrap_err().to_string();
+        let again = announce(&organisation, &tester(), OVERLAP).await.unwrap_err().to_string();
         assert!(again.contains("already: wait"), "{again}");
         assert_eq!(shown(&organisation), (first.clone(), Some(said.next.clone()), false));
         (first, said)
@@ -82,10 +82,14 @@ fn each_step_is_whole_after_a_restart_and_nothing_of_the_old_authority_is_left_a
         }
         organisation.store.verify_audit().await.unwrap();
         // And the next one can be announced, by this one alone.
-        let later = announce(&organisation, "local:test", OVERLAP).await.unwrap();
+        let later = announce(&organisation, &tester(), OVERLAP).await.unwrap();
         assert_eq!(later.check("corp.example", &said.next), Ok(()));
         assert_eq!(later.check("corp.example", &first), Err(AnnouncementError::Signature));
     });
+}
+
+fn tester() -> Caller {
+    Caller::Admin { actor: "local:test".to_owned() }
 }
 
 #[tokio::test]
@@ -116,9 +120,9 @@ async fn what_is_due_follows_from_what_is_stored_and_the_clock() {
 async fn an_overlap_has_room_for_the_certificates_that_were_made_before_the_switch() {
     let folder = Folder::new();
     let (organisation, _) = made(&folder).await;
-    let short = announce(&organisation, "local:test", organisation.timing.svid).await.unwrap_err().to_string();
+    let short = announce(&organisation, &tester(), organisation.timing.svid).await.unwrap_err().to_string();
     assert!(short.contains("twice the life of certificates"), "{short}");
-    assert!(announce(&organisation, "local:test", AUTHORITY_LIFE * 2).await.is_err());
+    assert!(announce(&organisation, &tester(), AUTHORITY_LIFE * 2).await.is_err());
     assert_eq!(organisation.org().unwrap().succession, None);
 }
 
@@ -134,7 +138,7 @@ async fn the_trail_alone_proves_that_the_one_authority_named_the_other() {
         node::witness::Witness::new("controller".into(), "corp.example".into(), &key, &ca, signed)
     };
     let early = head(&organisation);
-    announce(&organisation, "local:test", OVERLAP).await.unwrap();
+    announce(&organisation, &tester(), OVERLAP).await.unwrap();
     switch(&organisation).await.unwrap();
     let (after, _, _) = shown(&organisation);
     let late = head(&organisation);

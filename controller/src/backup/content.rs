@@ -8,9 +8,9 @@ use super::Restored;
 use crate::arrange::heads::Lost;
 use crate::arrange::state::{StoredBoot, StoredGrant, StoredPairing, StoredReach, StoredTombstone};
 use crate::directory::{
-    Account, Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, Idp, IdpSecret, IdpSession, JoinKey,
-    NodeState, Org, OwnerToken, PastPolicy, PolicyRevision, Recovery, Registration, Resource, SealedSecret, Session,
-    Site, SpentToken, SuffixName, Trust, TrustSecret, Unique, User, Vanished,
+    Account, BreakGlass, Counter, Device, FactorSecret, Factors, Gateway, GatewaySeen, Group, Idp, IdpSecret,
+    IdpSession, JoinKey, NodeState, Org, OwnerToken, PastPolicy, PolicyRevision, Recovery, Registration, Resource,
+    SealedSecret, Session, Site, SpentToken, SuffixName, Trust, TrustSecret, Unique, User, Vanished,
 };
 use crate::front::LastEndpoint;
 use crate::seal::{SealError, Sealer};
@@ -92,7 +92,7 @@ pub enum Fate {
 }
 
 /// THE table of what a backup holds; a set that is not in it is in no backup.
-pub const FATES: [(&str, Fate); 48] = [
+pub const FATES: [(&str, Fate); 49] = [
     (Org::KIND, Fate::Kept),
     (Group::KIND, Fate::Kept),
     (Site::KIND, Fate::Kept),
@@ -121,6 +121,8 @@ pub const FATES: [(&str, Fate); 48] = [
     (Unique::Identity.set(), Fate::Kept),
     (Idp::KIND, Fate::Kept),
     (Unique::Passkey.set(), Fate::Kept),
+    // Who has lost all but the backup may need it.
+    (BreakGlass::KIND, Fate::Kept),
     (User::KIND, Fate::Confirmed),
     (Account::KIND, Fate::Confirmed),
     (Trust::KIND, Fate::Confirmed),

@@ -75,6 +75,7 @@ async fn populate(organisation: &Organisation) {
         password: Some(PasswordHash("x".to_owned())),
         identity: None,
         groups: [Group::OWNERS.parse().unwrap()].into(),
+        roles: [].into(),
         disabled,
         restored: false,
         created,
@@ -151,7 +152,13 @@ async fn a_backup_from_the_middle_of_a_succession_holds_both_authorities_and_the
     for switched in [false, true] {
         let folder = Folder::new();
         let (organisation, _) = made(&folder).await;
-        authority::announce(&organisation, "local:test", Duration::from_secs(7_200)).await.unwrap();
+        authority::announce(
+            &organisation,
+            &crate::authz::Caller::Admin { actor: "local:test".to_owned() },
+            Duration::from_secs(7_200),
+        )
+        .await
+        .unwrap();
         if switched {
             authority::switch(&organisation).await.unwrap();
         }

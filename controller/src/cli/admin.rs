@@ -4,6 +4,7 @@ mod account;
 mod federation;
 mod idp;
 mod policy;
+mod role;
 mod show;
 
 use super::args::{
@@ -31,10 +32,33 @@ pub(super) type Client = AdminClient<Channel>;
 /// The controller, for the errors of those who cannot reach it.
 const CONTROLLER: Program = Program { name: "controller", start: "umbra-controller serve" };
 
+/// The client, for those who administer from a laptop.
+const CLIENT: Program = Program { name: "client", start: "umbra daemon" };
+
 /// Connects, or says what to do.
 pub(super) async fn connect(path: &Path) -> Result<Client, Failure> {
     let channel = node::local::connect(path, CONTROLLER).await?;
     Ok(AdminClient::new(channel).max_decoding_message_size(RPC_MESSAGE_MAX).max_encoding_message_size(RPC_MESSAGE_MAX))
+}
+
+/// Connects to the client of this machine, which hands calls on to the controller.
+pub(super) async fn connect_remote(path: &Path) -> Result<Client, Failure> {
+    let channel = node::local::connect(path, CLIENT).await?;
+    Ok(AdminClient::new(channel).max_decoding_message_size(RPC_MESSAGE_MAX).max_encoding_message_size(RPC_MESSAGE_MAX))
+}
+
+/// What only somebody at the controller's machine may do, and why, if this is such a command.
+pub(super) const fn local_only(command: &AdminCommand) -> Option<&'static str> {
+    match command {
+        AdminCommand::ClaimOwner { .. } => Some("the token of `init` is for the controller's own machine"),
+        AdminCommand::BreakGlass { .. } => Some("the break-glass key is for the controller's own machine"),
+        AdminCommand::Backup(_) => Some("a backup is the whole organisation, and does not leave its machine this way"),
+        AdminCommand::Audit(super::args::AuditCommand::AcceptLoss { .. }) => Some("a stopped controller hears nobody"),
+        AdminCommand::Restored(super::args::RestoredCommand::Confirm { .. }) => {
+            Some("what a restore brought back is confirmed at the controller's own machine")
+        }
+        _ => None,
+    }
 }
 
 /// The wall clock, for telling moments to people.
@@ -55,6 +79,8 @@ pub(super) async fn run(client: &mut Client, command: AdminCommand, output: &mut
             let reply = client.claim_owner(wire::ClaimOwnerRequest { token, name, password }).await?.into_inner();
             done(&reply, output, "owner made: user")
         }
+        AdminCommand::Admin(command) => role::run(client, command, output).await,
+        AdminCommand::BreakGlass { key_file, user } => role::break_glass(client, &key_file, user, output).await,
         AdminCommand::User(command) => user(client, command, output).await,
         AdminCommand::Idp(command) => idp::run(client, command, output).await,
         AdminCommand::Account(command) => account::run(client, command, output).await,

@@ -6,6 +6,7 @@ pub(super) use account::{AccountCommand, AccountGroupCommand, AccountIdentityCom
 pub(super) use federation::{FederationArgs, FederationCommand};
 
 use crate::config;
+use crate::directory::AdminRole;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use host::nft::AllowIn;
 use host::offload::Steps;
@@ -25,6 +26,13 @@ pub(super) struct Args {
     /// Socket of the running controller.
     #[arg(long, global = true, env = "UMBRA_CONTROLLER_SOCKET", value_name = "PATH", default_value = config::SOCKET)]
     pub socket: PathBuf,
+    /// From a laptop: through its running client, as the person who is logged in there and has a role (`admin grant`). What
+    /// changes something needs a second factor of the last 10 minutes (`umbra mfa verify`).
+    #[arg(long, global = true)]
+    pub remote: bool,
+    /// With --remote: the client's local socket.
+    #[arg(long, global = true, env = "UMBRA_SOCKET", value_name = "PATH", default_value = "/run/umbra/client.sock")]
+    pub client_socket: PathBuf,
     /// Write JSON for programs instead of text for people.
     #[arg(long, global = true)]
     pub json: bool,
@@ -144,6 +152,19 @@ pub(super) enum AdminCommand {
         #[arg(long, value_name = "FILE")]
         password_file: PathBuf,
     },
+    /// Who may administer: roles of users.
+    #[command(subcommand)]
+    Admin(RoleCommand),
+    /// Make a user an owner with the key that `init` made for an envelope, when no owner can act any more. The key is good
+    /// once; the next one is shown.
+    BreakGlass {
+        /// File with the key (`-`: standard input).
+        #[arg(long, value_name = "FILE")]
+        key_file: PathBuf,
+        /// Whose account is enabled and becomes an owner.
+        #[arg(long, value_name = "USER")]
+        user: String,
+    },
     /// Local accounts.
     #[command(subcommand)]
     User(UserCommand),
@@ -192,6 +213,18 @@ pub(super) enum AdminCommand {
     /// What waits for you after a restore.
     #[command(subcommand)]
     Restored(RestoredCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RoleCommand {
+    /// Give a user a role: owner, security-admin, operator, auditor or approver.
+    Grant { user: String, role: AdminRole },
+    /// Take a role away: the next call is refused.
+    Revoke { user: String, role: AdminRole },
+    /// List who has which.
+    List,
+    /// Somebody has looked at the use of the break-glass key: end the alarm in `status`.
+    Acknowledge,
 }
 
 #[derive(Debug, Subcommand)]

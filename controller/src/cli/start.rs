@@ -49,17 +49,20 @@ pub(super) async fn init(state: &Path, args: InitArgs, output: &mut Output) -> R
     let fingerprint = org.fingerprint();
     let minutes = OWNER_TOKEN_LIFE.as_secs() / 60;
     let token = made.owner_token.expose();
+    let key = made.break_glass.expose();
     // A token on a terminal is seen once; in a pipe it would end in a log.
-    let token_file = if std::io::stdout().is_terminal() && !output.is_json() {
-        None
+    let (token_file, key_file) = if std::io::stdout().is_terminal() && !output.is_json() {
+        (None, None)
     } else {
         keyfile::replace(&paths.owner_token(), format!("{token}\n").as_bytes()).map_err(Failure::failed)?;
-        Some(paths.owner_token().display().to_string())
+        keyfile::replace(&paths.break_glass(), format!("{key}\n").as_bytes()).map_err(Failure::failed)?;
+        let shown = |path: std::path::PathBuf| Some(path.display().to_string());
+        (shown(paths.owner_token()), shown(paths.break_glass()))
     };
     let reply = serde_json::json!({
         "trust_domain": org.trust_domain, "fingerprint": fingerprint, "state": state.display().to_string(),
         "pool_v4": org.pool.v4(), "pool_v6": org.pool.v6(), "controller_key": org.key.to_string(),
-        "owner_token_file": token_file,
+        "owner_token_file": token_file, "break_glass_file": key_file,
     });
     if output.json(&reply)? {
         return Ok(());
@@ -70,6 +73,14 @@ pub(super) async fn init(state: &Path, args: InitArgs, output: &mut Output) -> R
     output.line(match &token_file {
         None => format!("owner token   {token} (once, within {minutes} minutes; it is not shown again)"),
         Some(path) => format!("owner token   in {path} (once, within {minutes} minutes)"),
+    })?;
+    output.line(match &key_file {
+        None => format!(
+            "break-glass   {key} (makes an owner when all are lost; on paper, in an envelope; it is not shown again)"
+        ),
+        Some(path) => {
+            format!("break-glass   in {path} (makes an owner when all are lost: move it away from this machine)")
+        }
     })?;
     output.line("next          umbra-controller serve")
 }

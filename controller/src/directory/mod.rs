@@ -5,6 +5,7 @@
 //! else. One noun a file; [`change`] is the one way in which facts change.
 
 pub mod account;
+pub mod break_glass;
 pub mod change;
 pub mod device;
 pub mod encode;
@@ -21,6 +22,7 @@ pub mod reader;
 pub mod recovery;
 pub mod registration;
 pub mod resource;
+pub mod role;
 pub mod session;
 pub mod site;
 pub mod spent;
@@ -31,6 +33,7 @@ pub mod user;
 pub mod vanished;
 
 pub use account::Account;
+pub use break_glass::{BreakGlass, BreakGlassUse};
 pub use change::{Draft, Refusal};
 pub use device::{Device, NodeState};
 pub use factor::{Confirmed, FactorSecret, Factors, Method, Passkey, Proof, Totp};
@@ -46,6 +49,7 @@ pub use reader::{Reader, StartError};
 pub use recovery::Recovery;
 pub use registration::Registration;
 pub use resource::{Resource, SuffixName};
+pub use role::{AdminRole, NoSuchRole};
 pub use session::{Proved, Session};
 pub use site::Site;
 pub use spent::SpentToken;
@@ -135,12 +139,14 @@ pub struct Directory {
     pub counters: Table<String, Counter>,
     /// The token of `init`.
     pub owner_token: Option<Fact<OwnerToken>>,
+    /// The key of the last resort.
+    pub break_glass: Option<Fact<BreakGlass>>,
     heads: BTreeMap<String, u64>,
     taken: Arc<BTreeMap<Key, u64>>,
 }
 
 /// Sets that a directory holds, in the order in which they are read.
-pub(crate) const SETS: [&str; 39] = [
+pub(crate) const SETS: [&str; 40] = [
     Org::KIND,
     User::KIND,
     Group::KIND,
@@ -180,6 +186,7 @@ pub(crate) const SETS: [&str; 39] = [
     TrustSecret::KIND,
     SpentToken::KIND,
     Registration::KIND,
+    BreakGlass::KIND,
 ];
 
 impl Directory {
@@ -272,6 +279,7 @@ impl Directory {
             SpentToken::KIND => self.spent_tokens.put(key, item)?,
             Registration::KIND => self.registrations.put(key, item)?,
             OwnerToken::KIND => self.owner_token = newer(self.owner_token.take(), key, item)?,
+            BreakGlass::KIND => self.break_glass = newer(self.break_glass.take(), key, item)?,
             set if is_unique(set) => {
                 Arc::make_mut(&mut self.taken).insert(key.clone(), item.revision);
             }
@@ -312,6 +320,7 @@ impl Directory {
                 self.compiled = self.policy.as_ref().and_then(|fact| compile(&self.compiler, &fact.record));
             }
             OwnerToken::KIND => self.owner_token = self.owner_token.take().filter(|fact| fact.revision > revision),
+            BreakGlass::KIND => self.break_glass = self.break_glass.take().filter(|fact| fact.revision > revision),
             set if is_unique(set) && self.taken.get(key).is_some_and(|held| *held <= revision) => {
                 Arc::make_mut(&mut self.taken).remove(key);
             }

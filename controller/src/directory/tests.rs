@@ -15,6 +15,7 @@ fn user(number: u8, name: &str) -> User {
         password: Some(PasswordHash("x".to_owned())),
         identity: None,
         groups: BTreeSet::new(),
+        roles: [].into(),
         disabled: false,
         restored: false,
         created: WallMs(0),

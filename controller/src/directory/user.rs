@@ -2,6 +2,7 @@
 
 use super::idp::Identity;
 use super::name::Name;
+use super::role::AdminRole;
 use crate::store::Record;
 use model::ids::UserId;
 use model::time::WallMs;
@@ -34,6 +35,9 @@ pub struct User {
     pub identity: Option<Identity>,
     /// Groups that it is in.
     pub groups: BTreeSet<Name>,
+    /// What it may do to the organisation itself. A disabled user has no session, and so nothing of that.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub roles: BTreeSet<AdminRole>,
     /// A disabled user has no session and cannot get one.
     pub disabled: bool,
     /// Disabled by a restore alone: an administrator may confirm it.

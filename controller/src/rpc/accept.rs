@@ -4,6 +4,7 @@
 //! address that a node's id hashes to is the second, independent proof besides the certificate. Both ports share this
 //! loop; every limit of HTTP/2 is set, because the defaults have none.
 
+use crate::administrator::People;
 use crate::authz::{Caller, Guard};
 use crate::front::Newcomers;
 use crate::guise::Guises;
@@ -166,7 +167,7 @@ pub async fn serve_control(
     domain: String,
     pool: Pool,
     connections: Arc<Connections>,
-    routes: Routes,
+    (routes, people): (Routes, People),
 ) {
     let handshakes = Places::new();
     loop {
@@ -176,8 +177,8 @@ pub async fn serve_control(
             continue;
         };
         let Some(acceptor) = guises.control(from.ip()).map(TlsAcceptor::from) else { continue };
-        let (acceptor, connections, routes, domain) =
-            (acceptor, Arc::clone(&connections), routes.clone(), domain.clone());
+        let (acceptor, connections, domain) = (acceptor, Arc::clone(&connections), domain.clone());
+        let (routes, people) = (routes.clone(), people.clone());
         tokio::spawn(async move {
             let Some(tls) = shake_hands(acceptor, stream, &connections.refused).await else { return };
             drop(handshake);
@@ -194,7 +195,7 @@ pub async fn serve_control(
                 NodeId::Controller => Caller::Nobody,
             };
             let life = late.then_some(LATE_CONNECTION_LIFE);
-            let guarded = Guard { inner: routes, refused: Arc::clone(&connections.refused) };
+            let guarded = Guard { inner: routes, refused: Arc::clone(&connections.refused), people: Some(people) };
             let serving = tokio::spawn(serve_one(tls, guarded, caller, None, life));
             connections.add(node, serving.abort_handle());
         });
@@ -223,7 +224,7 @@ pub async fn serve_enrolment(
             let mut exporter = [0; 32];
             if tls.get_ref().1.export_keying_material(&mut exporter, EXPORTER_LABEL, None).is_ok() {
                 let newcomer = Newcomer { address, exporter };
-                let guarded = Guard { inner: routes, refused };
+                let guarded = Guard { inner: routes, refused, people: None };
                 serve_one(tls, guarded, Caller::Provisional(address), Some(newcomer), Some(PROVISIONAL_LIFE)).await;
             }
         });
@@ -406,7 +407,7 @@ mod tests {
         let inner = tower::service_fn(async |_: http::Request<Incoming>| {
             std::future::pending::<Result<http::Response<tonic::body::Body>, std::convert::Infallible>>().await
         });
-        let guarded = Guard { inner, refused: Arc::default() };
+        let guarded = Guard { inner, refused: Arc::default(), people: None };
         let mut sender = sender.ready().await.unwrap();
         let (answer, _) = sender.send_request(call(), true).unwrap();
         let began = tokio::time::Instant::now();
@@ -448,7 +449,7 @@ mod tests {
             }
         });
         let caller = Caller::Device(DeviceId::from_bytes([1; 10]));
-        let guarded = Guard { inner, refused: Arc::clone(refused) };
+        let guarded = Guard { inner, refused: Arc::clone(refused), people: None };
         let serving = tokio::spawn(serve_one(far, guarded, caller, None, None));
         Eager { sender, answers, driver, serving }
     }

@@ -17,14 +17,17 @@ mod keys;
 mod policy;
 mod registration;
 pub mod resource;
+mod role;
 mod session;
 mod site;
 mod status;
 mod user;
 
+use crate::administrator;
 use crate::arrange::Arranger;
+use crate::audit::Entry;
 use crate::authz::Caller;
-use crate::directory::{Name, Refusal};
+use crate::directory::{Directory, Draft, Name, Refusal};
 use crate::organisation::Organisation;
 use model::limits::{LIST_MAX, REVOKE_WAIT_MAX};
 use model::revision::Revision;
@@ -108,6 +111,20 @@ impl AdminRpc {
         Self { counters, ..self }
     }
 
+    /// Makes a change, on the condition that whoever asked may still do so when it is made.
+    async fn change<T>(
+        &self,
+        caller: &Caller,
+        mut decide: impl FnMut(&Directory, &mut Draft) -> Result<(T, Entry), Refusal> + Send,
+    ) -> Result<(Revision, T), Refusal> {
+        let organisation = &self.organisation;
+        let made = organisation.change(|directory, draft| {
+            administrator::stand(organisation, directory, draft, caller)?;
+            decide(directory, draft)
+        });
+        made.await
+    }
+
     /// What is told about a change that takes access away: who has confirmed, and when the rest ends.
     async fn settled(&self, revision: Revision, mut changed: wire::Changed) -> wire::Changed {
         let wait = REVOKE_WAIT_MAX + Duration::from_secs(1);
@@ -154,6 +171,11 @@ macro_rules! calls {
 calls! {
     status(StatusRequest) -> StatusReply,
     claim_owner(ClaimOwnerRequest) -> Changed,
+    grant_role(GrantRoleRequest) -> Changed,
+    revoke_role(RevokeRoleRequest) -> Changed,
+    list_roles(ListRolesRequest) -> ListRolesReply,
+    break_glass(BreakGlassRequest) -> BreakGlassReply,
+    acknowledge_break_glass(AcknowledgeBreakGlassRequest) -> Changed,
     add_user(AddUserRequest) -> Changed,
     list_users(ListUsersRequest) -> ListUsersReply,
     set_password(SetPasswordRequest) -> Changed,

@@ -173,6 +173,7 @@ impl Organisation {
             password: None,
             identity: Some(identity),
             groups: BTreeSet::new(),
+            roles: [].into(),
             disabled: false,
             restored: false,
             created: self.wall(),

@@ -69,6 +69,11 @@ macro_rules! calls {
 calls! {
     status(StatusRequest),
     claim_owner(ClaimOwnerRequest),
+    grant_role(GrantRoleRequest),
+    revoke_role(RevokeRoleRequest),
+    list_roles(ListRolesRequest),
+    break_glass(BreakGlassRequest),
+    acknowledge_break_glass(AcknowledgeBreakGlassRequest),
     add_group(AddGroupRequest),
     list_groups(ListGroupsRequest),
     add_user(AddUserRequest),

@@ -137,7 +137,8 @@ const CONTROL: &[Row] = table!("umbra.v1", v1:
 
 // Texts: what the commands do with each is in `admin_call` and in `texts`.
 const ADMIN: &[Row] = table!("umbra.admin.v1", admin:
-    StatusRequest, StatusReply, ClaimOwnerRequest, Changed, AddUserRequest, ListUsersRequest, ListUsersReply,
+    StatusRequest, StatusReply, ClaimOwnerRequest, GrantRoleRequest, RevokeRoleRequest, ListRolesRequest, ListRolesReply,
+    RoleHolder, BreakGlassRequest, BreakGlassReply, AcknowledgeBreakGlassRequest, Changed, AddUserRequest, ListUsersRequest, ListUsersReply,
     SetPasswordRequest, SetUserEnabledRequest, DeleteUserRequest, OffboardUserRequest, OffboardUserReply, ListFactorsRequest, ListFactorsReply,
     ResetFactorsRequest,
     AddIdpRequest => |m| idp::check(&m, IdpId::from_bytes([1; 10]), WallMs(0)).is_ok(),

@@ -21,23 +21,56 @@ enum Who {
     Gateway,
     /// A machine that has knocked with a join file.
     Newcomer,
+    /// A person with this role, at the client of their laptop.
+    Owner,
+    SecurityAdmin,
+    Operator,
+    Auditor,
+    Approver,
 }
 
-use Who::{Administrator, Device, Gateway, Newcomer};
+use Who::{Administrator, Approver, Auditor, Device, Gateway, Newcomer, Operator, Owner, SecurityAdmin};
+
+/// Each role as it is typed.
+const PERSONS: [(Who, &str); 5] = [
+    (Owner, "owner"),
+    (SecurityAdmin, "security-admin"),
+    (Operator, "operator"),
+    (Auditor, "auditor"),
+    (Approver, "approver"),
+];
 
 /// Every call but the client's own local ones: who may make it. A new one needs a row.
 const ROWS: &[(&str, &str, &[Who])] = &[
+    ("/umbra.admin.v1.Admin/", "ClaimOwner Backup ConfirmRestored BreakGlass", &[Administrator]),
+    ("/umbra.admin.v1.Admin/", "GrantRole RevokeRole AcknowledgeBreakGlass SucceedKeys", &[Administrator, Owner]),
     (
         "/umbra.admin.v1.Admin/",
-        "Status ClaimOwner AddUser ListUsers SetPassword SetUserEnabled DeleteUser OffboardUser ListFactors ResetFactors AddIdp ListIdps RemoveIdp SyncIdps \
-         AddAccount ListAccounts SetAccountEnabled SetAccountGroup RemoveAccount AddRegistration ListRegistrations \
-         RemoveRegistration AddFederation ListFederation \
-         RemoveFederation MakeFederationFile AddGroup ListGroups DeleteGroup SetMember \
-         AddSite ListSites DeleteSite ListGateways ConfirmGateway RevokeGateway AddResource ListResources DeleteResource \
-         CheckPolicy ApplyPolicy ShowPolicy ListPolicyRevisions RollbackPolicy ListAccess CreateJoinKey ListJoinKeys \
-         RevokeJoinKey ListDevices ConfirmDevice RevokeDevice ListSessions ShowSession RevokeSession ListAudit VerifyAudit \
-         ExportAudit Backup ListRestored ConfirmRestored ShowKeys SucceedKeys",
-        &[Administrator],
+        "AddUser SetPassword SetUserEnabled DeleteUser OffboardUser ResetFactors AddIdp RemoveIdp SyncIdps AddAccount \
+         SetAccountEnabled SetAccountGroup RemoveAccount AddRegistration RemoveRegistration AddFederation RemoveFederation MakeFederationFile AddGroup \
+         DeleteGroup SetMember ApplyPolicy RollbackPolicy CheckPolicy",
+        &[Administrator, Owner, SecurityAdmin],
+    ),
+    (
+        "/umbra.admin.v1.Admin/",
+        "AddSite DeleteSite ConfirmGateway RevokeGateway AddResource DeleteResource CreateJoinKey RevokeJoinKey \
+         ConfirmDevice RevokeDevice RevokeSession",
+        &[Administrator, Owner, SecurityAdmin, Operator],
+    ),
+    (
+        "/umbra.admin.v1.Admin/",
+        "ListRoles ListFactors ListIdps ListFederation ListAudit VerifyAudit ExportAudit ShowKeys ListRestored",
+        &[Administrator, Owner, SecurityAdmin, Auditor],
+    ),
+    (
+        "/umbra.admin.v1.Admin/",
+        "ListAccounts ListRegistrations ListSites ListGateways ListJoinKeys ListDevices ListSessions ShowSession",
+        &[Administrator, Owner, SecurityAdmin, Operator, Auditor],
+    ),
+    (
+        "/umbra.admin.v1.Admin/",
+        "Status ListUsers ListGroups ListResources ListAccess ShowPolicy ListPolicyRevisions",
+        &[Administrator, Owner, SecurityAdmin, Operator, Auditor, Approver],
     ),
     ("/umbra.v1.Enrolment/", "Enroll Recover", &[Newcomer]),
     ("/umbra.v1.Nodes/", "Probe RenewSvid RotateKey", &[Device, Gateway]),
@@ -54,8 +87,8 @@ const ROWS: &[(&str, &str, &[Who])] = &[
 
 /// What everybody else is told, whether there is such a call or not.
 const REFUSAL: &str = "not permitted: no such call for this caller";
-/// Of a call that is served nowhere.
-const UNKNOWN: &str = "/umbra.v1.Nodes/Reboot";
+/// Of calls that are served nowhere.
+const UNKNOWN: [&str; 2] = ["/umbra.v1.Nodes/Reboot", "/umbra.admin.v1.Admin/Reboot"];
 
 fn may(path: &str) -> &'static [Who] {
     let row = |(service, names, _): &&(&str, &str, &[Who])| {
@@ -64,14 +97,14 @@ fn may(path: &str) -> &'static [Who] {
     ROWS.iter().find(row).map_or(&[], |(_, _, who)| who)
 }
 
-/// Every call of the wire, and one that it has not.
+/// Every call of the wire, and some that it has not.
 fn paths() -> Vec<String> {
     let calls = Wire::read().unwrap().calls.into_iter().map(|call| call.path).filter(|path| !path.contains(".local."));
     let paths: Vec<String> = calls.collect();
     let without: Vec<_> = paths.iter().filter(|path| may(path).is_empty()).collect();
     assert!(without.is_empty(), "say in ROWS who may call {without:?}");
     assert_eq!(paths.len(), ROWS.iter().map(|(_, names, _)| names.split_whitespace().count()).sum::<usize>());
-    paths.into_iter().chain([UNKNOWN.to_owned()]).collect()
+    paths.into_iter().chain(UNKNOWN.map(str::to_owned)).collect()
 }
 
 /// Makes every call as somebody; `Logout` is left to later, because it works.
@@ -90,6 +123,25 @@ fn all_calls(world: &World, who: Who, host: Name, door: &[&str]) {
             assert!(unknown, "{who:?} called {path}: {code} {message}");
         }
     }
+}
+
+/// One person in every role, through the client's own daemon, with a fresh second factor; and without any role.
+fn as_persons(world: &World) {
+    let socket = ["--socket=/run/umbra/client.sock"];
+    let calls: Vec<_> =
+        paths().into_iter().filter(|path| path.contains(".admin.")).map(|path| (path, vec![Vec::new()])).collect();
+    // Without a role all of it is one answer, the unknown call's.
+    for ((path, _), answer) in calls.iter().zip(call(world, Name::Laptop, &socket, &calls)) {
+        assert_eq!((answer.code, &*answer.message), (7, REFUSAL), "{path}");
+    }
+    crate::factors::add(world);
+    for (who, role) in PERSONS {
+        admin(world, &["admin", "grant", "engineer", role]).unwrap();
+        all_calls(world, who, Name::Laptop, &socket);
+        admin(world, &["admin", "revoke", "engineer", role]).unwrap();
+    }
+    let answer = &call(world, Name::Laptop, &socket, &calls[..1])[0];
+    assert_eq!((answer.code, &*answer.message), (7, REFUSAL), "the role was taken away");
 }
 
 /// The gateway of a site where nothing is.
@@ -244,6 +296,7 @@ fn nobody_calls_what_is_not_theirs_and_nobodys_word_touches_anothers() {
     all_calls(&world, Gateway, Name::Gateway2, &GATEWAY_DOOR);
     all_calls(&world, Newcomer, Name::Stranger, &["--join", &join]);
     all_calls(&world, Administrator, Name::Controller, &["--socket=/run/umbra/controller.sock"]);
+    as_persons(&world);
     assert!(victim.answers(), "a connection ended");
 
     with_anothers_certificate(&world, &perimeter.controller);

@@ -40,7 +40,7 @@ fn page(world: &World) -> bool {
 }
 
 /// Adds an app as a person does: reads its key off the screen, types the code. Answers the recovery codes, too.
-fn add(world: &World) -> (Authenticator, Vec<String>) {
+pub fn add(world: &World) -> (Authenticator, Vec<String>) {
     let mut talk = Talk::with(world, Name::Laptop, "umbra", &["mfa", "add", "phone"]);
     let mut lines = Vec::new();
     let key = loop {

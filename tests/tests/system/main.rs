@@ -44,6 +44,7 @@ mod privilege;
 mod resolved;
 mod restore;
 mod roaming;
+mod roles;
 mod service;
 mod sign_in;
 mod silence;

@@ -2,6 +2,7 @@
 
 use super::user::stand_on_groups;
 use super::{AdminRpc, changed, name, parse_all, random};
+use crate::administrator::may_touch_group;
 use crate::authz::Caller;
 use crate::directory::{
     Account, Device, Directory, Draft, Fact, JoinKey, JoinKeyState, Name, NodeState, Refusal, Registration, Trust,
@@ -70,6 +71,7 @@ impl AdminRpc {
         let id = AccountId::from_bytes(random()?);
         let created = self.organisation.wall();
         let make = |directory: &Directory, draft: &mut Draft| {
+            groups.iter().try_for_each(|group| may_touch_group(caller, group))?;
             stand_on_groups(directory, draft, &groups)?;
             let taken = || format!("the name `{name}` (users and service accounts share names)");
             draft.claim(directory, Unique::UserName, &name, id, taken)?;
@@ -80,7 +82,7 @@ impl AdminRpc {
             draft.create(&id, &account)?;
             Ok(((), entry))
         };
-        let (revision, ()) = self.organisation.change(make).await?;
+        let (revision, ()) = self.change(caller, make).await?;
         let set = self.organisation.now().compiled.clone();
         let open = set.map(|set| policy::open_to_all(&set)).unwrap_or_default();
         let open_to = open.into_iter().map(|warning| warning.policy).collect();
@@ -111,7 +113,7 @@ impl AdminRpc {
             let entry = self.organisation.entry(caller, action, &fact.key).with("name", next.name.as_str());
             Ok((next, entry))
         };
-        let (revision, account) = self.organisation.change(make).await?;
+        let (revision, account) = self.change(caller, make).await?;
         Ok(self.settled(revision, changed(revision, account.id, account.name)).await)
     }
 
@@ -123,6 +125,7 @@ impl AdminRpc {
         let make = |directory: &Directory, draft: &mut Draft| {
             let group =
                 directory.groups.named(&message.group).ok_or_else(|| Refusal::missing("group", &message.group))?;
+            may_touch_group(caller, &group.record.name)?;
             let fact = find(directory, &message.account)?;
             let (mut next, group_name) = (fact.record.clone(), &group.record.name);
             let differs = match message.member {
@@ -142,7 +145,7 @@ impl AdminRpc {
             let entry = self.organisation.entry(caller, action, &group.key).with("account", next.name.as_str());
             Ok((group_name.clone(), entry))
         };
-        let (revision, name) = self.organisation.change(make).await?;
+        let (revision, name) = self.change(caller, make).await?;
         Ok(self.settled(revision, changed(revision, &name, &name)).await)
     }
 
@@ -191,7 +194,7 @@ impl AdminRpc {
             let entry = entry.with("federation_removed", ended.federation.join(", "));
             Ok(((account, ended.clone()), entry.with("join_keys_revoked", ended.join_keys.join(", "))))
         };
-        let (revision, (account, ended)) = self.organisation.change(make).await?;
+        let (revision, (account, ended)) = self.change(caller, make).await?;
         let changed = self.settled(revision, changed(revision, account.id, &account.name)).await;
         let groups = account.groups.iter().map(ToString::to_string).collect();
         let Ended { devices, join_keys, federation } = ended;

@@ -236,7 +236,7 @@ impl AdminRpc {
                 .with("first", names);
             Ok(((confirmed, all.saturating_sub(waiting.len())), entry))
         };
-        let (_, (confirmed, left)) = self.organisation.change(make).await?;
+        let (_, (confirmed, left)) = self.change(caller, make).await?;
         Ok(wire::ConfirmRestoredReply { confirmed, left: u64::try_from(left).unwrap_or(u64::MAX) })
     }
 }

@@ -2,6 +2,7 @@
 
 use super::gateway::check_confirm;
 use super::{AdminRpc, changed};
+use crate::administrator::may_touch_user;
 use crate::authz::Caller;
 use crate::directory::{Device, Directory, Draft, NodeState, Refusal, Session};
 use crate::store::Record as _;
@@ -59,7 +60,7 @@ impl AdminRpc {
             let entry = self.organisation.entry(caller, "device.confirm", &fact.key).with("name", device.name.as_str());
             Ok(((device.id, device.name.clone()), entry.with("fingerprint", device.fingerprint.as_str())))
         };
-        let (revision, (id, name)) = self.organisation.change(make).await?;
+        let (revision, (id, name)) = self.change(caller, make).await?;
         Ok(changed(revision, id, name))
     }
 
@@ -76,15 +77,19 @@ impl AdminRpc {
             if device.state == NodeState::Revoked {
                 return Err(Refusal::InUse(format!("device `{typed}` is revoked already")));
             }
+            if let Some(user) = device.user {
+                may_touch_user(caller, directory, user)?;
+            }
             draft.update(fact, &Device { state: NodeState::Revoked, ..device.clone() })?;
             draft.stands_on_all(directory, Session::KIND)?;
             for session in directory.sessions.values().filter(|s| s.record.device == device.id && !s.record.ended) {
+                may_touch_user(caller, directory, session.record.user)?;
                 draft.update(session, &Session { ended: true, ..session.record.clone() })?;
             }
             let entry = self.organisation.entry(caller, "device.revoke", &fact.key).with("name", device.name.as_str());
             Ok(((device.id, device.name.clone()), entry))
         };
-        let (revision, (id, name)) = self.organisation.change(make).await?;
+        let (revision, (id, name)) = self.change(caller, make).await?;
         Ok(self.settled(revision, changed(revision, id, name)).await)
     }
 }

@@ -153,7 +153,7 @@ impl AdminRpc {
             let entry = entry.with("issuer", issuer.as_str()).with("audience", audience.as_str());
             Ok(((), entry.with("subject", subject.to_string())))
         };
-        let (revision, ()) = self.organisation.change(make).await?;
+        let (revision, ()) = self.change(caller, make).await?;
         Ok(changed(revision, id, name))
     }
 
@@ -199,7 +199,7 @@ impl AdminRpc {
             let entry = self.organisation.entry(caller, "federation.remove", &fact.key).with("name", name.as_str());
             Ok(((fact.record.id, name), entry))
         };
-        let (revision, (id, name)) = self.organisation.change(make).await?;
+        let (revision, (id, name)) = self.change(caller, make).await?;
         Ok(changed(revision, id, name))
     }
 

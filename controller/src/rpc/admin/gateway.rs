@@ -80,7 +80,7 @@ impl AdminRpc {
                 self.organisation.entry(caller, "gateway.confirm", &fact.key).with("name", gateway.name.as_str());
             Ok(((gateway.id, gateway.name.clone()), entry.with("fingerprint", gateway.fingerprint.as_str())))
         };
-        let (revision, (id, name)) = self.organisation.change(make).await?;
+        let (revision, (id, name)) = self.change(caller, make).await?;
         Ok(changed(revision, id, name))
     }
 
@@ -102,7 +102,7 @@ impl AdminRpc {
                 self.organisation.entry(caller, "gateway.revoke", &fact.key).with("name", gateway.name.as_str());
             Ok(((gateway.id, gateway.name.clone()), entry))
         };
-        let (revision, (id, name)) = self.organisation.change(make).await?;
+        let (revision, (id, name)) = self.change(caller, make).await?;
         Ok(self.settled(revision, changed(revision, id, name)).await)
     }
 }

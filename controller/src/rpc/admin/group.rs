@@ -1,6 +1,7 @@
 //! Groups: add, list, delete, members.
 
 use super::{AdminRpc, changed, name};
+use crate::administrator::{may_touch, may_touch_group};
 use crate::authz::Caller;
 use crate::directory::{Account, Directory, Draft, Group, Refusal, User};
 use crate::store::Record as _;
@@ -22,7 +23,7 @@ impl AdminRpc {
             draft.create(&name, &Group { name: name.clone(), created })?;
             Ok(((), self.organisation.entry(caller, "group.add", format!("group/{name}"))))
         };
-        let (revision, ()) = self.organisation.change(make).await?;
+        let (revision, ()) = self.change(caller, make).await?;
         Ok(changed(revision, &name, &name))
     }
 
@@ -53,10 +54,12 @@ impl AdminRpc {
         let typed = message.group.as_str();
         let make = |directory: &Directory, draft: &mut Draft| {
             let fact = directory.groups.named(typed).ok_or_else(|| Refusal::missing("group", typed))?;
+            may_touch_group(caller, &fact.record.name)?;
             draft.stands_on_all(directory, User::KIND)?;
             for user in
                 directory.users.values().filter(|user| user.record.all_groups().any(|group| *group == fact.record.name))
             {
+                may_touch(caller, &user.record)?;
                 let mut next = user.record.clone();
                 next.groups.remove(&fact.record.name);
                 if let Some(identity) = &mut next.identity {
@@ -78,7 +81,7 @@ impl AdminRpc {
             draft.remove(fact);
             Ok((fact.record.name.clone(), self.organisation.entry(caller, "group.delete", &fact.key)))
         };
-        let (revision, name) = self.organisation.change(make).await?;
+        let (revision, name) = self.change(caller, make).await?;
         Ok(self.settled(revision, changed(revision, &name, &name)).await)
     }
 
@@ -91,6 +94,8 @@ impl AdminRpc {
             let group =
                 directory.groups.named(&message.group).ok_or_else(|| Refusal::missing("group", &message.group))?;
             let user = directory.users.typed(&message.user).ok_or_else(|| Refusal::missing("user", &message.user))?;
+            may_touch(caller, &user.record)?;
+            may_touch_group(caller, &group.record.name)?;
             let mut next = user.record.clone();
             let differs = if message.member {
                 next.groups.insert(group.record.name.clone())
@@ -110,7 +115,7 @@ impl AdminRpc {
             let entry = self.organisation.entry(caller, action, &group.key).with("user", next.name.as_str());
             Ok((group.record.name.clone(), entry))
         };
-        let (revision, name) = self.organisation.change(make).await?;
+        let (revision, name) = self.change(caller, make).await?;
         Ok(self.settled(revision, changed(revision, &name, &name)).await)
     }
 }

@@ -1,6 +1,7 @@
 //! Identity providers: add, list, remove, ask now.
 
 use super::{AdminRpc, changed, name, parse, parse_all, random};
+use crate::administrator::{may_touch_group, may_touch_issuer};
 use crate::authz::Caller;
 use crate::directory::idp::Redirect;
 use crate::directory::{Directory, Draft, Idp, IdpSecret, IdpSession, Name, Refusal};
@@ -160,7 +161,13 @@ impl AdminRpc {
             if let Some(held) = directory.idps.values().find(|held| held.record.issuer == idp.issuer) {
                 return Err(Refusal::Taken { what: format!("the issuer (by `{}`)", held.record.name) });
             }
+            may_touch_issuer(caller, directory, &idp.issuer)?;
+            if idp.groups_as_named && !caller.is_owner() {
+                let why = "only an owner lets a provider name groups here: --group THERE=HERE names each";
+                return Err(Refusal::Denied(why.to_owned()));
+            }
             for (_, here) in &idp.groups {
+                may_touch_group(caller, here)?;
                 let group = directory.groups.find(here).ok_or_else(|| Refusal::missing("group", here.as_str()))?;
                 draft.stands_on(group);
             }
@@ -171,7 +178,7 @@ impl AdminRpc {
             let entry = self.organisation.entry(caller, "idp.add", format!("idp/{}", idp.id));
             Ok(((), entry.with("name", idp.name.as_str()).with("issuer", idp.issuer.as_str())))
         };
-        let (revision, ()) = self.organisation.change(make).await?;
+        let (revision, ()) = self.change(caller, make).await?;
         Ok(changed(revision, idp.id, &idp.name))
     }
 
@@ -207,6 +214,7 @@ impl AdminRpc {
     ) -> Result<wire::Changed, Refusal> {
         let make = |directory: &Directory, draft: &mut Draft| {
             let fact = signin::named(directory, &message.idp)?;
+            may_touch_issuer(caller, directory, &fact.record.issuer)?;
             if let Some(secret) = directory.idp_secrets.find(&fact.record.id) {
                 draft.remove(secret);
             }
@@ -214,7 +222,7 @@ impl AdminRpc {
             let entry = self.organisation.entry(caller, "idp.remove", &fact.key);
             Ok(((fact.record.id, fact.record.name.clone()), entry.with("name", fact.record.name.as_str())))
         };
-        let (revision, (id, name)) = self.organisation.change(make).await?;
+        let (revision, (id, name)) = self.change(caller, make).await?;
         Ok(self.settled(revision, changed(revision, id, name)).await)
     }
 

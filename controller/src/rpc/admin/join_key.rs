@@ -2,7 +2,7 @@
 
 use super::device::account_name;
 use super::{AdminRpc, changed, parse, random};
-use crate::authz::Caller;
+use crate::authz::{Caller, Role};
 use crate::directory::{Directory, Draft, JoinKey, JoinKeyState, Refusal, sha256, sweep};
 use model::ids::{AccountId, JoinKeyId, SiteId};
 use model::limits::{JOIN_BYTES_MAX, JOIN_KEY_LIFE, JOIN_KEY_LIFE_MAX, JOIN_KEY_USES_MAX, JOIN_KEYS_MAX};
@@ -73,6 +73,14 @@ fn account(
     }
     draft.stands_on(account);
     Ok(Some(account.record.id))
+}
+
+/// What joins as a service account needs no person: whoever may make such a key has what the account has. An operator has not.
+fn may_join_as(caller: &Caller, account: Option<AccountId>) -> Result<(), Refusal> {
+    if account.is_none() || caller.is_owner() || caller.is(Role::SecurityAdmin) {
+        return Ok(());
+    }
+    Err(Refusal::Denied("only a security-admin or an owner makes join keys of service accounts".to_owned()))
 }
 
 /// Knocks of one key more would not be heard; those of federation rules are heard beside them.
@@ -166,6 +174,7 @@ impl AdminRpc {
             has_room(directory, created)?;
             let site = site(directory, draft, kind, &message.site)?;
             let account = account(directory, draft, kind, &message.account)?;
+            may_join_as(caller, account)?;
             let key = JoinKey {
                 id,
                 kind,
@@ -191,7 +200,7 @@ impl AdminRpc {
             }
             Ok((made, if ephemeral { entry.with("ephemeral", true) } else { entry }))
         };
-        let (revision, (text, fingerprint)) = self.organisation.change(make).await?;
+        let (revision, (text, fingerprint)) = self.change(caller, make).await?;
         Ok(wire::CreateJoinKeyReply {
             changed: Some(changed(revision, id, "")),
             join_file: text.into_bytes(),
@@ -241,7 +250,7 @@ impl AdminRpc {
             draft.update(fact, &JoinKey { revoked: true, ..fact.record.clone() })?;
             Ok(((), self.organisation.entry(caller, "join-key.revoke", &fact.key)))
         };
-        let (revision, ()) = self.organisation.change(make).await?;
+        let (revision, ()) = self.change(caller, make).await?;
         Ok(changed(revision, id, ""))
     }
 }

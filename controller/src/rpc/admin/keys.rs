@@ -63,7 +63,7 @@ impl AdminRpc {
             0 => self.organisation.timing.overlap,
             ms => Duration::from_millis(ms),
         };
-        authority::announce(&self.organisation, &caller.to_string(), overlap).await?;
+        authority::announce(&self.organisation, caller, overlap).await?;
         self.show_keys(caller, wire::ShowKeysRequest {}).await
     }
 

@@ -238,7 +238,7 @@ impl AdminRpc {
             };
             // What is told and kept about the change is true only of the revision that it was compared with.
             let mut overtaken = false;
-            let made = self.organisation.change(|directory, draft| {
+            let made = self.change(caller, |directory, draft| {
                 overtaken = directory.policy.as_ref().map_or(0, |fact| fact.record.number) != against;
                 if overtaken {
                     return Err(Refusal::Busy(1));

@@ -65,7 +65,7 @@ impl AdminRpc {
             let shown = |part: Option<u32>| part.map_or_else(|| "any".to_owned(), |number| number.to_string());
             Ok((spiffe, entry.with("uid", shown(uid)).with("gid", shown(gid))))
         };
-        let (revision, spiffe) = self.organisation.change(make).await?;
+        let (revision, spiffe) = self.change(caller, make).await?;
         Ok(changed(revision, id, spiffe))
     }
 
@@ -112,7 +112,7 @@ impl AdminRpc {
             let entry = self.organisation.entry(caller, "registration.remove", &fact.key);
             Ok(((fact.record.id, spiffe.clone()), entry.with("spiffe_id", spiffe)))
         };
-        let (revision, (id, spiffe)) = self.organisation.change(make).await?;
+        let (revision, (id, spiffe)) = self.change(caller, make).await?;
         Ok(changed(revision, id, spiffe))
     }
 }

@@ -134,7 +134,7 @@ impl AdminRpc {
             let entry = self.organisation.entry(caller, "resource.add", format!("resource/{id}"));
             Ok(((), entry.with("name", name.as_str()).with("site", site.record.name.as_str())))
         };
-        let (revision, ()) = self.organisation.change(make).await?;
+        let (revision, ()) = self.change(caller, make).await?;
         Ok(changed(revision, id, wanted.name))
     }
 
@@ -206,7 +206,7 @@ impl AdminRpc {
                 self.organisation.entry(caller, "resource.delete", &fact.key).with("name", resource.name.as_str());
             Ok(((resource.id, resource.name.clone()), entry))
         };
-        let (revision, (id, name)) = self.organisation.change(make).await?;
+        let (revision, (id, name)) = self.change(caller, make).await?;
         Ok(self.settled(revision, changed(revision, id, name)).await)
     }
 }

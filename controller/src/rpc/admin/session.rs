@@ -1,6 +1,7 @@
 //! Sessions: list, revoke; and what workloads have in their place, which is listed with them.
 
 use super::{AdminRpc, changed, parse};
+use crate::administrator::may_touch_user;
 use crate::authz::Caller;
 use crate::directory::{Account, Device, Directory, Draft, Fact, NodeState, Refusal, Session};
 use model::ids::{DeviceId, SessionId};
@@ -117,11 +118,12 @@ impl AdminRpc {
             if fact.record.ended || fact.record.ends <= self.organisation.wall() {
                 return Err(Refusal::InUse(format!("session `{id}` has ended already")));
             }
+            may_touch_user(caller, directory, fact.record.user)?;
             draft.update(fact, &Session { ended: true, ..fact.record.clone() })?;
             let entry = self.organisation.entry(caller, "session.revoke", &fact.key);
             Ok(((), entry.with("user", fact.record.user.to_string()).with("device", fact.record.device.to_string())))
         };
-        let (revision, ()) = self.organisation.change(make).await?;
+        let (revision, ()) = self.change(caller, make).await?;
         Ok(self.settled(revision, changed(revision, id, "")).await)
     }
 }

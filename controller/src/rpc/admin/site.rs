@@ -47,7 +47,7 @@ impl AdminRpc {
             let entry = self.organisation.entry(caller, "site.add", format!("site/{id}")).with("name", name.as_str());
             Ok(((), entry))
         };
-        let (revision, ()) = self.organisation.change(make).await?;
+        let (revision, ()) = self.change(caller, make).await?;
         Ok(changed(revision, id, name))
     }
 
@@ -107,7 +107,7 @@ impl AdminRpc {
                 self.organisation.entry(caller, "site.delete", &fact.key).with("name", fact.record.name.as_str());
             Ok(((id, fact.record.name.clone()), entry))
         };
-        let (revision, (id, name)) = self.organisation.change(make).await?;
+        let (revision, (id, name)) = self.change(caller, make).await?;
         Ok(changed(revision, id, name))
     }
 }

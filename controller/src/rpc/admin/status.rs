@@ -2,6 +2,7 @@
 
 use super::{AdminRpc, changed};
 use crate::authz::Caller;
+use crate::break_glass;
 use crate::directory::{Directory, JoinKeyState, NodeState, Refusal};
 use crate::owner;
 use model::limits::{ALARM_KEEP, ALARMS_MAX};
@@ -17,7 +18,8 @@ fn count<T>(items: impl Iterator<Item = T>) -> u64 {
 fn alarms(now: &Directory, wall: WallMs) -> Vec<String> {
     let devices = now.devices.values().map(|d| ("device", &d.record.name, d.record.copied));
     let gateways = now.gateways.values().map(|g| ("gateway", &g.record.name, g.record.copied));
-    copies(devices.chain(gateways).filter_map(|(kind, name, at)| Some((at?, kind, name.as_str()))), wall)
+    let copies = copies(devices.chain(gateways).filter_map(|(kind, name, at)| Some((at?, kind, name.as_str()))), wall);
+    break_glass::alarm(now).into_iter().chain(copies).collect()
 }
 
 /// The newest alarms about copied nodes.

@@ -1,6 +1,7 @@
 //! Accounts: add, list, password, enable, disable, delete. What ends a log-in ends it in the same transaction.
 
 use super::{AdminRpc, changed, name, parse_all, random};
+use crate::administrator::{leaves_an_owner, may_touch, may_touch_group};
 use crate::authn;
 use crate::authz::Caller;
 use crate::directory::{Device, Directory, Draft, Fact, Identity, Name, NodeState, Refusal, Session, Unique, User};
@@ -50,6 +51,7 @@ impl AdminRpc {
         let id = UserId::from_bytes(random()?);
         let created = self.organisation.wall();
         let make = |directory: &Directory, draft: &mut Draft| {
+            groups.iter().try_for_each(|group| may_touch_group(caller, group))?;
             stand_on_groups(directory, draft, &groups)?;
             draft.claim(directory, Unique::UserName, &name, id, || {
                 format!("the name `{name}` (users and service accounts share names)")
@@ -58,11 +60,21 @@ impl AdminRpc {
             let entry = self.organisation.entry(caller, "user.add", format!("user/{id}")).with("name", name.as_str());
             draft.create(
                 &id,
-                &User { id, name, password, identity: None, groups, disabled: false, restored: false, created },
+                &User {
+                    id,
+                    name,
+                    password,
+                    identity: None,
+                    groups,
+                    roles: BTreeSet::new(),
+                    disabled: false,
+                    restored: false,
+                    created,
+                },
             )?;
             Ok(((), entry))
         };
-        let (revision, ()) = self.organisation.change(make).await?;
+        let (revision, ()) = self.change(caller, make).await?;
         Ok(changed(revision, id, name))
     }
 
@@ -129,13 +141,17 @@ impl AdminRpc {
     ) -> Result<wire::Changed, Refusal> {
         let make = |directory: &Directory, draft: &mut Draft| {
             let fact = directory.users.typed(typed).ok_or_else(|| Refusal::missing("user", typed))?;
+            may_touch(caller, &fact.record)?;
             let mut user = fact.record.clone();
             let ended = if edit(&mut user) { end_sessions(directory, draft, user.id)? } else { 0 };
+            if user.disabled {
+                leaves_an_owner(caller, directory, draft, &fact.record)?;
+            }
             draft.update(fact, &user)?;
             let entry = self.organisation.entry(caller, action, &fact.key).with("name", user.name.as_str());
             Ok((user, entry.with("sessions_ended", ended)))
         };
-        let (revision, user) = self.organisation.change(make).await?;
+        let (revision, user) = self.change(caller, make).await?;
         Ok(self.settled(revision, changed(revision, user.id, user.name)).await)
     }
 
@@ -149,6 +165,8 @@ impl AdminRpc {
         let make = |directory: &Directory, draft: &mut Draft| {
             let fact = directory.users.typed(typed).ok_or_else(|| Refusal::missing("user", typed))?;
             let user = fact.record.clone();
+            may_touch(caller, &user)?;
+            leaves_an_owner(caller, directory, draft, &user)?;
             let ended = end_sessions(directory, draft, user.id)?;
             draft.stands_on_all(directory, Device::KIND)?;
             for device in directory.devices.values().filter(|d| d.record.user == Some(user.id)) {
@@ -163,11 +181,11 @@ impl AdminRpc {
             let entry = self.organisation.entry(caller, "user.delete", &fact.key).with("name", user.name.as_str());
             Ok((user, entry.with("sessions_ended", ended)))
         };
-        let (revision, user) = self.organisation.change(make).await?;
+        let (revision, user) = self.change(caller, make).await?;
         Ok(self.settled(revision, changed(revision, user.id, user.name)).await)
     }
 
-    /// Somebody leaves: all that they have ends in one change. The account stays, disabled and in no group.
+    /// Somebody leaves: all that they have ends in one change. The account stays, disabled, without groups and roles.
     pub(super) async fn offboard_user(
         &self,
         caller: &Caller,
@@ -177,6 +195,8 @@ impl AdminRpc {
         let make = |directory: &Directory, draft: &mut Draft| {
             let fact = directory.users.typed(typed).ok_or_else(|| Refusal::missing("user", typed))?;
             let user = fact.record.clone();
+            may_touch(caller, &user)?;
+            leaves_an_owner(caller, directory, draft, &user)?;
             let sessions = end_sessions(directory, draft, user.id)?;
             draft.stands_on_all(directory, Device::KIND)?;
             let mut devices = Vec::new();
@@ -186,16 +206,20 @@ impl AdminRpc {
                 devices.push(device.record.name.to_string());
             }
             let factors = u64::try_from(factors::remove_all(directory, draft, user.id)?).unwrap_or(u64::MAX);
-            let mut left = User { disabled: true, restored: false, groups: BTreeSet::new(), ..user.clone() };
+            let mut left = User { disabled: true, restored: false, ..user.clone() };
+            left.groups.clear();
+            left.roles.clear();
             if let Some(identity) = &mut left.identity {
                 identity.groups.clear();
             }
             draft.update(fact, &left)?;
             let entry = self.organisation.entry(caller, "user.offboard", &fact.key).with("name", user.name.as_str());
             let entry = entry.with("sessions_ended", sessions).with("devices_revoked", devices.join(", "));
+            let roles: Vec<_> = user.roles.iter().map(|role| role.name()).collect();
+            let entry = entry.with("roles_removed", roles.join(", "));
             Ok(((user, sessions, devices, factors), entry.with("factors_removed", factors)))
         };
-        let (revision, (user, sessions, devices, factors)) = self.organisation.change(make).await?;
+        let (revision, (user, sessions, devices, factors)) = self.change(caller, make).await?;
         let changed = self.settled(revision, changed(revision, user.id, &user.name)).await;
         let groups = user.all_groups().map(ToString::to_string).collect();
         Ok(wire::OffboardUserReply { changed: Some(changed), sessions, devices, factors, groups })
@@ -234,6 +258,7 @@ impl AdminRpc {
         let make = |directory: &Directory, draft: &mut Draft| {
             let fact = directory.users.typed(typed).ok_or_else(|| Refusal::missing("user", typed))?;
             let user = fact.record.clone();
+            may_touch(caller, &user)?;
             let removed = factors::remove_all(directory, draft, user.id)?;
             let ended = end_sessions(directory, draft, user.id)?;
             draft.stands_on(fact);
@@ -242,7 +267,7 @@ impl AdminRpc {
             let removed = u64::try_from(removed).unwrap_or(u64::MAX);
             Ok((user, entry.with("factors_removed", removed).with("sessions_ended", ended)))
         };
-        let (revision, user) = self.organisation.change(make).await?;
+        let (revision, user) = self.change(caller, make).await?;
         Ok(self.settled(revision, changed(revision, user.id, user.name)).await)
     }
 }

@@ -356,6 +356,7 @@ pub fn put_user(world: &mut World, facts: &Facts, n: usize) -> Option<()> {
         password: Some(PasswordHash(String::new())),
         identity: None,
         groups: user.groups.iter().filter_map(|g| name("g", *g)).collect(),
+        roles: [].into(),
         disabled: user.disabled,
         restored: false,
         created: WallMs(0),
