@@ -8,6 +8,7 @@
 //! | `keeper` | when is the controller asked, and when are certificates made anew? |
 //! | `shelf` | which certificates are held, and which are to be made? |
 //! | `token` | is a token one of this organisation's, and good now? |
+//! | `turns` | how many tokens may the programs of one user have signed? |
 //!
 //! The socket is there only while this machine is up and a workload. Nobody proves anything to it: the kernel names the
 //! program's user and group. Private keys are in memory alone.
@@ -17,6 +18,7 @@ mod callers;
 mod keeper;
 mod shelf;
 pub mod token;
+mod turns;
 
 pub use keeper::{Parts, run};
 
@@ -29,11 +31,12 @@ use proto::spiffe as wire;
 use proto::spiffe::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
 use shelf::Shown;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use turns::Turns;
 
 /// What every call carries, so that no browser or proxy makes one by mistake (SPIFFE Workload Endpoint, section 4).
 const HEADER: &str = "workload.spiffe.io";
@@ -56,6 +59,7 @@ pub struct Api {
     words: watch::Receiver<Word>,
     link: Arc<Link>,
     clock: Arc<dyn Clock>,
+    turns: Mutex<Turns>,
 }
 
 /// Refuses calls that lack the header.
@@ -195,6 +199,10 @@ impl SpiffeWorkloadApi for Api {
             if named.is_empty() {
                 return Err(nobody());
             }
+        }
+        let now = self.clock.now();
+        if !self.turns.lock().unwrap_or_else(PoisonError::into_inner).take(now, caller.uid, named.len()) {
+            return Err(Status::resource_exhausted("too many tokens were asked for: try again in a minute"));
         }
         let channel = self.link.channel().map_err(Status::unavailable)?;
         let mut svids = Vec::with_capacity(named.len());

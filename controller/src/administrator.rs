@@ -163,8 +163,8 @@ pub fn may_touch_group(caller: &Caller, group: &Name) -> Result<(), Refusal> {
 /// The provider at which an owner signs in is for owners to add and to remove: it says who they are.
 pub fn may_touch_issuer(caller: &Caller, directory: &Directory, issuer: &str) -> Result<(), Refusal> {
     let there = |user: &User| user.identity.as_ref().is_some_and(|who| who.issuer == issuer);
-    let users = directory.users.values().map(|fact| &fact.record).filter(|user| there(user));
-    users.map(|user| may_touch(caller, user)).collect()
+    let mut users = directory.users.values().map(|fact| &fact.record).filter(|user| there(user));
+    users.try_for_each(|user| may_touch(caller, user))
 }
 
 /// From afar nobody takes the last owner away: then nobody could give it back from afar.

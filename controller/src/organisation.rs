@@ -56,6 +56,8 @@ pub struct Organisation {
     pub flows: Arc<FlowLog>,
     /// What signs programs' identities, once it is needed.
     pub workload_keys: Arc<tokio::sync::OnceCell<crate::workload::WorkloadKeys>>,
+    /// Which of them the audit trail names already.
+    pub handed: Arc<std::sync::Mutex<crate::workload::Handed>>,
 }
 
 /// Why an organisation cannot be opened.
@@ -163,6 +165,7 @@ impl Organisation {
             timing: Timing::default(),
             flows,
             workload_keys: Arc::default(),
+            handed: Arc::default(),
         })
     }
 

@@ -4,9 +4,11 @@
 //! signed here. What signs is apart from the CA of the nodes ([`keys`]): no node believes it. Each call is decided from what is true
 //! now, so that a disabled account and a revoked device get nothing from the same moment on.
 
+pub mod handed;
 pub mod keys;
 pub mod token;
 
+pub use handed::{Handed, Kind};
 pub use keys::WorkloadKeys;
 
 use crate::audit::{Entry, Outcome};
@@ -15,11 +17,13 @@ use crate::directory::{Account, Directory, Fact, Refusal, Registration, SealedSe
 use crate::judge::{self, Asker};
 use crate::organisation::{LoadError, Organisation, secret};
 use crate::rate::Act;
+use crate::store::{Commit, Record as _};
 use model::ids::{DeviceId, NodeId, RegistrationId};
 use model::limits::{WORKLOAD_AUDIENCE_MAX, WORKLOAD_AUDIENCES_MAX, WORKLOAD_SVID_LIFE, WORKLOAD_TOKEN_LIFE};
 use model::secret::Secret;
 use model::spiffe::SpiffeId;
 use model::text::is_hidden;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// What a device is told: whose programs get which id.
@@ -121,6 +125,29 @@ impl Organisation {
             .ok_or_else(|| Refusal::Denied("there is no such registration for this machine".to_owned()))
     }
 
+    /// Writes into the audit trail who gets what, where that is not said there yet. What cannot be said is not given.
+    async fn say_handed(
+        &self,
+        device: DeviceId,
+        registration: RegistrationId,
+        kind: Kind,
+        spiffe: &SpiffeId,
+    ) -> Result<(), Refusal> {
+        let key = (device, registration, kind);
+        let handed = || self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !handed().is_new(self.clock.now(), key) {
+            return Ok(());
+        }
+        let object = format!("{}/{registration}", Registration::KIND);
+        let entry = Entry::new(self.wall(), NodeId::Device(device).to_string(), kind.action(), object, Outcome::Done);
+        let audit = vec![entry.with("spiffe_id", spiffe.as_str())];
+        let done = self.store.commit(Commit { audit, ..Commit::default() }).await;
+        done.map(|_| ()).map_err(|error| {
+            handed().forget(&key);
+            failed(error)
+        })
+    }
+
     /// Signs a certificate over a request's key.
     pub async fn sign_identity(
         &self,
@@ -136,6 +163,7 @@ impl Organisation {
         // Again: the keys may have taken a moment.
         let spiffe = self.named(device, registration)?;
         let svid = keys.issue(&spiffe, &request, self.wall(), life).map_err(failed)?;
+        self.say_handed(device, registration, Kind::Certificate, &spiffe).await?;
         tracing::info!(%device, %registration, %spiffe, "a certificate was signed for a program");
         Ok((spiffe, svid))
     }
@@ -153,6 +181,7 @@ impl Organisation {
         let keys = self.workload_keys().await?;
         let spiffe = self.named(device, registration)?;
         let token = keys.token(&spiffe, audiences, self.wall(), WORKLOAD_TOKEN_LIFE).map_err(failed)?;
+        self.say_handed(device, registration, Kind::Token, &spiffe).await?;
         tracing::info!(%device, %registration, %spiffe, "a token was signed for a program");
         Ok((token, WORKLOAD_TOKEN_LIFE))
     }

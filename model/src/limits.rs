@@ -768,3 +768,11 @@ pub const WORKLOAD_CONNECTIONS_MAX: usize = 256;
 pub const WORKLOAD_BUNDLE_MAX: usize = 4;
 /// Bytes of the keys of programs' tokens.
 pub const WORKLOAD_TOKEN_BUNDLE_MAX: usize = 8 << 10;
+/// Tokens that the programs of one user of a machine may have signed within a minute: no user takes the turns of another.
+pub const WORKLOAD_TOKENS_PER_UID_PER_MINUTE: u32 = 40;
+/// And those of all users: what is left of [`WORKLOAD_SIGNINGS_PER_MINUTE`] is enough for a certificate of each registration.
+pub const WORKLOAD_TOKENS_PER_MINUTE: u32 = 80;
+/// How often the audit trail says that a machine gets certificates, or tokens, of a registration.
+pub const WORKLOAD_TOLD_EVERY: Duration = Duration::from_secs(86_400);
+/// Of so many it is remembered that the trail says so already; beyond it the oldest is forgotten, and said again. 60 bytes each.
+pub const WORKLOAD_TOLD_MAX: usize = 65_536;

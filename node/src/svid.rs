@@ -2,6 +2,8 @@
 //!
 //! SPIFFE X.509-SVID, sections 2 and 5: one URI SAN, a leaf that is no CA.
 
+pub mod program;
+
 use model::ids::NodeId;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};

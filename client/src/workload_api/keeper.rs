@@ -7,9 +7,9 @@ use host::local::LocalListener;
 use model::secret::Secret;
 use model::time::Clock;
 use node::Link;
-use node::svid::SvidKey;
+use node::svid::{SvidKey, program};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -49,7 +49,8 @@ pub async fn run(mut parts: Parts) {
             }
         };
         tracing::info!(path = %parts.path.display(), "programs on this machine get their identities here");
-        let api = Api { words, link: Arc::clone(&parts.link), clock: Arc::clone(&parts.clock) };
+        let (link, clock) = (Arc::clone(&parts.link), Arc::clone(&parts.clock));
+        let api = Api { words, link, clock, turns: Mutex::default() };
         let serving = serve(listener, api);
         tokio::select! {
             result = serving => if let Err(error) = result {
@@ -110,7 +111,7 @@ async fn keep(parts: &Parts, told: &watch::Sender<Word>) {
 
 /// A fresh key, which never leaves this machine's memory, and a certificate over it.
 async fn make(parts: &Parts, shelf: &mut Shelf, channel: Channel, one: Named) {
-    let made = SvidKey::generate().and_then(|key| key.csr().map(|csr| (Secret::new(key.pkcs8()), csr)));
+    let made = SvidKey::generate().and_then(|key| key.csr().map(|csr| (key, csr)));
     let (key, csr) = match made {
         Ok(made) => made,
         Err(error) => {
@@ -121,7 +122,13 @@ async fn make(parts: &Parts, shelf: &mut Shelf, channel: Channel, one: Named) {
     // A life counts from the request.
     let asked = parts.clock.now();
     match rpc::sign_identity(channel, one.registration, csr).await {
-        Ok((chain, life)) => shelf.made(asked, one.registration, chain, key, life),
+        Ok((chain, life)) => match program::check(&one.spiffe, &key.public_key_info(), &chain, shelf.bundle()) {
+            Ok(()) => shelf.made(asked, one.registration, chain, Secret::new(key.pkcs8()), life),
+            Err(error) => {
+                tracing::warn!(spiffe = %one.spiffe, %error, "a program's certificate is not what SPIFFE asks for");
+                shelf.failed(parts.clock.now(), one.registration);
+            }
+        },
         Err(status) => {
             tracing::warn!(spiffe = %one.spiffe, why = status.message(), "a program's certificate was not signed");
             shelf.failed(parts.clock.now(), one.registration);

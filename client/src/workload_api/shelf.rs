@@ -77,6 +77,11 @@ impl Shelf {
         self.shown.svids.retain(|_, svid| svid.ends > now);
     }
 
+    /// The CAs that sign, DER, one behind the other.
+    pub fn bundle(&self) -> &[u8] {
+        &self.shown.told.bundle
+    }
+
     /// What programs can be given.
     pub fn shown(&self) -> Shown {
         self.shown.clone()

@@ -49,10 +49,8 @@ fn part(text: &str) -> Result<Map<String, Value>, TokenError> {
 /// The public key of this name in a set of keys, as a point.
 fn key(bundle: &str, name: &str) -> Option<Vec<u8>> {
     let set: Value = serde_json::from_str(bundle).ok()?;
-    let is = |key: &&Value| {
-        key.get("kid").and_then(Value::as_str) == Some(name)
-            && key.get("use").and_then(Value::as_str) == Some("jwt-svid")
-    };
+    let wanted = [("kid", name), ("use", "jwt-svid"), ("kty", "EC"), ("crv", "P-256")];
+    let is = |key: &&Value| wanted.iter().all(|(part, text)| key.get(*part).and_then(Value::as_str) == Some(*text));
     let key = set.get("keys")?.as_array()?.iter().find(is)?;
     let coordinate = |name: &str| BASE64.decode(key.get(name)?.as_str()?).ok().filter(|bytes| bytes.len() == 32);
     Some([vec![4], coordinate("x")?, coordinate("y")?].concat())
@@ -149,7 +147,8 @@ mod tests {
     fn bundle(key: &SvidKey) -> String {
         let info = key.public_key_info();
         let (x, y) = info[info.len() - 64..].split_at(32);
-        let key = json!({"kid": "one", "use": "jwt-svid", "x": BASE64.encode(x), "y": BASE64.encode(y)});
+        let (x, y) = (BASE64.encode(x), BASE64.encode(y));
+        let key = json!({"kid": "one", "use": "jwt-svid", "kty": "EC", "crv": "P-256", "x": x, "y": y});
         json!({ "keys": [key] }).to_string()
     }
 
@@ -236,6 +235,58 @@ mod tests {
         let unsigned = token.rsplit_once('.').unwrap().0;
         assert!(check(&format!("{unsigned}.")).is_err());
         assert_eq!(check(&"a".repeat(WORKLOAD_TOKEN_MAX + 1)), Err(TokenError::Form));
+    }
+
+    #[test]
+    fn a_key_counts_only_as_one_of_tokens_of_the_one_algorithm() {
+        let key = SvidKey::generate().unwrap();
+        let (header, claims) = good();
+        let token = make(&key, &header, &claims);
+        let with = |name: &str, value: Value| {
+            let mut set: Value = serde_json::from_str(&bundle(&key)).unwrap();
+            set["keys"][0][name] = value;
+            validate(&token, "mail", &set.to_string(), "corp.example", NOW).map(|_| ())
+        };
+        assert_eq!(with("alg", json!("ES256")), Ok(()));
+        for (name, value) in [
+            ("use", json!("x509-svid")),
+            ("use", json!("sig")),
+            ("use", Value::Null),
+            ("kid", Value::Null),
+            ("kty", json!("RSA")),
+            ("kty", json!("oct")),
+            ("crv", json!("P-384")),
+            ("x", json!("AA")),
+            ("y", Value::Null),
+        ] {
+            assert_eq!(with(name, value.clone()), Err(TokenError::Key), "{name} {value}");
+        }
+        for set in ["", "{}", "[]", r#"{"keys":{}}"#, r#"{"keys":[]}"#] {
+            assert_eq!(validate(&token, "mail", set, "corp.example", NOW).map(|_| ()), Err(TokenError::Key), "{set}");
+        }
+    }
+
+    #[test]
+    fn other_serialisations_are_no_tokens() {
+        let key = SvidKey::generate().unwrap();
+        let (header, claims) = good();
+        let token = make(&key, &header, &claims);
+        let parts: Vec<&str> = token.split('.').collect();
+        let json = json!({"protected": parts[0], "payload": parts[1], "signature": parts[2]}).to_string();
+        let encrypted = format!("{token}.{}.{}", parts[1], parts[2]);
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a.b.c",
+            &json,
+            &encrypted,
+            &format!(" {token}"),
+            &format!("{token}="),
+            &format!("{token}."),
+        ] {
+            assert!(validate(bad, "mail", &bundle(&key), "corp.example", NOW).is_err(), "{bad}");
+        }
     }
 
     #[test]

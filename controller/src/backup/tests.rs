@@ -240,6 +240,41 @@ async fn the_secrets_of_the_moment_are_in_no_backup() {
     }
 }
 
+#[tokio::test]
+async fn identities_of_programs_and_what_signs_them_live_on() {
+    use crate::directory::{Account, Registration};
+    use model::ids::{AccountId, RegistrationId};
+    let folder = Folder::new();
+    let (organisation, _) = made(&folder).await;
+    let created = organisation.wall();
+    let account = AccountId::from_bytes([5; 10]);
+    let (name, groups) = ("deploy".parse().unwrap(), [].into());
+    let holder =
+        Account { id: account, name, description: String::new(), groups, disabled: false, restored: false, created };
+    let id = RegistrationId::from_bytes([6; 10]);
+    let path = "shop/web".parse().unwrap();
+    let registration = Registration { id, account, path, uid: Some(1000), gid: None, created };
+    let fill = |_: &Directory, draft: &mut Draft| {
+        draft.create(&account, &holder)?;
+        draft.create(&id, &registration)?;
+        Ok(((), entry("fill")))
+    };
+    organisation.change(fill).await.unwrap();
+    let keys = organisation.workload_keys().await.unwrap();
+    let (file, unlock) = back_up(&organisation).await;
+    begin_again(&folder, &file, &unlock, &wish(5_000)).await.unwrap();
+    let again = open(&folder).await;
+    let now = again.now();
+    assert_eq!(now.registrations.find(&id).unwrap().record, registration);
+    assert!(now.accounts.find(&account).unwrap().record.restored, "its account waits for a confirmation");
+    let held = again.workload_keys().await.unwrap();
+    assert_eq!(held.bundle(), keys.bundle(), "what programs trust is what it was");
+    assert_eq!(held.token_bundle().unwrap(), keys.token_bundle().unwrap());
+    let person = "spiffe://corp.example/workload/deploy/shop/web".parse().unwrap();
+    let token = held.token(&person, &["billing".to_owned()], created, Duration::from_secs(60)).unwrap();
+    assert!(!token.expose().is_empty(), "and the key signs");
+}
+
 #[test]
 fn every_set_has_a_fate() {
     for set in SETS {

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod federation;
+mod roles;
 
 use super::*;
 use crate::config::StatePaths;

@@ -203,3 +203,40 @@ async fn one_machine_has_so_much_signed_within_a_minute_and_no_other_waits_for_i
     assert!(matches!(sign(3, 1).await, Err(Refusal::Often(_))));
     assert!(sign(4, 2).await.is_ok());
 }
+
+#[tokio::test]
+async fn the_trail_names_who_got_what_once_and_not_each_signature() {
+    use crate::audit::Query;
+    let world = world().await;
+    let audience = ["billing".to_owned()];
+    for _ in 0..3 {
+        world.organisation.sign_token(device(3), registration(1), &audience).await.unwrap();
+        world.organisation.sign_identity(device(3), registration(1), &csr()).await.unwrap();
+    }
+    world.organisation.sign_token(device(4), registration(2), &audience).await.unwrap();
+    assert!(world.organisation.sign_token(device(3), registration(2), &audience).await.is_err());
+    let mut said = Vec::new();
+    let records = world.organisation.store.audit(Query { limit: 1_000, ..Query::default() }).await.unwrap();
+    for entry in records {
+        if entry.action.starts_with("identity.") {
+            said.push((
+                entry.action.clone(),
+                entry.actor.clone(),
+                entry.detail["spiffe_id"].as_str().unwrap().to_owned(),
+            ));
+        }
+    }
+    said.sort();
+    let got = said
+        .iter()
+        .map(|(action, actor, id)| (action.as_str(), actor.as_str(), id.rsplit_once("/workload/").unwrap().1));
+    let nodes = [3, 4].map(|number| NodeId::Device(device(number)).to_string());
+    assert_eq!(
+        got.collect::<Vec<_>>(),
+        [
+            ("identity.certificate", nodes[0].as_str(), "account1/web"),
+            ("identity.token", nodes[0].as_str(), "account1/web"),
+            ("identity.token", nodes[1].as_str(), "account2/web"),
+        ]
+    );
+}

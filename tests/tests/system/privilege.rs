@@ -15,7 +15,7 @@ const USER: &str = "nobody";
 
 /// Whether these programs are the machine's own root: in a user namespace everybody is root of nothing, and what follows would
 /// be true of anything.
-fn is_real_root(daemon: &Daemon) -> bool {
+pub fn is_real_root(daemon: &Daemon) -> bool {
     let map = fs::read_to_string(format!("/proc/{}/uid_map", daemon.pid())).unwrap();
     let real = map.split_whitespace().eq(["0", "0", "4294967295"]);
     if !real {

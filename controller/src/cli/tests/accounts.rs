@@ -1,6 +1,7 @@
 //! Service accounts by command.
 
 use super::*;
+use serde_json::Value;
 
 #[tokio::test]
 async fn service_accounts_are_made_shown_and_removed_by_commands() {
@@ -89,4 +90,59 @@ async fn whom_a_policy_means_is_told_where_there_are_workloads() {
     let nothing = site.run("policy access --account build").await;
     assert!(nothing.contains("never") && nothing.contains("account enable"), "{nothing}");
     assert!(!site.run("policy access").await.contains("build"), "who takes no part is in no survey");
+}
+
+#[tokio::test]
+async fn identities_of_programs_are_made_shown_and_removed_by_commands() {
+    let site = start().await;
+    let none = site.run("account identity list").await;
+    assert!(none.contains("no identities of programs yet: `umbra-controller account identity add"), "{none}");
+    site.run("account add deploy").await;
+    site.run("account add build").await;
+    let made = site.run("account identity add deploy shop/web --uid 1000").await;
+    let id = made.split_whitespace().find(|word| word.contains("spiffe://")).unwrap().trim_matches('`').to_owned();
+    assert!(made.starts_with("identity made:") && id.ends_with("/workload/deploy/shop/web"), "{made}");
+    site.run("account identity add deploy ops --gid 5").await;
+    site.run("account identity add build web --uid 0 --gid 7").await;
+    for (text, part) in [
+        ("account identity add deploy shop/web --uid 1001", "is taken already"),
+        ("account identity add nobody web --uid 1", "there is no account `nobody`"),
+        ("account identity add deploy /web --uid 1", "no `/` stands at either end"),
+        ("account identity add deploy ../gateway --uid 1", "segments"),
+        ("account identity remove spiffe://else.example/workload/deploy/ops", "there is no account identity"),
+    ] {
+        let refused = site.fail(text).await;
+        assert!(refused.text.contains(part), "{text}: {refused:?}");
+    }
+    for text in [
+        "account identity add deploy any",
+        "account identity add deploy any --uid -1",
+        "account identity add deploy any --uid root",
+    ] {
+        assert_eq!(site.fail(text).await.exit, Exit::Usage, "{text}");
+    }
+    let list = site.run("account identity list").await;
+    for row in ["/workload/build/web", "/workload/deploy/ops", "/workload/deploy/shop/web"] {
+        assert!(list.contains(row), "{row}: {list}");
+    }
+    let rows = site.json("account identity list").await;
+    let rows = rows["registrations"].as_array().unwrap();
+    let shown: Vec<_> = rows.iter().map(|row| (&row["account"], row["uid"].as_u64(), row["gid"].as_u64())).collect();
+    let (build, deploy) = (&Value::from("build"), &Value::from("deploy"));
+    assert_eq!(shown, [(build, Some(0), Some(7)), (deploy, None, Some(5)), (deploy, Some(1000), None)]);
+
+    let removed = site.run(&format!("account identity remove {id}")).await;
+    assert!(removed.contains("identity removed:") && removed.contains(&id), "{removed}");
+    let own = rows.iter().find(|row| row["account"] == *build).unwrap()["id"].as_str().unwrap();
+    site.run(&format!("account identity remove {own}")).await;
+    assert!(site.fail(&format!("account identity remove {own}")).await.text.contains("there is no account identity"));
+    // With the account its identities go, and nobody inherits them.
+    site.run("account remove deploy").await;
+    assert!(site.run("account identity list").await.contains("no identities of programs yet"));
+    site.run("account add deploy").await;
+    assert!(site.run("account identity list").await.contains("no identities of programs yet"));
+    let trail = site.run("audit list --limit 100").await;
+    for action in ["registration.add", "registration.remove"] {
+        assert!(trail.contains(action), "{action}: {trail}");
+    }
 }
