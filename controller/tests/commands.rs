@@ -179,3 +179,47 @@ fn another_user_of_the_machine_is_denied() {
     assert_eq!(first, list("audit"));
     terminate(&mut running);
 }
+
+#[test]
+fn roles_are_given_and_taken_and_the_key_in_the_envelope_is_good_once() {
+    let folder = Folder::new();
+    let folder = folder.0.as_path();
+    let made = done(&run(folder, &INIT, ""));
+    let key_file = folder.join("state/break-glass");
+    let key = std::fs::read_to_string(&key_file).unwrap();
+    assert_eq!(std::fs::metadata(&key_file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!made.contains(key.trim()) && made.contains(key_file.to_str().unwrap()), "not in a pipe: {made}");
+    let key_file = key_file.display().to_string();
+
+    let (mut running, log) = serve(folder);
+    assert!(done(&run(folder, &["admin", "list"], "")).contains("nobody has a role"));
+    done(&run(folder, &["user", "add", "clerk"], "canary-password\n"));
+    done(&run(folder, &["admin", "grant", "clerk", "auditor"], ""));
+    assert!(refused(&run(folder, &["admin", "grant", "clerk", "auditor"], ""), 1).contains("already"));
+    assert!(refused(&run(folder, &["admin", "grant", "clerk", "root"], ""), 2).contains("security-admin"));
+    let listed = done(&run(folder, &["admin", "list"], ""));
+    assert!(listed.contains("auditor") && listed.contains("without a second factor"), "{listed}");
+    done(&run(folder, &["admin", "revoke", "clerk", "auditor"], ""));
+
+    let spend = ["break-glass", "--key-file", &key_file, "--user", "clerk"];
+    let told = done(&run(folder, &spend, ""));
+    let next = told.lines().find_map(|line| line.strip_prefix("next key")).unwrap().trim().to_owned();
+    assert!(refused(&run(folder, &spend, ""), 3).contains("not the break-glass key"));
+    assert!(done(&run(folder, &["status"], "")).contains("break-glass key was used"));
+    done(&run(folder, &["admin", "acknowledge"], ""));
+    assert!(!done(&run(folder, &["status"], "")).contains("break-glass key was used"));
+    for (words, why) in [(&spend[..], "own machine"), (&["serve"], "own machine"), (&["admin", "list"], "umbra daemon")]
+    {
+        let words = [&["--remote", "--client-socket", "/nowhere/client.sock"], words].concat();
+        assert!(text(&run(folder, &words, "")).contains(why), "{words:?}");
+    }
+    terminate(&mut running);
+    let log = log.join().unwrap();
+    assert!(log.contains("the break-glass key was used") && log.contains("a wrong break-glass key"), "{log}");
+    let word = next.split_whitespace().next().unwrap();
+    assert!(word.len() == 64 && !log.contains(word) && !log.contains(key.trim()));
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}

@@ -131,7 +131,8 @@ fn sources(folder: &str) -> BTreeMap<String, String> {
 
 /// The lines of code of a file: no comments, and nothing after the start of its tests.
 fn code(text: &str) -> impl Iterator<Item = &str> {
-    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let heads = ["#[cfg(test)]\nmod ", "#[cfg(test)]\npub(crate) mod "];
+    let code = heads.iter().fold(text, |code, head| code.split(head).next().unwrap_or_default());
     code.lines().filter(|line| !line.trim_start().starts_with("//"))
 }
 
