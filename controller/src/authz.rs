@@ -242,6 +242,9 @@ pub const TABLE: &[Row] = &[
         &[Admin, Owner, SecurityAdmin, Operator, Auditor, Approver],
         Nothing,
     ),
+    // What gRPC's own tools ask, see `crate::tools`.
+    ("grpc.health.v1.Health", &["Check", "Watch"], &[Admin], Nothing),
+    ("grpc.reflection.v1.ServerReflection", &["ServerReflectionInfo"], &[Admin], Nothing),
     ("umbra.v1.Enrolment", &["Enroll", "Recover"], &[Provisional], Nothing),
     ("umbra.v1.Nodes", &["Probe", "RenewSvid"], &[Device, Gateway, Late], Nothing),
     ("umbra.v1.Nodes", &["RotateKey"], &[Device, Gateway], Nothing),
@@ -395,6 +398,12 @@ pub(crate) mod tests {
                 }
             }
         }
+        let of_tools = [
+            "/grpc.health.v1.Health/Check",
+            "/grpc.health.v1.Health/Watch",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        ];
+        methods.extend(of_tools.map(str::to_owned));
         methods
     }
 
@@ -406,7 +415,7 @@ pub(crate) mod tests {
             })
         };
         match role {
-            Role::Admin => method.starts_with("/umbra.admin.v1.Admin/"),
+            Role::Admin => method.starts_with("/umbra.admin.v1.Admin/") || method.starts_with("/grpc."),
             Role::Owner => may("owner"),
             Role::SecurityAdmin => may("security-admin"),
             Role::Operator => may("operator"),
@@ -451,7 +460,7 @@ pub(crate) mod tests {
             "umbra.v1.Devices/Login",
             "/umbra.v1.Devices/Login/",
             "/umbra.v1.Devices/Login?x",
-            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         ] {
             for (_, caller) in callers() {
                 assert!(!authorize(&caller, method), "{caller} {method}");

@@ -1,6 +1,6 @@
 //! Where does the controller keep things, and how long do they last?
 
-use model::limits::{AUTHORITY_LIFE, AUTHORITY_OVERLAP, REVIEW_EVERY, SESSION_LIFE, SVID_LIFE};
+use model::limits::{AUTHORITY_LIFE, AUTHORITY_OVERLAP, DEVICES_PER_USER, REVIEW_EVERY, SESSION_LIFE, SVID_LIFE};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ pub const STATE: &str = "/var/lib/umbra/controller";
 /// Where administrators' commands go when nothing else is said.
 pub const SOCKET: &str = "/run/umbra/controller.sock";
 
-/// How long things last, and how often they are looked at: options of `serve`.
+/// How long things last, how often they are looked at, and how many there may be: options of `serve`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     /// A log-in.
@@ -22,6 +22,8 @@ pub struct Timing {
     pub authority: Duration,
     /// How long these and the next ones are both good.
     pub overlap: Duration,
+    /// Devices that one person may log in on.
+    pub devices: u32,
 }
 
 impl Default for Timing {
@@ -32,6 +34,7 @@ impl Default for Timing {
             review: REVIEW_EVERY,
             authority: AUTHORITY_LIFE,
             overlap: AUTHORITY_OVERLAP,
+            devices: DEVICES_PER_USER,
         }
     }
 }

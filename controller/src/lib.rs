@@ -35,6 +35,7 @@ pub mod serve;
 pub mod signin;
 pub mod store;
 pub mod token;
+pub mod tools;
 pub mod totp;
 pub mod turnover;
 pub mod vanish;

@@ -4,6 +4,7 @@
 use crate::authz::{Caller, GuardLayer};
 use crate::refused::Refused;
 use crate::rpc::admin::AdminRpc;
+use crate::tools::{self, Alive};
 use host::local::{LocalListener, Peer, may_administer};
 use model::limits::{ADMIN_CALL_MAX, RPC_MESSAGE_MAX, RPC_STREAMS_MAX};
 use node::cli::ADMIN_GROUP;
@@ -27,6 +28,7 @@ pub fn caller(peer: &Peer) -> Caller {
 pub async fn serve(
     listener: LocalListener,
     admin: AdminRpc,
+    alive: Alive,
     refused: Arc<Refused>,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
@@ -45,6 +47,8 @@ pub async fn serve(
         .timeout(ADMIN_CALL_MAX)
         .layer(tower::layer::layer_fn(move |inner| FromConnection(guard.layer(inner))))
         .add_service(service)
+        .add_service(tools::health(alive))
+        .add_optional_service(tools::reflection())
         .serve_with_incoming_shutdown(incoming, stop);
     tokio::select! {
         () = accepting => Ok(()),

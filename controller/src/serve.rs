@@ -12,6 +12,7 @@ use crate::organisation::{LoadError, Organisation};
 use crate::rpc::accept::Connections;
 use crate::rpc::admin::AdminRpc;
 use crate::store::{Key, Options, Record as _, Store};
+use crate::tools::Alive;
 use host::clock::SystemClock;
 use host::keyfile;
 use host::local::LocalError;
@@ -63,6 +64,7 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
     let mut organisation = Organisation::open(paths, Options::default(), Arc::new(SystemClock::new())).await?;
     organisation.timing = Timing {
         session: args.session_life,
+        devices: args.devices_per_user,
         svid: args.svid_life,
         review: args.review_every,
         authority: args.controller_key_life,
@@ -102,8 +104,10 @@ pub async fn run(paths: &StatePaths, socket: &Path, args: &ServeArgs) -> Result<
     tokio::spawn(crate::authority::keep_forever(organisation.clone()));
     tokio::spawn(crate::signin::check_forever(organisation.clone(), Arc::clone(&arranger)));
     let store = Arc::clone(&organisation.store);
-    manager.ready("serving", move || is_alive(Arc::clone(&store), runtime.clone()));
-    local::serve(listener, admin, refused, stop).await?;
+    let alive: Alive = Arc::new(move || Box::pin(is_alive(Arc::clone(&store), runtime.clone())));
+    let asked = Arc::clone(&alive);
+    manager.ready("serving", move || asked());
+    local::serve(listener, admin, alive, refused, stop).await?;
     arranger.ending().await;
     if !args.local_only
         && let Err(error) = host::nft::remove(crate::front::PROGRAM).await

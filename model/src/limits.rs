@@ -776,3 +776,7 @@ pub const WORKLOAD_TOKENS_PER_MINUTE: u32 = 80;
 pub const WORKLOAD_TOLD_EVERY: Duration = Duration::from_secs(86_400);
 /// Of so many it is remembered that the trail says so already; beyond it the oldest is forgotten, and said again. 60 bytes each.
 pub const WORKLOAD_TOLD_MAX: usize = 65_536;
+/// How often it is looked whether a program still works for whoever watches its health.
+pub const HEALTH_LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Devices that one person may log in on, if nothing else is said: a stolen password enrols no fleet.
+pub const DEVICES_PER_USER: u32 = 10;

@@ -10,7 +10,7 @@ use crate::directory::AdminRole;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use host::nft::AllowIn;
 use host::offload::Steps;
-use model::limits::{CA_LIFE, INTERVAL_MIN, SESSION_LIFE_MAX, SVID_LIFE};
+use model::limits::{CA_LIFE, DEVICES_PER_USER, INTERVAL_MIN, SESSION_LIFE_MAX, SVID_LIFE};
 use model::net::{HostName, Prefix};
 use node::cli::{duration, duration_within, interval};
 use std::path::PathBuf;
@@ -119,6 +119,10 @@ pub struct ServeArgs {
     /// How long a log-in lasts, from 1s to 90d.
     #[arg(long, env = "UMBRA_CONTROLLER_SESSION_LIFE", value_name = "DURATION", default_value = "12h", value_parser = session_life)]
     pub session_life: Duration,
+    /// How many devices one person may log in on, from 1 to 1000: for one more, an administrator has to revoke one.
+    #[arg(long, env = "UMBRA_CONTROLLER_DEVICES_PER_USER", value_name = "NUMBER", default_value_t = DEVICES_PER_USER,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub devices_per_user: u32,
     /// How long a node's certificate lasts, from 1s to 1h; it is renewed at half of that.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = svid_life)]
     pub svid_life: Duration,

@@ -3,6 +3,7 @@
 mod accounts;
 mod federation;
 mod roles;
+mod tools;
 
 use super::*;
 use crate::config::StatePaths;
@@ -39,7 +40,7 @@ async fn start() -> Site {
     let listener = node::local::bind(&folder.path().join("admin.sock")).unwrap();
     let admin = AdminRpc::new(organisation.clone(), Arc::new(OneGateway));
     let (stop, stopped) = oneshot::channel::<()>();
-    tokio::spawn(local::serve(listener, admin, Arc::default(), async {
+    tokio::spawn(local::serve(listener, admin, Arc::new(|| Box::pin(async { true })), Arc::default(), async {
         let _ = stopped.await;
     }));
     Site { folder, organisation, stop: Some(stop) }
