@@ -3,7 +3,6 @@
 use anyhow::{Context as _, ensure};
 use host::clock::SystemClock;
 use host::entropy;
-use model::key::PublicKey;
 use model::time::Clock as _;
 use proto::join::JoinFile;
 use std::io::{self, Read as _, Write as _};
@@ -27,7 +26,7 @@ pub fn knock(to: SocketAddr, file: &JoinFile, count: u32) -> anyhow::Result<()> 
     let clock = SystemClock::new();
     let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
     for _ in 0..count {
-        let key = PublicKey(entropy::random()?);
+        let key = tunnel::keys::public_key(&node::enrol::fresh_key()?);
         let knock = tunnel::knock::build(&file.secret, &file.controller_key, clock.wall(), &key, entropy::random()?);
         socket.send_to(&knock, to)?;
         thread::sleep(KNOCK_PAUSE);

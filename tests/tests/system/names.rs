@@ -119,7 +119,10 @@ fn try_all(world: &World, host: Name, door: &[&str], service: &str, resource: &s
         let what = format!("{field} with {:?}", text.chars().take(40).collect::<String>());
         clean(&what, &answer.message);
         assert!(answer.message.len() < 2_000, "{what}: {} bytes", answer.message.len());
-        assert!(answer.code == 0 || REFUSALS.contains(&answer.code), "{what}: {} {}", answer.code, answer.message);
+        // A key of the last resort is looked at a few times a minute.
+        let often = field.starts_with("umbra.admin.v1.BreakGlassRequest.") && answer.code == 8;
+        let refused = often || REFUSALS.contains(&answer.code);
+        assert!(answer.code == 0 || refused, "{what}: {} {}", answer.code, answer.message);
         if matches!(fate, Fate::Word | Fate::Known) && !text.is_empty() {
             assert!(answer.code != 0, "{what} was taken");
             assert!(answer.message.len() > 15, "{what}: {:?} does not say what to do", answer.message);
